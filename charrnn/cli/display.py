@@ -1,0 +1,85 @@
+"""What a person sees on standard error: plain lines, and a progress bar only on a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether the stream is a terminal that understands control sequences."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
+    """A line on standard error, styled only on a terminal and never with NO_COLOR."""
+    if is_terminal(sys.stderr) and not os.environ.get("NO_COLOR"):
+        text = click.style(text, bold=bold or None, dim=dim or None) if text else text
+    click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """A warning on standard error."""
+    say(f"warning: {text}")
+
+
+def visible(text: str) -> str:
+    """Text that cannot command a terminal: control characters are escaped, newlines stay."""
+    return "".join(
+        c if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160) else f"\\x{ord(c):02x}"
+        for c in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """`47s`, `3m05s`, `2h10m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Bar:
+    """A progress bar where there is a terminal, nothing elsewhere."""
+
+    def __init__(self, shown: bool) -> None:
+        self._shown = shown and is_terminal(sys.stderr)
+        self._bar: tqdm[Any] | None = None
+
+    def start(self, total: int | None, done: int) -> None:
+        """Begin, or begin again with a new total."""
+        self.close()
+        if self._shown:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total, initial=done, unit="step", file=sys.stderr, leave=False,
+                dynamic_ncols=True, smoothing=0.1, mininterval=0.2,
+            )  # fmt: skip
+
+    def advance(self) -> None:
+        """One step more."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def say(self, text: str = "", **style: bool) -> None:
+        """A line above the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        say(text, **style)
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,176 @@
+"""`charrnn info`, `charrnn list` and `charrnn vocab`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from charrnn.cli.display import duration, visible, warn
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step.")
+@click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
+    """What RUN is: parameters by part, vocabulary, score, how it was trained.
+
+    \b
+    Examples:
+      charrnn info book-1
+      charrnn info step-00000500.safetensors --json
+    """
+    from charrnn.cli.train import describe_model
+    from charrnn.config import config_from_data
+    from charrnn.errors import CheckpointError
+    from charrnn.runs import SCHEMA, Run, find_checkpoint, find_run
+    from charrnn.vocabulary import read_vocabulary
+
+    checkpoint = find_checkpoint(run, warn, step, last)
+    metadata = checkpoint.metadata
+    found = find_run(run)
+    recorded = found.read_best() if isinstance(found, Run) else {}
+    try:
+        config = config_from_data(metadata["config"], str(checkpoint.path))
+        vocabulary = read_vocabulary(metadata["vocabulary"])
+        best = metadata["session"]["best"] or {}
+        corpus, environment = metadata["corpus"], metadata["environment"]
+        seconds = metadata["session"]["trained_seconds"]
+        characters = metadata["session"]["trained_characters"]
+        trained_steps = metadata["progress"]["step"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path} lacks {error} in its header") from error
+    parts: dict[str, int] = {}
+    tied = config.model.tie_embeddings
+    for name, tensor in checkpoint.tensors.items():
+        if name.startswith("model/") and not (tied and name == "model/embedding.weight"):
+            keys = name.removeprefix("model/").split(".")
+            part = f"layer {int(keys[2]) + 1}" if keys[0] == "stack" else keys[0]
+            parts[part] = parts.get(part, 0) + int(tensor.size)
+    score = recorded.get("score") if recorded.get("step") == trained_steps else None
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "checkpoint": str(checkpoint.path),
+        "step": trained_steps,
+        "model": describe_model(config),
+        "parameters": {**parts, "total": sum(parts.values())},
+        "vocabulary": {"kind": vocabulary.kind, "size": vocabulary.size},
+        "best": best,
+        "score": score,
+        "text": corpus,
+        "trained": {"seconds": seconds, "characters": characters,
+                    "characters_per_second": characters / max(seconds, 1e-9)},
+        "environment": environment,
+    }  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    click.echo(f"checkpoint  {checkpoint.path}")
+    click.echo(f"model       {facts['model']}")
+    for part, count in facts["parameters"].items():
+        click.echo(f"            {part:<10} {count:>12,} parameters")
+    click.echo(f"vocabulary  {vocabulary.size:,} {vocabulary.kind} symbols")
+    if best:
+        click.echo(
+            f"validation  {best['nats_per_character']:.4f} nats per character at step "
+            f"{best['step']:,} ({best['protocol']})"
+        )
+    if score:
+        click.echo(
+            f"score       {score['nats_per_character']:.4f} nats, "
+            f"{score['bits_per_character']:.4f} bits per character on {score['split']} ({score['protocol']})"
+        )
+    splits = ", ".join(f"{count:,} {name}" for name, count in corpus["splits"].items())
+    click.echo(f"text        {visible(corpus['described'])}: {splits}")
+    click.echo(f"            SHA-256 {corpus['sha256']}")
+    training = config.training
+    click.echo(
+        f"trained     {trained_steps:,} steps of {training.batch_size} lanes x {training.window} "
+        f"characters in {duration(seconds)}, "
+        f"{facts['trained']['characters_per_second']:,.0f} characters/s"
+    )
+    click.echo(
+        f"            {training.optimizer}, learning rate {training.learning_rate:g}, "
+        f"{training.schedule}, seed {training.seed}"
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in environment["packages"].items())
+    click.echo(
+        f"            on {visible(str(environment['device']))}, {environment['threads']} threads "
+        f"(fused {config.model.cell}, float32), {visible(str(environment['processor']))}"
+    )
+    click.echo(f"            Python {environment['python']}, {versions}")
+
+
+@click.command("list")
+@click.argument("root", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
+def list_runs(root: Path, as_json: bool) -> None:
+    """The runs below ROOT (runs/), with their best scores and their age.
+
+    \b
+    Examples:
+      charrnn list
+      charrnn list experiments/ --json
+    """
+    from charrnn.runs import SCHEMA, all_runs
+
+    rows: list[dict[str, Any]] = []
+    for run in all_runs(root):
+        steps = run.steps()
+        best = run.read_best()
+        score = best.get("score") or {}
+        age = time.time() - run.checkpoint_path(steps[-1]).stat().st_mtime if steps else None
+        rows.append({
+            "schema": SCHEMA, "run": str(run.path), "step": steps[-1] if steps else 0,
+            "best_step": best.get("step"),
+            "nats_per_character": score.get("nats_per_character", best.get("nats_per_character")),
+            "protocol": score.get("protocol", best.get("protocol")), "age_seconds": age,
+        })  # fmt: skip
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    if not rows:
+        click.echo(f"no runs in {root}; charrnn train makes one", err=True)
+        return
+    width = max(len(str(row["run"])) for row in rows)
+    click.echo(f"{'run':<{width}}  {'step':>9}  {'nats':>7}  {'age':>7}  protocol")
+    for row in rows:
+        nats, old = row["nats_per_character"], row["age_seconds"]
+        click.echo(
+            f"{row['run']:<{width}}  {row['step']:>9,}  {f'{nats:.4f}' if nats else '-':>7}  "
+            f"{duration(old) if old is not None else '-':>7}  {row['protocol'] or '-'}"
+        )
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def vocab(run: str, as_json: bool) -> None:
+    """The symbols of RUN's vocabulary with their ids and code points.
+
+    \b
+    Examples:
+      charrnn vocab book-1
+    """
+    from charrnn.runs import SCHEMA, find_checkpoint
+    from charrnn.vocabulary import read_vocabulary
+
+    vocabulary = read_vocabulary(find_checkpoint(run, warn).metadata.get("vocabulary"))
+    if as_json:
+        data = {"schema": SCHEMA, "kind": vocabulary.kind, "size": vocabulary.size,
+                "symbols": list(vocabulary.symbols)}  # fmt: skip
+        click.echo(json.dumps(data))
+        return
+    symbols: tuple[str | int, ...] = vocabulary.symbols
+    for i, symbol in enumerate(symbols):
+        if isinstance(symbol, int):
+            click.echo(f"{i}\t0x{symbol:02X}")
+        else:
+            shown = symbol if symbol.isprintable() else ascii(symbol)[1:-1]
+            click.echo(f"{i}\tU+{ord(symbol):04X}\t{shown}")

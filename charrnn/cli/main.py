@@ -1,0 +1,112 @@
+"""The command group, and how every error and signal becomes one line and an exit code.
+
+Nothing at the top of the modules of this package imports torch, numpy or pydantic: `--help` shows
+at once. Commands import what they need when they run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import time
+
+import click
+
+from charrnn.errors import CharrnnError
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done                      6    training diverged
+  1    error                     7    input or output failed
+  2    usage or config           130  interrupted (Ctrl-C)
+  3    data                      143  terminated
+  4    checkpoint
+  5    another trainer is at work in the run
+"""
+
+
+class Commands(click.Group):
+    """Commands in the order a user meets them, with a suggestion for a mistyped one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            close = difflib.get_close_matches(name, self.commands, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else "charrnn --help lists them"
+            raise click.UsageError(f"no command {name!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"max_content_width": 100})
+@click.version_option(package_name="charrnn-trainer", prog_name="charrnn")
+def cli() -> None:
+    """Train, resume, sample and evaluate character-level recurrent networks.
+
+    \b
+    Examples:
+      charrnn train book.txt             train on a text; everything else is chosen for you
+      charrnn sample book-1              text from the best checkpoint
+      charrnn train shakespeare --max-time 5m --cell gru
+      charrnn eval book-1 other.txt      nats and bits per character
+    """
+
+
+def _add_commands() -> None:
+    from charrnn.cli.config import config
+    from charrnn.cli.evaluate import evaluate
+    from charrnn.cli.look import info, list_runs, vocab
+    from charrnn.cli.sample import sample
+    from charrnn.cli.train import resume, train
+
+    for command in (train, resume, sample, evaluate, info, list_runs, config, vocab):
+        cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    began = time.monotonic()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    _add_commands()
+    try:
+        code = cli.main(prog_name="charrnn", standalone_mode=False, obj=began)
+        _flush()
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except CharrnnError as error:
+        code = _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever reads has read enough. The interpreter must not try to flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = _fail(f"{where}{error.strerror or error}", 7)
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(
+            sign in text for sign in ("out of memory", "can't allocate memory")
+        ):
+            raise
+        code = _fail("out of memory; use a smaller --batch-size, --window or --hidden-size", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"charrnn: {message}", err=True)
+    return code

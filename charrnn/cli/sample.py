@@ -1,0 +1,237 @@
+"""`charrnn sample`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from charrnn.cli.display import is_terminal, say, visible, warn
+
+if TYPE_CHECKING:
+    from charrnn.sampler import Choice, Cursor
+    from charrnn.trained import TrainedModel
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("-n", "--length", type=click.IntRange(min=0), default=500, show_default=True,
+              help="Symbols to generate.")  # fmt: skip
+@click.option("--prompt", default=None, metavar="TEXT", help="Text to read first.")
+@click.option("--prompt-file", type=click.Path(path_type=Path), help="The same, from a file.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True,
+              help="Below 1 is safer, above 1 wilder, 0 always takes the likeliest.")  # fmt: skip
+@click.option("--top-k", type=click.IntRange(min=1), help="Only the k likeliest symbols.")
+@click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True),
+              help="Only the fewest symbols that together have this probability.")  # fmt: skip
+@click.option("--min-p", type=click.FloatRange(min=0, max=1),
+              help="Only symbols at least this fraction as likely as the likeliest.")  # fmt: skip
+@click.option("--stop", metavar="TEXT", help="End a sample when it has generated TEXT.")
+@click.option("--num-samples", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Samples, stepped together as one batch.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), help="Repeats a sample; printed when chosen.")
+@click.option("--unknown", type=click.Choice(["error", "skip"]), default="error", show_default=True,
+              help="Characters of the prompt that the vocabulary lacks.")  # fmt: skip
+@click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step.")
+@click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
+@click.option("--save-state", type=click.Path(path_type=Path), help="Save the hidden state after.")
+@click.option("--load-state", type=click.Path(path_type=Path), help="Go on from a saved state.")
+@click.option("--interactive", is_flag=True, help="A prompt that keeps the state between turns.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a sample.")
+def sample(
+    run: str,
+    length: int,
+    prompt: str | None,
+    prompt_file: Path | None,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    stop: str | None,
+    num_samples: int,
+    seed: int | None,
+    unknown: str,
+    step: int | None,
+    last: bool,
+    save_state: Path | None,
+    load_state: Path | None,
+    interactive: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Generate text with the best checkpoint of RUN.
+
+    RUN is a run directory, its name under runs/, or a checkpoint file. Each character is one step
+    of the cell from the carried hidden state. Without a prompt, sampling starts after a newline.
+
+    \b
+    Examples:
+      charrnn sample book-1
+      charrnn sample book-1 --prompt "Once upon a time" -n 1000 --temperature 0.7
+      charrnn sample book-1 --num-samples 5 --stop "." --seed 1
+      charrnn sample book-1 --interactive
+    """
+    from charrnn.errors import ConfigError, DataError
+    from charrnn.planning import choose_device
+    from charrnn.runs import SCHEMA, find_checkpoint
+    from charrnn.sampler import Choice, Draws, prime
+    from charrnn.trained import TrainedModel
+
+    if prompt is not None and prompt_file is not None:
+        raise ConfigError("give either --prompt or --prompt-file, not both")
+    if prompt_file is not None:
+        try:
+            prompt = prompt_file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise DataError(f"cannot read the prompt file {prompt_file}: {reason}") from error
+    checkpoint = find_checkpoint(run, warn, step, last)
+    model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
+    policy: Any = unknown
+    missing = model.vocabulary.unknown_characters(prompt or "")
+    if missing and unknown == "skip":
+        from charrnn.vocabulary import name_characters
+
+        warn(f"left out of the prompt: {name_characters(missing)}")
+    choice = Choice(temperature, top_k, top_p, min_p)
+    chosen_seed = secrets.randbits(32) if seed is None else seed
+    samples = list(range(num_samples))
+    if load_state is not None:
+        cursor, stored_seed, samples = model.load_cursor(load_state)
+        chosen_seed = stored_seed if seed is None else seed
+        if prompt:
+            ids = model.vocabulary.encode(prompt, policy).astype("int64")
+            cursor = prime(model, ids[None].repeat(len(samples), 0), cursor)
+    else:
+        cursor = model.begin(prompt or "", num_samples, policy)
+    if seed is None and load_state is None and temperature > 0:
+        say(f"seed {chosen_seed}")
+    draws = Draws(chosen_seed, samples)
+    if interactive:
+        if len(samples) != 1:
+            raise ConfigError("--interactive keeps one state; leave out --num-samples")
+        _converse(model, cursor, choice, draws, length, stop, policy)
+    else:
+        show = visible if is_terminal(sys.stdout) else str
+        streamed = len(samples) == 1 and not as_json
+
+        def write(text: str) -> None:
+            click.echo(show(text), nl=False)
+            sys.stdout.flush()
+
+        if streamed and prompt and load_state is None:
+            write(prompt)
+        texts = _generate(model, cursor, choice, draws, length, stop, write if streamed else None)
+        if streamed and not texts[0].endswith("\n"):
+            click.echo()
+        for i, text in zip(samples, texts, strict=True) if not streamed else ():
+            if as_json:
+                record = {"schema": SCHEMA, "sample": i, "seed": chosen_seed, "text": text,
+                          "prompt": prompt or "", "step": model.training_step}  # fmt: skip
+                click.echo(json.dumps(record))
+            else:
+                click.echo(f"--- sample {i}")
+                click.echo(show((prompt or "") + text))
+    if save_state is not None:
+        model.save_cursor(save_state, cursor, chosen_seed, samples)
+        say(f"saved the hidden state in {save_state}")
+
+
+def _generate(
+    model: TrainedModel,
+    cursor: Cursor,
+    choice: Choice,
+    draws: Any,
+    length: int,
+    stop: str | None,
+    write: Callable[[str], None] | None,
+) -> list[str]:
+    """The samples' texts; with `write`, the only one is passed on as it is made and not kept.
+
+    A sample ends with the text `stop`, which is part of it; its lane is stepped on unheard.
+    """
+    from charrnn.sampler import sample as generate
+
+    lanes = len(cursor.token)
+    streams = [model.vocabulary.stream() for _ in range(lanes)]
+    texts: list[list[str]] = [[] for _ in range(lanes)]
+    tails = [""] * lanes  # Enough of the end to see `stop` across pieces.
+    running = [True] * lanes
+    keep = len(stop) - 1 if stop else 0
+    # Written text is cut off at `stop` only when it is complete, so pieces go out as they come.
+    for _, ids in zip(range(length), generate(model, cursor, choice, draws), strict=False):
+        for i in range(lanes):
+            piece = streams[i].feed(int(ids[i])) if running[i] else ""
+            if not piece:
+                continue
+            if write:
+                write(piece)
+                texts[i] = [piece]
+            else:
+                texts[i].append(piece)
+            if stop:
+                tails[i] += piece
+                running[i] = stop not in tails[i]
+                tails[i] = tails[i][-keep:] if keep else ""
+        if not any(running):
+            break
+    for i in range(lanes):
+        rest = streams[i].finish() if running[i] else ""
+        if rest and write:
+            write(rest)
+        texts[i].append(rest)
+    return ["".join(text) for text in texts]
+
+
+def _converse(
+    model: TrainedModel,
+    cursor: Cursor,
+    choice: Choice,
+    draws: Any,
+    length: int,
+    stop: str | None,
+    unknown: Any,
+) -> None:
+    """Turns: a line from the user is read into the state, then the model writes on."""
+    from charrnn.errors import DataError
+    from charrnn.sampler import prime
+
+    show = visible if is_terminal(sys.stdout) else str
+    say("type a line for the model to go on from; end with Ctrl-D")
+
+    def write(text: str) -> None:
+        click.echo(show(text), nl=False)
+        sys.stdout.flush()
+
+    while True:
+        try:
+            line = _read_line()
+        except EOFError:
+            return
+        try:
+            ids = model.vocabulary.encode(line, unknown).astype("int64")
+        except DataError as error:
+            warn(str(error))
+            continue
+        if len(ids):
+            moved = prime(model, ids[None], cursor)
+            cursor.token, cursor.state = moved.token, moved.state
+        if not _generate(model, cursor, choice, draws, length, stop, write)[0].endswith("\n"):
+            click.echo()
+
+
+def _read_line() -> str:
+    if sys.stdin is None:
+        raise EOFError
+    if is_terminal(sys.stdin):
+        click.echo("> ", nl=False, err=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line

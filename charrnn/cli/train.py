@@ -1,0 +1,588 @@
+"""`charrnn train` and `charrnn resume`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from charrnn.cli.display import Bar, duration, say, visible, warn
+
+if TYPE_CHECKING:
+    from charrnn.checkpoint import Checkpoint
+    from charrnn.config import Config, Layer
+    from charrnn.corpus import Corpus
+    from charrnn.session import Session
+    from charrnn.sources import Sources
+
+# Flag, configuration key, placeholder, help.
+BUDGET_FLAGS = [
+    ("--steps", "training.steps", "N", "Budget: optimizer steps."),
+    ("--epochs", "training.epochs", "N", "Budget: passes over the training text."),
+    ("--max-time", "training.max_time", "TIME", "Budget: wall-clock time, as 90s, 10m, 1h30m."),
+]
+FLAGS = [
+    *BUDGET_FLAGS,
+    ("--cell", "model.cell", "CELL", "vanilla, lstm or gru."),
+    ("--layers", "model.layers", "N", "Layers."),
+    ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one a layer."),
+    ("--embedding-size", "model.embedding_size", "N", "Embedding width, or one_hot."),
+    ("--dropout", "model.dropout", "P", "Dropout between layers."),
+    ("--batch-size", "training.batch_size", "N", "Lanes read side by side."),
+    ("--window", "training.window", "N", "Characters between two steps (truncated BPTT)."),
+    ("--learning-rate", "training.learning_rate", "X", "Highest learning rate."),
+    ("--seed", "training.seed", "N", "Seed of weights and dropout."),
+    ("--device", "device", "NAME", "auto, cpu, cuda, cuda:N or mps."),
+    ("--vocabulary", "data.vocabulary", "KIND", "character or byte."),
+    ("--encoding", "data.encoding", "NAME", "Encoding of the text."),
+    ("--errors", "data.errors", "HOW", "What to do with bad bytes: strict, replace, ..."),
+    ("--unknown", "data.unknown", "HOW", "Characters an adopted vocabulary lacks: error, skip."),
+]
+
+
+def _flags(table: list[tuple[str, str, str, str]]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for flag, key, metavar, text in reversed(table):
+            command = click.option(flag, key.replace(".", "__"), metavar=metavar, help=text)(
+                command
+            )
+        return command
+
+    return decorate
+
+
+def _flag_layers(table: list[tuple[str, str, str, str]], given: Mapping[str, Any]) -> list[Layer]:
+    from charrnn.config import parse_yaml
+
+    layers: list[Layer] = []
+    for flag, key, _, _ in table:
+        value = given.get(key.replace(".", "__"))
+        if value is not None:
+            layers.append((flag, {key: parse_yaml(value, flag)}))
+    return layers
+
+
+@click.command()
+@click.argument("data", nargs=-1, metavar="[DATA]...")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="A YAML config.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any config key.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory [runs/<corpus>-<n>].")
+@click.option("--from", "origin", metavar="RUN", help="Start from the weights of another model.")
+@click.option("--validation", multiple=True, metavar="DATA", help="Separate validation text.")
+@click.option("--test", multiple=True, metavar="DATA", help="Separate test text.")
+@_flags(FLAGS)
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
+@click.pass_obj
+def train(
+    began: float,
+    /,
+    data: tuple[str, ...],
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    origin: str | None,
+    validation: tuple[str, ...],
+    test: tuple[str, ...],
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a model on DATA, or on the source of Python itself when there is none.
+
+    DATA is files, folders, patterns, URLs, `-` for standard input, or the named corpus
+    `shakespeare`; .gz, .bz2, .xz and .zst files are decompressed. What is not chosen is chosen
+    from the text and the machine. Prints the run directory.
+
+    \b
+    Examples:
+      charrnn train book.txt
+      charrnn train book.txt --max-time 2m --out runs/quick
+      charrnn train src/ --cell gru --hidden-size 256 --vocabulary byte
+      charrnn train --config configs/lstm.yaml shakespeare
+      charrnn train poems.txt --from runs/shakespeare-1
+    """
+    from charrnn.config import build_config, environment_layers, file_layer, override_layers
+
+    layers: list[Layer] = []
+    source = None
+    if origin is not None:
+        say(f"starting from {origin}")
+        source = _load_model(origin)
+        layers.append((f"--from {origin}", _model_of(source.config, source.vocabulary.kind)))
+    if config_path is not None:
+        layers.append(file_layer(config_path))
+    layers += environment_layers(os.environ)
+    layers += _flag_layers(FLAGS, flags) + override_layers(overrides)
+    for name, given in (("sources", data), ("validation", validation), ("test", test)):
+        if given:
+            layers.append((name, {f"data.{name}": list(given)}))
+    config, _ = build_config(layers)
+
+    say(f"reading {_describe_arguments(config.data.sources)}")
+    parts = _find(config)
+    try:
+        corpus = _corpus(config, parts, config.data.vocabulary)
+    finally:
+        for part in parts.values():
+            part.discard()
+    _start(began, _record_sources(config, parts), parts["sources"], corpus, out, source, as_json)
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--data", multiple=True, metavar="DATA", help="The text, where it has moved.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory for a lone checkpoint.")
+@_flags(BUDGET_FLAGS)
+@click.option("--unknown", type=click.Choice(["error", "skip"]), default=None,
+              help="Characters that the model's vocabulary lacks.")  # fmt: skip
+@click.option("--device", metavar="NAME", help="Go on on another device.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
+@click.pass_obj
+def resume(
+    began: float,
+    /,
+    run: str,
+    data: tuple[str, ...],
+    out: Path | None,
+    unknown: str | None,
+    device: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Go on with RUN where it stopped, exactly as if it had not.
+
+    RUN is a run directory, its name under runs/, or a checkpoint file (which begins a new run
+    directory). A new budget counts from the start of the run for --steps and --epochs, and from
+    now for --max-time.
+
+    \b
+    Examples:
+      charrnn resume book-1
+      charrnn resume book-1 --max-time 30m
+      charrnn resume step-00000500.safetensors --data book.txt
+    """
+    from charrnn.checkpoint import load_checkpoint
+    from charrnn.config import config_from_data, with_values
+    from charrnn.errors import CheckpointError
+    from charrnn.runs import Run, find_run
+
+    found = find_run(run)
+    checkpoint = found.latest(warn) if isinstance(found, Run) else load_checkpoint(found)
+    if "session" not in checkpoint.metadata:
+        raise CheckpointError(f"{checkpoint.path} is no training checkpoint")
+    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    budget = {
+        key: value for _, layer in _flag_layers(BUDGET_FLAGS, flags) for key, value in layer.items()
+    }
+    changes: dict[str, Any] = {}
+    if budget:
+        changes |= dict.fromkeys(("training.steps", "training.epochs", "training.max_time"))
+        changes |= {"evaluation.every": "auto", "checkpoints.every": "auto"} | budget
+    if unknown:
+        changes["data.unknown"] = unknown
+    if device:
+        changes["device"] = device
+    if data:
+        changes |= {"data.sources": list(data)}
+    config = with_values(config, changes)
+    step = checkpoint.metadata["progress"]["step"]
+    if not budget and config.training.steps is not None and step >= config.training.steps:
+        raise click.UsageError(
+            f"{run} has reached its budget of {config.training.steps:,} steps; "
+            f"give more with --steps, --epochs or --max-time"
+        )
+    say(f"going on from {checkpoint.path}")
+    config, corpus, parts = _corpus_again(config, checkpoint, bool(data))
+    _start(began, config, parts, corpus, out, None, as_json, checkpoint, found)
+
+
+def _start(
+    began: float,
+    config: Config,
+    sources: Sources | None,
+    corpus: Corpus,
+    out: Path | None,
+    origin: Any,
+    as_json: bool,
+    checkpoint: Checkpoint | None = None,
+    found: Any = None,
+) -> None:
+    """From a configuration and a text to the end of this start, for `train` and `resume`."""
+    from charrnn.planning import choose_device, plan, set_threads
+    from charrnn.runs import Run, differences, environment, new_run_path
+    from charrnn.session import Session
+
+    device = choose_device(config.device)
+    set_threads(config.threads)
+    if checkpoint is None or device.type != config.device.split(":")[0]:
+        config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, device)
+    _be_deterministic(config)
+    name = sources.name if sources else str(checkpoint.path.stem if checkpoint else "text")
+    described = sources.described if sources else "the text in the cache"
+    here = environment(str(device), int(config.threads) if config.threads != "auto" else 0)
+    about = {
+        "corpus": {
+            "name": name,
+            "described": described,
+            "sha256": corpus.sha256,
+            "key": corpus.key,
+            "most_frequent": _most_frequent(corpus),
+            "splits": {name: len(span) for name, span in corpus.splits.items()},
+        },
+        "environment": here,
+    }
+    in_place = isinstance(found, Run) and out is None
+    run = found if in_place else Run.create(out or new_run_path(name))
+    with run.lock():
+        session = Session(run, config, corpus, about, lambda: time.monotonic() - began)
+        if checkpoint is not None:
+            session.restore(checkpoint)
+            for line in differences(checkpoint.metadata.get("environment", {}), here):
+                warn(f"not bit for bit what the run would have been: {line}")
+            run.cut_metrics(session.trainer.progress.step)
+        elif origin is not None:
+            added, dropped = session.adopt_weights(origin)
+            say(f"from the other model: {_changes(added, dropped)}")
+        run.record_environment(here)
+        from charrnn.config import dump_yaml
+
+        run.write_config(dump_yaml(session.config))
+        _banner(session, described, run.path)
+        code = _drive(session, as_json)
+    if not as_json:
+        click.echo(str(run.path))
+    if code:
+        sys.exit(code)
+
+
+def _drive(session: Session, as_json: bool) -> int:
+    """Show a session's events; the exit code."""
+    from charrnn.runs import SCHEMA
+    from charrnn.session import Evaluated, Finished, Planned, Stepped
+    from charrnn.tensorboard import event_writer
+
+    stopper = Stopper()
+    bar = Bar(shown=not as_json)
+    write_event = event_writer(session.run.path) if session.config.tensorboard else None
+    emit = _emit if as_json else lambda _: None
+    total = 0
+    bar.start(None, session.trainer.progress.step)
+    try:
+        for event in session.events(stopper.requested):
+            match event:
+                case Stepped():
+                    bar.advance()
+                case Planned():
+                    total = event.steps
+                    bar.close()
+                    measured = (
+                        f" at {event.characters_per_second:,.0f} characters/s"
+                        if event.characters_per_second
+                        else ""
+                    )
+                    say(
+                        f"steps   {total:,} ({event.epochs:.1f} epochs){measured}; "
+                        f"evaluating every {event.evaluate_every:,}"
+                    )
+                    bar.start(total, session.trainer.progress.step)
+                case Evaluated():
+                    _show_evaluation(bar, event, total)
+                    emit({"event": "evaluation", "schema": SCHEMA, **event.metrics})
+                    if write_event:
+                        write_event(event.metrics)
+                case Finished():
+                    bar.close()
+                    _show_end(session, event)
+                    emit(_summary(session, event))
+    finally:
+        bar.close()
+        stopper.restore()
+    return stopper.exit_code
+
+
+class Stopper:
+    """Ctrl-C once or SIGTERM asks for an orderly end; a second Ctrl-C leaves at once."""
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+        self._before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def requested(self) -> bool:
+        """Whether to stop after this step."""
+        return self.exit_code != 0
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: Any) -> None:
+        if number == signal.SIGTERM:
+            self.exit_code = 143
+        elif self.exit_code == 130:
+            os._exit(130)
+        else:
+            self.exit_code = 130
+            message = b"\nstopping after this step, then saving; Ctrl-C again leaves at once\n"
+            os.write(2, message)
+
+
+def _show_evaluation(bar: Bar, event: Any, total: int) -> None:
+    metrics = event.metrics
+    validation = metrics["validation"]
+    bar.say(
+        f"step {metrics['step']:,}/{total:,}  epoch {metrics['epoch']:.1f}  "
+        f"train {metrics['train']['nats_per_character']:.4f}  "
+        f"validation {validation['nats_per_character']:.4f} nats "
+        f"({validation['bits_per_character']:.3f} bits) per character"
+        f"{'  best' if event.is_best else ''}  "
+        f"{metrics['characters_per_second']:,.0f} characters/s  "
+        f"{duration(event.seconds_left)} left",
+        bold=event.is_best,
+    )
+    for line in visible(event.sample).splitlines()[:6]:
+        bar.say(f"    {line}", dim=True)
+
+
+def _show_end(session: Session, event: Any) -> None:
+    path = session.run.path
+    if event.reason == "interrupted":
+        say(f"stopped at step {event.step:,}; saved {event.checkpoint}")
+        say(f"go on with: charrnn resume {path}")
+        return
+    if event.reason == "patience":
+        say(f"stopped at step {event.step:,}: validation has not improved for a while")
+    say(
+        f"trained {event.step:,} steps in {duration(event.seconds)}, "
+        f"{event.characters_per_second:,.0f} characters/s"
+    )
+    if event.score is not None:
+        say(
+            f"best    step {event.best['step']:,}: validation {event.score.nats_per_character:.4f} "
+            f"nats, {event.score.bits_per_character:.3f} bits per character "
+            f"({event.score.protocol}, {event.score.characters:,} characters)",
+            bold=True,
+        )
+    elif "nats_per_character" in event.best:
+        say(
+            f"best    step {event.best['step']:,}: validation "
+            f"{event.best['nats_per_character']:.4f} nats per character ({event.best['protocol']}); charrnn eval scores it whole"
+        )
+    say(f"files   {path}")
+    say(f"next    charrnn sample {path}")
+    say(f"        charrnn resume {path} --max-time 10m")
+
+
+def _summary(session: Session, event: Any) -> dict[str, Any]:
+    """The last object of `train --json`: the score, and how it was come by."""
+    from charrnn.runs import SCHEMA
+
+    if event.score is not None:
+        score = asdict(event.score)
+    else:
+        nats = event.best.get("nats_per_character")
+        score = {
+            "split": "validation",
+            "nats_per_character": nats,
+            "bits_per_character": nats / 0.6931471805599453 if nats is not None else None,
+            "bits_per_byte": None,
+            "characters": None,
+            "unknown_characters": 0,
+            "step": event.best["step"],
+            "protocol": event.best.get("protocol"),
+            "schema": SCHEMA,
+        }
+    return {
+        "event": "end",
+        "reason": event.reason,
+        "run": str(session.run.path),
+        "parameters": event.parameters,
+        "steps": event.step,
+        "characters_per_second": event.characters_per_second,
+        "seconds": event.seconds,
+        **score,
+    }
+
+
+def _emit(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value))
+
+
+def _banner(session: Session, described: str, path: Path) -> None:
+    config, corpus = session.config, session.corpus
+    splits = ", ".join(f"{len(span):,} {name}" for name, span in corpus.splits.items())
+    unit = "bytes" if corpus.vocabulary.kind == "byte" else "characters"
+    say(
+        f"text    {described}: {len(corpus.ids):,} {unit}, "
+        f"{corpus.vocabulary.size:,} symbols; {splits}"
+    )
+    say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
+    say(f"device  {config.device}, {config.threads} threads; fused {config.model.cell}, float32")
+    training = config.training
+    budget = [
+        f"{training.steps:,} steps" if training.steps else "",
+        f"{training.epochs:g} epochs" if isinstance(training.epochs, float) else "",
+        duration(training.max_time) if isinstance(training.max_time, float) else "",
+    ]
+    say(
+        f"plan    at most {' or '.join(filter(None, budget))}; {training.batch_size} lanes x "
+        f"{training.window} characters a step, {training.optimizer} {training.learning_rate:g}, "
+        f"{training.schedule}"
+    )
+    say(f"run     {path}")
+
+
+def describe_model(config: Config) -> str:
+    """`2 x LSTM 256, embedding 64, dropout 0.25`."""
+    model = config.model
+    widths = model.widths
+    name = {"vanilla": f"vanilla ({model.activation})", "lstm": "LSTM", "gru": "GRU"}[model.cell]
+    shape = (
+        f"{len(widths)} x {name} {widths[0]}" if len(set(widths)) == 1 else f"{name} {list(widths)}"
+    )
+    embedding = (
+        "one-hot" if model.embedding_size == "one_hot" else f"embedding {model.embedding_size}"
+    )
+    parts = [shape, embedding, f"dropout {model.dropout}"]
+    if model.skip_connections:
+        parts.append("skip connections")
+    return ", ".join(parts)
+
+
+def _describe_arguments(arguments: list[str]) -> str:
+    shown = ", ".join(arguments[:3]) or "the source of Python's standard library"
+    return shown + (f" and {len(arguments) - 3} more" if len(arguments) > 3 else "")
+
+
+def _find(config: Config) -> dict[str, Sources]:
+    from charrnn.sources import find_sources
+
+    parts = {"sources": find_sources(config.data.sources)}
+    for name in ("validation", "test"):
+        if arguments := getattr(config.data, name):
+            parts[name] = find_sources(arguments)
+    for part in parts.values():
+        if part.skipped:
+            warn(f"{part.described}: {part.skipped:,} binary files were left out")
+    return parts
+
+
+def _corpus(config: Config, parts: Mapping[str, Sources], vocabulary: Any) -> Corpus:
+    from charrnn.corpus import load_corpus
+
+    return load_corpus(
+        parts["sources"],
+        parts.get("validation"),
+        parts.get("test"),
+        vocabulary=vocabulary,
+        fractions=config.data.split,
+        encoding=config.data.encoding,
+        errors=config.data.errors,
+        unknown=config.data.unknown,
+    )
+
+
+def _record_sources(config: Config, parts: Mapping[str, Sources]) -> Config:
+    """The configuration with the texts by absolute path, so that it repeats the run anywhere."""
+    from charrnn.config import with_values
+
+    return with_values(config, {f"data.{name}": part.arguments for name, part in parts.items()})
+
+
+def _corpus_again(
+    config: Config, checkpoint: Checkpoint, moved: bool
+) -> tuple[Config, Corpus, Sources | None]:
+    """The corpus of a run that is resumed, from its sources or, where they can be read only once,
+    from the cache."""
+    from charrnn.corpus import read_cache, split_corpus
+    from charrnn.errors import DataError
+    from charrnn.vocabulary import read_vocabulary
+
+    recorded = checkpoint.metadata["corpus"]
+    everything = [*config.data.sources, *config.data.validation, *config.data.test]
+    once = any(argument == "-" or "://" in argument for argument in everything)
+    cached = read_cache(recorded["key"])
+    if once and not moved:
+        if cached is None:
+            raise DataError(
+                f"the text came from {everything[0]} and is no longer in the cache; "
+                f"give it again with --data"
+            )
+        corpus = split_corpus(
+            cached, config.data.split, bool(config.data.validation), bool(config.data.test)
+        )
+        return config, corpus, None
+    parts = _find(config)
+    try:
+        vocabulary = read_vocabulary(checkpoint.metadata["vocabulary"])
+        corpus = _corpus(config, parts, config.data.vocabulary)
+        if corpus.vocabulary.to_data() != vocabulary.to_data():
+            corpus = _corpus(config, parts, vocabulary)
+    finally:
+        for part in parts.values():
+            part.discard()
+    if corpus.sha256 != recorded["sha256"]:
+        warn(
+            f"the text has changed since the run began (SHA-256 {corpus.sha256[:12]}, was "
+            f"{recorded['sha256'][:12]}): going on with the new one"
+        )
+    return _record_sources(config, parts), corpus, parts["sources"]
+
+
+def corpus_of_checkpoint(config: Config, checkpoint: Checkpoint, data: tuple[str, ...]) -> Corpus:
+    """The text that a checkpoint was trained on, or `data` in its place, split the same way."""
+    from charrnn.config import with_values
+
+    if data:
+        config = with_values(config, {"data.sources": list(data)})
+    return _corpus_again(config, checkpoint, bool(data))[1]
+
+
+def _most_frequent(corpus: Corpus) -> int:
+    import numpy as np
+
+    span = corpus.splits["train"]
+    head = corpus.ids[span.start : min(span.stop, span.start + (1 << 24))]
+    return int(np.bincount(head).argmax())
+
+
+def _load_model(name: str) -> Any:
+    from charrnn.runs import find_checkpoint
+    from charrnn.trained import TrainedModel
+
+    return TrainedModel.from_checkpoint(find_checkpoint(name, warn))
+
+
+def _model_of(config: Config, kind: str) -> dict[str, Any]:
+    """The settings that another model's weights need, as a layer that flags may override."""
+    fixed = ("cell", "activation", "layers", "hidden_size", "embedding_size", "tie_embeddings",
+             "skip_connections")  # fmt: skip
+    return {f"model.{name}": getattr(config.model, name) for name in fixed} | {
+        "data.vocabulary": kind
+    }
+
+
+def _changes(added: list[str], dropped: list[str]) -> str:
+    parts = []
+    for symbols, verb in ((added, "added"), (dropped, "dropped")):
+        shown = " ".join(ascii(s) for s in symbols[:20]) + (" ..." if len(symbols) > 20 else "")
+        parts.append(f"{len(symbols)} symbols {verb}" + (f" ({shown})" if symbols else ""))
+    return ", ".join(parts)
+
+
+def _be_deterministic(config: Config) -> None:
+    if config.deterministic:
+        import torch
+
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)

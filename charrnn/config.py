@@ -1,0 +1,421 @@
+"""Experiments as typed, strict YAML: the schema, overrides, and where each value came from.
+
+Every key has a default; `auto` is decided by `planning` from the text and the machine, and a run's
+own `config.yaml` holds no `auto` any more.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from charrnn.errors import ConfigError
+
+Auto = Literal["auto"]
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+def parse_duration(value: Any) -> Any:
+    """Seconds from `90`, `90s`, `2m`, `1h30m`; what is no text is left for the schema to judge."""
+    if not isinstance(value, str) or value == "auto":
+        return value
+    match = _DURATION.fullmatch(value.strip())
+    if match is None or not any(match.groups()):
+        raise ValueError(f"{value!r} is no duration; write 90s, 2m or 1h30m")
+    hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Width = Annotated[int, Field(gt=0, le=65536)]
+Seconds = Annotated[PositiveFloat, BeforeValidator(parse_duration)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class DataConfig(Section):
+    """What is read."""
+
+    sources: list[str] = []
+    """Files, folders, patterns, URLs, `-` or named corpora; none means the built-in corpus."""
+    validation: list[str] = []
+    """Separate texts for validation; then `split` does not apply."""
+    test: list[str] = []
+    """Separate texts for testing."""
+    split: Annotated[list[Probability], Field(min_length=2, max_length=3)] = [0.9, 0.1]
+    """Fractions of the text, by position, for training, validation and, if three, testing."""
+    vocabulary: Literal["character", "byte"] = "character"
+    """One symbol a Unicode character, or one a byte."""
+    encoding: str = "utf-8"
+    """How the text is encoded (not used by a byte vocabulary)."""
+    errors: str = "strict"
+    """What to do with bytes that are not in that encoding: strict, replace, ignore, ..."""
+    unknown: Literal["error", "skip"] = "error"
+    """Characters that a vocabulary taken from another run lacks: an error, or left out."""
+    reset_state_at_documents: bool = False
+    """Zero the hidden state where each file begins."""
+
+    @model_validator(mode="after")
+    def _fractions_sum_to_one(self) -> DataConfig:
+        if abs(sum(self.split) - 1) > 1e-9 or min(self.split) <= 0:
+            raise ValueError(
+                f"the fractions of split must be positive and sum to 1, not {self.split}"
+            )
+        if self.test and len(self.split) == 3:
+            raise ValueError("give either separate test files or a third fraction in split")
+        return self
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    cell: Literal["vanilla", "lstm", "gru"] = "lstm"
+    """The recurrent cell."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """The vanilla cell's nonlinearity."""
+    layers: Annotated[int, Field(gt=0, le=64)] = 2
+    """How many layers, where `hidden_size` is one number."""
+    hidden_size: Width | Annotated[list[Width], Field(min_length=1, max_length=64)] | Auto = "auto"
+    """Hidden width of each layer, or a list with one width a layer."""
+    embedding_size: Width | Literal["one_hot"] | Auto = "auto"
+    """Width of the character embedding, or one_hot vectors."""
+    tie_embeddings: bool = False
+    """Use the embedding's matrix as the output layer's (the widths must be equal)."""
+    skip_connections: bool = True
+    """Let the output layer read every layer, not only the last."""
+    forget_bias: float = 1.0
+    """Starting value of the LSTM forget gate's bias."""
+    dropout: Probability | Auto = "auto"
+    """Dropout between layers."""
+    input_dropout: Probability | Auto = "auto"
+    """Dropout on the embeddings."""
+    output_dropout: Probability | Auto = "auto"
+    """Dropout on what the output layer reads."""
+
+    @property
+    def widths(self) -> list[int]:
+        """One hidden width a layer. Raises ConfigError while the width is still `auto`."""
+        if isinstance(self.hidden_size, list):
+            return self.hidden_size
+        if self.hidden_size == "auto":
+            raise ConfigError("model.hidden_size is still 'auto'; give it a number")
+        return [self.hidden_size] * self.layers
+
+
+class TrainingConfig(Section):
+    """How the network learns."""
+
+    steps: PositiveInt | None = None
+    """Budget: optimizer steps. Of several budgets the first to be reached ends the run."""
+    epochs: PositiveFloat | Auto | None = "auto"
+    """Budget: passes over the training text."""
+    max_time: Seconds | Auto | None = "auto"
+    """Budget: wall-clock time of the whole command, as 90s, 10m or 1h30m."""
+    batch_size: PositiveInt | Auto = "auto"
+    """Lanes read side by side."""
+    window: PositiveInt | Auto = "auto"
+    """Characters a lane between two steps: how far gradients reach back (truncated BPTT)."""
+    carry_state: bool = True
+    """Carry the hidden state from window to window; without, every window starts from zero."""
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adamw"
+    """The update rule."""
+    learning_rate: PositiveFloat | Auto = "auto"
+    """The highest learning rate of the schedule."""
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = "cosine"
+    """How the rate falls after warm-up: not at all, linearly or by a cosine to zero, or by
+    `plateau_factor` whenever validation has not improved for `plateau_patience` evaluations."""
+    warmup_steps: Annotated[int, Field(ge=10)] = 100
+    """Steps over which the rate rises from zero; a wall-clock budget measures the speed in them."""
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """What drop-on-plateau multiplies the rate by."""
+    plateau_patience: PositiveInt = 2
+    """Evaluations without improvement before drop-on-plateau acts."""
+    patience: PositiveInt | None = None
+    """Stop after this many evaluations without improvement."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of sgd."""
+    betas: tuple[Probability, Probability] = (0.9, 0.99)
+    """Decay rates of Adam's two moments; rmsprop uses the second."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decay of weight matrices towards zero (decoupled in adamw; biases are left alone)."""
+    clip: PositiveFloat = 1.0
+    """Bound on the global norm of the gradient."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    """Seeds the starting weights and dropout."""
+
+
+class EvaluationConfig(Section):
+    """How progress is measured."""
+
+    every: PositiveInt | Auto = "auto"
+    """Steps between evaluations."""
+    lanes: PositiveInt = 64
+    """Lanes of the estimate made during training."""
+    warmup: Annotated[int, Field(ge=0)] = 1000
+    """Characters each lane of the estimate first reads."""
+    characters: PositiveInt = 262_144
+    """At most so many characters are scored by the estimate."""
+    window: PositiveInt = 1000
+    """Characters computed at a time in an unbroken score; does not change the score."""
+    sample_length: Annotated[int, Field(ge=0)] = 160
+    """Characters of sample text at each evaluation."""
+
+
+class CheckpointConfig(Section):
+    """What is kept on disk."""
+
+    every: PositiveInt | Auto = "auto"
+    """Steps between checkpoints; auto saves at each evaluation."""
+    keep_last: PositiveInt = 2
+    """How many of the latest checkpoints to keep beside the best."""
+
+
+class Config(Section):
+    """A whole experiment."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    threads: PositiveInt | Auto = "auto"
+    """CPU threads for torch."""
+    deterministic: bool = False
+    """On a GPU, use only operations whose results repeat bit for bit."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (needs the extra `tensorboard`)."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with one meaning a text: 1e-3 is a number, `no` a word, no aliases, no key twice."""
+
+    # The resolvers are shared through the class; ours must not change PyYAML's own.
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(None, None, "aliases are not used here", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise yaml.MarkedYAMLError(None, None, "a key must be a word", key.start_mark)
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands here a second time"
+                raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?[0-9][0-9_]{0,30}$", "-+0123456789"),
+    ("float", r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+    ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}",
+        re.compile(_pattern),
+        [*_first, ""] if _tag == "null" else list(_first),
+    )
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Plain data from YAML. Raises ConfigError with the line and column of what is wrong."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader, made stricter
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise ConfigError(f"{where}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The values a config file sets. Raises ConfigError."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"cannot read the config {path}: {reason}") from error
+    data = parse_yaml(text, str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a config is a mapping of sections, not {type(data).__name__}")
+    return data
+
+
+Layer = tuple[str, Mapping[str, Any]]
+"""Where values come from ("default", a file, a flag), and the values by dotted key."""
+
+
+def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
+    """The configuration from layers, later ones winning, and the source of each dotted key.
+
+    Raises ConfigError naming the key, the value, where it came from and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for source, layer in layers:
+        for key, value in layer.items():
+            _check_key(key, source)
+            values[key] = value
+            sources[key] = source
+    try:
+        config = Config.model_validate(nest(values))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, sources)) from error
+    return config, {key: sources.get(key, "default") for key in flatten(config.model_dump())}
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with some dotted keys replaced. Raises ConfigError."""
+    return build_config([("config", flatten(config.model_dump())), ("plan", values)])[0]
+
+
+def config_from_data(data: Any, name: str) -> Config:
+    """A configuration from plain nested data, as a checkpoint holds it. Raises ConfigError."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{name}: a config is a mapping of sections, not {type(data).__name__}")
+    return build_config([(name, flatten(data))])[0]
+
+
+def file_layer(path: Path) -> Layer:
+    """A config file as a layer."""
+    return str(path), flatten(read_config_file(path))
+
+
+def environment_layers(environment: Mapping[str, str]) -> list[Layer]:
+    """`CHARRNN_TRAINING__LEARNING_RATE=3e-4` sets `training.learning_rate`."""
+    known = {key.replace(".", "__").upper(): key for key in all_keys()}
+    layers: list[Layer] = []
+    for variable, value in sorted(environment.items()):
+        name = variable.removeprefix("CHARRNN_")
+        if name != variable and name not in {"CACHE_DIR"} and not name.startswith("TEST_"):
+            key = known.get(name, name.replace("__", ".").lower())
+            layers.append((variable, {key: parse_yaml(value, variable)}))
+    return layers
+
+
+def override_layers(overrides: Sequence[str]) -> list[Layer]:
+    """`--set training.learning_rate=3e-4`. Raises ConfigError for one without `=`."""
+    layers: list[Layer] = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override!r} has no value; write --set {override}=VALUE")
+        layers.append((f"--set {override}", {key.strip(): parse_yaml(value, f"--set {key}")}))
+    return layers
+
+
+def all_keys() -> list[str]:
+    """Every dotted key of the schema."""
+    return list(flatten(Config().model_dump()))
+
+
+def describe_keys() -> Iterator[tuple[str, str]]:
+    """Every dotted key with its one-line description."""
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            for inner, inner_field in section.model_fields.items():
+                yield f"{name}.{inner}", " ".join((inner_field.description or "").split())
+        else:
+            yield name, " ".join((field.description or "").split())
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys; an empty section counts as nothing."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to nested mappings."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return nested
+
+
+def dump_yaml(config: Config) -> str:
+    """The configuration as YAML that reads back as the same configuration."""
+    data = json.loads(config.model_dump_json())
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return text
+
+
+def _check_key(key: str, source: str) -> None:
+    keys = all_keys()
+    if key in keys:
+        return
+    sections = {known.split(".")[0] for known in keys if "." in known}
+    if key in sections:
+        raise ConfigError(f"{source}: {key!r} is a section; set one of its keys, as {key}.KEY")
+    by_tail = [known for known in keys if known.split(".")[-1] == key.rsplit(".", maxsplit=1)[-1]]
+    close = by_tail or difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    if not close:
+        tails = {known.split(".")[-1]: known for known in keys}
+        close = [
+            tails[t] for t in difflib.get_close_matches(key.rsplit(".", maxsplit=1)[-1], tails, n=1)
+        ]
+    hint = f"did you mean {close[0]}?" if close else "charrnn config defaults lists all keys"
+    raise ConfigError(f"{source}: unknown key {key!r}; {hint}")
+
+
+def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+    keys = all_keys()
+    first = error.errors(include_url=False)[0]
+    names = [str(part) for part in first["loc"]]
+    key = next(
+        (".".join(names[:n]) for n in (2, 1) if ".".join(names[:n]) in keys), ".".join(names[:1])
+    )
+    related = [
+        e
+        for e in error.errors(include_url=False)
+        if e["loc"][: len(key.split("."))] == first["loc"][: len(key.split("."))]
+    ]
+    messages = dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in related)
+    problem = "; or ".join(message[0].lower() + message[1:] for message in messages)
+    value = first["input"]
+    shown = "" if isinstance(value, (dict, Section)) else f" = {str(value)[:60]!r}"
+    hint = ""
+    expected = first.get("ctx", {}).get("expected")
+    if isinstance(value, str) and isinstance(expected, str):
+        close = difflib.get_close_matches(
+            value, re.findall(r"'([^']*)'", expected), n=1, cutoff=0.5
+        )
+        hint = f"; did you mean {close[0]}?" if close else ""
+    where = sources.get(key)
+    return f"{where + ': ' if where else ''}{key}{shown}: {problem}{hint}"

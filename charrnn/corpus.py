@@ -1,0 +1,334 @@
+"""A corpus: ids in a memory-mapped cache, its vocabulary, and how it is split.
+
+The cache is keyed by the content's hash, the encoding, the error handling and the vocabulary, so
+an edited text can never meet stale ids. Building it reads the text in chunks: memory does not
+grow with the text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.errors import ConfigError, DataError, StorageError
+from charrnn.sources import Document, Sources, cache_folder
+from charrnn.vocabulary import (
+    ByteVocabulary,
+    CharacterVocabulary,
+    Ids,
+    Unknown,
+    Vocabulary,
+    code_points,
+    id_type,
+    read_vocabulary,
+)
+
+CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of the ids. `has_context`: the character before it exists and may be read."""
+
+    start: int
+    stop: int
+    has_context: bool
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Ids of the whole text, its vocabulary, its splits and where its documents begin."""
+
+    ids: Ids
+    vocabulary: Vocabulary
+    splits: dict[str, Span]
+    document_starts: NDArray[np.int64]
+    sha256: str
+    key: str
+
+    def byte_count(self, span: Span) -> int:
+        """How many bytes (UTF-8) the characters of `span` take."""
+        counts = np.zeros(self.vocabulary.size, np.int64)
+        for start in range(span.start, span.stop, 1 << 22):
+            piece = self.ids[start : min(start + (1 << 22), span.stop)]
+            counts += np.bincount(piece, minlength=self.vocabulary.size)
+        return int(counts @ self.vocabulary.byte_lengths())
+
+
+def load_corpus(
+    main: Sources,
+    validation: Sources | None = None,
+    test: Sources | None = None,
+    *,
+    vocabulary: Literal["character", "byte"] | Vocabulary = "character",
+    fractions: Sequence[float] = (0.9, 0.1),
+    encoding: str = "utf-8",
+    errors: str = "strict",
+    unknown: Unknown = "error",
+) -> Corpus:
+    """Read the texts into ids (or find them in the cache) and split them.
+
+    Without validation files, `fractions` splits the main text by position into train,
+    validation and, with three of them, test. A given vocabulary is kept as it is, and `unknown`
+    says what becomes of characters it lacks; else the vocabulary is made from all the texts.
+
+    Raises DataError for a text that cannot be decoded, is empty or too short; StorageError where
+    the cache cannot be written.
+    """
+    _check_encoding(encoding, errors)
+    parts = [sources for sources in (main, validation, test) if sources]
+    documents = [document for sources in parts for document in sources.documents]
+    sha256, sizes = _fingerprint(documents)
+    if isinstance(vocabulary, str):
+        wanted: Any = vocabulary
+    else:
+        wanted = [vocabulary.to_data(), unknown]
+    recipe = [CACHE_FORMAT, sha256, sizes, [len(p.documents) for p in parts]]
+    recipe += [encoding, errors, wanted]
+    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
+    cached = read_cache(key)
+    if cached is None:
+        _build(key, parts, sha256, sum(sizes), vocabulary, encoding, errors, unknown)
+        cached = read_cache(key)
+        if cached is None:
+            raise StorageError(f"the id cache {_cache_path(key)} vanished while it was built")
+    return split_corpus(cached, fractions, validation is not None, test is not None)
+
+
+@dataclass(frozen=True)
+class CachedIds:
+    """What one entry of the cache holds."""
+
+    ids: Ids
+    vocabulary: Vocabulary
+    document_starts: NDArray[np.int64]
+    part_ends: list[int]
+    sha256: str
+    key: str
+
+
+def split_corpus(
+    cached: CachedIds, fractions: Sequence[float], has_validation: bool, has_test: bool
+) -> Corpus:
+    """Name the spans of the ids. Raises DataError where a split would be too short to use."""
+    ends = cached.part_ends
+    spans = [Span(a, b, False) for a, b in zip([0, *ends], ends, strict=False)]
+    splits: dict[str, Span] = {}
+    if has_validation:
+        splits["train"], splits["validation"] = spans[0], spans[1]
+    else:
+        exact = [Fraction(str(fraction)) for fraction in fractions]
+        names = ["train", "validation", "test"][: len(exact)]
+        end = ends[0]
+        cuts = [int(end * sum(exact[: i + 1])) for i in range(len(exact) - 1)]
+        for name, start, stop in zip(names, [0, *cuts], [*cuts, end], strict=True):
+            splits[name] = Span(start, stop, start > 0)
+    if has_test:
+        splits["test"] = spans[-1]
+    for name, needed in (("train", 2), ("validation", 1)):
+        if len(splits[name]) < needed:
+            raise DataError(
+                f"the text of {ends[-1]:,} characters leaves {len(splits[name])} for the {name} "
+                f"split; give a longer text, or separate files with --validation"
+            )
+    return Corpus(
+        cached.ids, cached.vocabulary, splits, cached.document_starts, cached.sha256, cached.key
+    )
+
+
+def corpus_of_text(text: str, vocabulary: Vocabulary, unknown: Unknown = "error") -> Corpus:
+    """A text in memory as a corpus with the one split `text`, for scoring."""
+    ids = vocabulary.encode(text, unknown)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    whole = Span(0, len(ids), False)
+    return Corpus(ids, vocabulary, {"text": whole}, np.zeros(1, np.int64), digest, "")
+
+
+def read_text(sources: Sources, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """All the documents as one string. Raises DataError where they cannot be decoded."""
+    _check_encoding(encoding, errors)
+    return "".join(
+        chunk for document in sources.documents for chunk in _decoded(document, encoding, errors)
+    )
+
+
+def read_cache(key: str) -> CachedIds | None:
+    """An entry of the cache, or None where there is none or it is damaged."""
+    folder = _cache_path(key)
+    try:
+        about = json.loads((folder / "about.json").read_text("utf-8"))
+        dtype = np.dtype(about["dtype"])
+        if (folder / "ids.bin").stat().st_size != about["count"] * dtype.itemsize:
+            return None
+        ids = np.memmap(folder / "ids.bin", dtype=dtype, mode="r", shape=(about["count"],))
+        starts = np.array(about["document_starts"], np.int64)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # Rebuilt from the text, which is the truth.
+    vocabulary = read_vocabulary(about["vocabulary"])
+    return CachedIds(ids, vocabulary, starts, about["part_ends"], about["sha256"], key)
+
+
+def _cache_path(key: str) -> Path:
+    return cache_folder() / "ids" / key
+
+
+def _check_encoding(encoding: str, errors: str) -> None:
+    try:
+        b"".decode(encoding)
+    except (LookupError, ValueError) as error:
+        raise ConfigError(
+            f"unknown text encoding {encoding!r}; utf-8 and latin-1 are two"
+        ) from error
+    try:
+        codecs.lookup_error(errors)
+    except LookupError as error:
+        known = "strict, ignore, replace, backslashreplace, surrogateescape"
+        raise ConfigError(f"unknown error handling {errors!r}; known: {known}") from error
+
+
+def _fingerprint(documents: Sequence[Document]) -> tuple[str, list[int]]:
+    """The SHA-256 of all bytes in order, and each document's size in bytes."""
+    digest, sizes = hashlib.sha256(), []
+    for document in documents:
+        size = 0
+        for chunk in document.chunks():
+            digest.update(chunk)
+            size += len(chunk)
+        sizes.append(size)
+    return digest.hexdigest(), sizes
+
+
+def _decoded(document: Document, encoding: str, errors: str) -> Iterator[str]:
+    """The text in chunks, without a byte order mark at its start."""
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    fed, first = 0, True
+    for chunk in itertools.chain(document.chunks(), [b""]):
+        pending = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeError as error:
+            offset = fed - pending + getattr(error, "start", 0)
+            culprit = getattr(error, "object", b"")[getattr(error, "start", 0) :][:1]
+            shown = f"byte 0x{culprit.hex()} " if culprit else ""
+            raise DataError(
+                f"{document.name} is not {encoding}: {shown}at offset {offset:,}; "
+                f"give its --encoding, or --errors replace, or --vocabulary byte"
+            ) from error
+        fed += len(chunk)
+        if first and text:
+            first = False
+            text = text.removeprefix("\ufeff")
+        if text:
+            yield text
+
+
+def _build(
+    key: str,
+    parts: Sequence[Sources],
+    sha256: str,
+    byte_count: int,
+    vocabulary: Literal["character", "byte"] | Vocabulary,
+    encoding: str,
+    errors: str,
+    unknown: Unknown,
+) -> None:
+    """Write one entry of the cache: two passes over the text, then one rename."""
+    documents = [document for sources in parts for document in sources.documents]
+    made: Vocabulary
+    if not isinstance(vocabulary, str):
+        made = vocabulary
+    elif vocabulary == "byte":
+        made = ByteVocabulary()
+    else:
+        seen = np.zeros(0x110000, bool)
+        for document in documents:
+            for text in _decoded(document, encoding, errors):
+                seen[code_points(text)] = True
+        if not seen.any():
+            raise DataError(f"{parts[0].described} is empty; give a text with characters in it")
+        made = CharacterVocabulary([chr(point) for point in np.flatnonzero(seen)])
+    target = _cache_path(key)
+    count = 0
+    starts: list[int] = []
+    part_ends: list[int] = []
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix="building-"))
+        with (temporary / "ids.bin").open("wb") as file:
+            for sources in parts:
+                for document in sources.documents:
+                    starts.append(count)
+                    for ids in _encoded(document, made, encoding, errors, unknown):
+                        file.write(ids.tobytes())
+                        count += len(ids)
+                part_ends.append(count)
+            file.flush()
+            os.fsync(file.fileno())
+        if count == 0:
+            raise DataError(f"{parts[0].described} is empty; give a text with characters in it")
+        again, _ = _fingerprint(documents)
+        if again != sha256:
+            raise DataError(f"{parts[0].described} changed while it was being read; start again")
+        about = {
+            "count": count,
+            "dtype": id_type(made.size).name,
+            "document_starts": starts,
+            "part_ends": part_ends,
+            "sha256": sha256,
+            "vocabulary": made.to_data(),
+        }
+        (temporary / "about.json").write_text(json.dumps(about), "utf-8")
+        shutil.rmtree(target, ignore_errors=True)  # A damaged entry, or nothing.
+        with contextlib.suppress(FileExistsError):  # Another process was faster: same content.
+            _rename_folder(temporary, target)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the id cache {target}: {error.strerror}; it needs up to "
+            f"{byte_count * id_type(made.size).itemsize:,} bytes; "
+            f"set CHARRNN_CACHE_DIR to a folder with room"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_folder(source: Path, target: Path) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if target.exists():
+            raise FileExistsError(target) from error
+        raise
+
+
+def _encoded(
+    document: Document,
+    vocabulary: Vocabulary,
+    encoding: str,
+    errors: str,
+    unknown: Unknown,
+) -> Iterator[Ids]:
+    if vocabulary.kind == "byte":
+        for chunk in document.chunks():
+            yield np.frombuffer(chunk, np.uint8)
+    else:
+        for text in _decoded(document, encoding, errors):
+            yield vocabulary.encode(text, unknown)

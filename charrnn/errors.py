@@ -1,0 +1,47 @@
+"""The errors a user can cause or meet, each with the exit code of the command that ends by it.
+
+Every message is one sentence that names the thing, the value and the remedy. Exit code 2 (usage)
+is shared with click's own usage errors; 130 and 143 belong to the signals.
+"""
+
+
+class CharrnnError(Exception):
+    """Something went wrong that the user can act on."""
+
+    exit_code = 1
+
+
+class ConfigError(CharrnnError):
+    """A key, a value or a combination in the configuration that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(CharrnnError):
+    """A text that cannot be found, read, decoded or split."""
+
+    exit_code = 3
+
+
+class CheckpointError(CharrnnError):
+    """A checkpoint that is missing, damaged, or not ours."""
+
+    exit_code = 4
+
+
+class LockedError(CharrnnError):
+    """Another process is training in this run directory."""
+
+    exit_code = 5
+
+
+class DivergedError(CharrnnError):
+    """A loss or a gradient that is no longer a finite number."""
+
+    exit_code = 6
+
+
+class StorageError(CharrnnError):
+    """A file or folder that cannot be written or read."""
+
+    exit_code = 7

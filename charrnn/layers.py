@@ -1,0 +1,240 @@
+"""Layers run cells over time: `outputs, state = layer(inputs, state)`.
+
+Inputs are (N, T, D): batch, time, width. A layer has the cell's own members (`output_size`,
+`initial_state`) and, because everything here is causal, `step`, which advances it by one time
+step and equals the layer run over a sequence of length one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charrnn.cells import (
+    Activation,
+    Cell,
+    GRUCell,
+    LSTMCell,
+    LSTMState,
+    TorchLayoutCell,
+    VanillaCell,
+)
+from charrnn.state import State, select_lanes
+
+
+class Layer(Protocol):
+    """The contract of a causal layer."""
+
+    output_size: int
+
+    def __call__(
+        self, inputs: Tensor, state: State, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Run over (N, T, D); outputs are (N, T, output_size), the state is the last one."""
+        ...
+
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run over one time step, (N, D) to (N, output_size)."""
+        ...
+
+    def initial_state(self, batch_size: int) -> State:
+        """The zero state for `batch_size` lanes."""
+        ...
+
+
+def unroll(
+    cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None
+) -> tuple[Tensor, State]:
+    """Run a cell over time: the plain path, one call of the cell a step.
+
+    `inputs` is (N, T, D). With `lengths` (N,), outputs past a sequence's end are zero and its
+    final state is the one at its last real step, as TensorFlow's `dynamic_rnn` has it. Returns
+    outputs (N, T, H) and the final state. Raises ValueError where T is 0.
+    """
+    if inputs.shape[1] == 0:
+        raise ValueError("cannot unroll over 0 time steps")
+    outputs = []
+    for t in range(inputs.shape[1]):
+        output, next_state = cell(inputs[:, t], state)
+        if lengths is None:
+            state = next_state
+        else:
+            active = t < lengths
+            output = output * active[:, None]
+            state = select_lanes(active, next_state, state)
+        outputs.append(output)
+    return torch.stack(outputs, dim=1), state
+
+
+def _fused_vanilla(cell: VanillaCell, inputs: Tensor, state: Tensor) -> tuple[Tensor, State]:
+    kernel = torch.rnn_tanh if cell.activation == "tanh" else torch.rnn_relu
+    outputs, hidden = kernel(
+        inputs, state[None], cell.weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
+    )
+    return outputs, hidden[0]
+
+
+def _fused_lstm(cell: LSTMCell, inputs: Tensor, state: LSTMState) -> tuple[Tensor, State]:
+    initial = (state.hidden[None], state.cell[None])
+    outputs, hidden, memory = torch.lstm(
+        inputs, initial, cell.weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
+    )
+    return outputs, LSTMState(hidden[0], memory[0])
+
+
+def _fused_gru(cell: GRUCell, inputs: Tensor, state: Tensor) -> tuple[Tensor, State]:
+    outputs, hidden = torch.gru(
+        inputs, state[None], cell.weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
+    )
+    return outputs, hidden[0]
+
+
+# By exact type: a subclass that changes an equation is a different cell and runs as written. The
+# kernels keep what the backward pass needs only in "training" mode, hence the grad mode above.
+FUSED: dict[type, Callable[..., tuple[Tensor, State]]] = {
+    VanillaCell: _fused_vanilla,
+    LSTMCell: _fused_lstm,
+    GRUCell: _fused_gru,
+}
+
+
+class Recurrent(nn.Module):
+    """A layer that runs one cell over time, by torch's fused kernel where one computes it.
+
+    The kernels compute the cell's own equations on the cell's own parameters; `fused=False`, an
+    unknown cell, or `lengths` take the plain path, `unroll`.
+    """
+
+    def __init__(self, cell: Cell, fused: bool = True) -> None:
+        super().__init__()
+        self.cell = cell
+        self.output_size = cell.output_size
+        self.fused = fused and type(cell) in FUSED
+
+    def forward(
+        self, inputs: Tensor, state: State, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        if self.fused and lengths is None:
+            return FUSED[type(self.cell)](self.cell, inputs, state)
+        return unroll(self.cell, inputs, state, lengths)
+
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """One call of the cell."""
+        return self.cell(inputs, state)
+
+    def initial_state(self, batch_size: int) -> State:
+        """The cell's zero state."""
+        return self.cell.initial_state(batch_size)
+
+
+class Stack(nn.Module):
+    """Layers on top of each other: layer i's outputs are layer i+1's inputs.
+
+    The state is a tuple with one entry a layer, from the bottom up. `dropout` falls on what
+    passes from one layer to the next (Zaremba et al. 2014), never on the state. With
+    `skip_connections` the output is every layer's outputs side by side, so that what reads it has
+    a path from each layer (Graves 2013), and `output_size` is the sum of the widths.
+    """
+
+    def __init__(
+        self, layers: Iterable[nn.Module], dropout: float = 0.0, skip_connections: bool = False
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        if len(self.layers) == 0:
+            raise ValueError("a stack needs at least one layer")
+        self.dropout = dropout
+        self.skip_connections = skip_connections
+        widths = [int(layer.output_size) for layer in self.layers]  # type: ignore[arg-type]
+        self.output_size = sum(widths) if skip_connections else widths[-1]
+
+    def forward(
+        self, inputs: Tensor, state: State, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        return self._through(lambda layer, x, s: layer(x, s, lengths), inputs, state)
+
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of every layer, (N, D) to (N, output_size)."""
+        return self._through(lambda layer, x, s: layer.step(x, s), inputs, state)
+
+    def initial_state(self, batch_size: int) -> State:
+        """The zero states of the layers, from the bottom up."""
+        return tuple(layer.initial_state(batch_size) for layer in self.layers)  # type: ignore[operator]
+
+    def _through(
+        self,
+        advance: Callable[[Layer, Tensor, State], tuple[Tensor, State]],
+        inputs: Tensor,
+        state: State,
+    ) -> tuple[Tensor, State]:
+        outputs, states = [], []
+        for i, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
+            if i > 0:
+                inputs = functional.dropout(inputs, self.dropout, self.training)
+            inputs, after = advance(layer, inputs, before)  # type: ignore[arg-type]
+            outputs.append(inputs)
+            states.append(after)
+        return torch.cat(outputs, dim=-1) if self.skip_connections else inputs, tuple(states)
+
+
+def from_torch(module: nn.RNNBase) -> Stack:
+    """A stack with the weights of a `torch.nn.RNN`, `LSTM` or `GRU`, copied unchanged.
+
+    Raises ValueError for what our cells do not have: two directions, projections, no biases.
+    """
+    if module.bidirectional or module.proj_size or not module.bias:
+        raise ValueError("only unidirectional modules with biases and no projection are supported")
+    layers = []
+    for i in range(module.num_layers):
+        width = module.input_size if i == 0 else module.hidden_size
+        cell: TorchLayoutCell
+        if isinstance(module, nn.LSTM):
+            cell = LSTMCell(width, module.hidden_size)
+        elif isinstance(module, nn.GRU):
+            cell = GRUCell(width, module.hidden_size)
+        else:
+            activation: Activation = "relu" if module.mode == "RNN_RELU" else "tanh"
+            cell = VanillaCell(width, module.hidden_size, activation)
+        reference = getattr(module, f"weight_hh_l{i}")
+        cell.to(device=reference.device, dtype=reference.dtype)
+        with torch.no_grad():
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                getattr(cell, name).copy_(getattr(module, f"{name}_l{i}"))
+        layers.append(Recurrent(cell))
+    return Stack(layers, dropout=float(module.dropout))
+
+
+def to_torch(stack: Stack) -> nn.RNNBase:
+    """The `torch.nn.RNN`, `LSTM` or `GRU` (batch first) with a stack's weights, copied unchanged.
+
+    Raises ValueError where torch has no such module: layers of different widths or cells, or
+    skip connections.
+    """
+    cells: list[Any] = [layer.cell for layer in stack.layers]
+    first = cells[0]
+    alike = all(type(cell) is type(first) for cell in cells) and all(
+        cell.hidden_size == first.hidden_size for cell in cells
+    )
+    if not alike or stack.skip_connections or type(first) not in FUSED:
+        raise ValueError("torch.nn needs standard cells of one kind and width, without skips")
+    kind: Any = {VanillaCell: nn.RNN, LSTMCell: nn.LSTM, GRUCell: nn.GRU}[type(first)]
+    options: dict[str, Any] = (
+        {"nonlinearity": first.activation} if isinstance(first, VanillaCell) else {}
+    )
+    module: nn.RNNBase = kind(
+        first.input_size,
+        first.hidden_size,
+        num_layers=len(cells),
+        dropout=stack.dropout,
+        batch_first=True,
+        **options,
+    ).to(device=first.weight_hh.device, dtype=first.weight_hh.dtype)
+    with torch.no_grad():
+        for i, cell in enumerate(cells):
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                getattr(module, f"{name}_l{i}").copy_(getattr(cell, name))
+    return module

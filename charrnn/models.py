@@ -1,0 +1,122 @@
+"""Models: embedding, stack and head put together, run over a sequence at once or step by step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charrnn.cells import Activation, Cell, GRUCell, LSTMCell, VanillaCell
+from charrnn.layers import Layer, Recurrent, Stack
+from charrnn.state import State
+
+
+class OneHot(nn.Module):
+    """Ids (...,) to one-hot vectors (..., V): the embedding with no parameters."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__()
+        self.vocabulary_size = vocabulary_size
+        # Empty and not saved: it only follows the module's dtype.
+        self.like: Tensor
+        self.register_buffer("like", torch.empty(0), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return functional.one_hot(ids, self.vocabulary_size).to(self.like.dtype)
+
+
+class LanguageModel(nn.Module):
+    """Next-token logits from the tokens so far.
+
+    `embedding` takes ids to vectors, `stack` is a causal layer over them, `head` takes its
+    outputs to one logit (unnormalised log-probability, nats) a symbol. Dropout on the
+    embedding's and on the stack's output acts in training mode only.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        stack: Layer,
+        head: nn.Module,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.stack = stack
+        self.head = head
+        self.input_dropout = input_dropout
+        self.output_dropout = output_dropout
+
+    def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """Ids (N, T) and a state give logits (N, T, V) and the state after the last id."""
+        outputs, state = self.stack(self._embed(ids), state)
+        return self._read_out(outputs), state
+
+    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
+        """One id a lane, (N,), gives logits (N, V) and the next state."""
+        output, state = self.stack.step(self._embed(token), state)
+        return self._read_out(output), state
+
+    def initial_state(self, batch_size: int) -> State:
+        """The zero state for `batch_size` lanes."""
+        return self.stack.initial_state(batch_size)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return functional.dropout(self.embedding(ids), self.input_dropout, self.training)
+
+    def _read_out(self, outputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(functional.dropout(outputs, self.output_dropout, self.training))
+        return logits
+
+
+def language_model(
+    vocabulary_size: int,
+    *,
+    cell: Literal["vanilla", "lstm", "gru"] = "lstm",
+    hidden_sizes: Sequence[int] = (128, 128),
+    embedding_size: int | None = None,
+    activation: Activation = "tanh",
+    forget_bias: float = 1.0,
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
+    output_dropout: float = 0.0,
+    tie_embeddings: bool = False,
+    skip_connections: bool = False,
+) -> LanguageModel:
+    """A language model over `vocabulary_size` symbols, one layer for each of `hidden_sizes`.
+
+    `embedding_size` None feeds one-hot vectors. `tie_embeddings` uses the embedding's matrix as
+    the head's weights (Press and Wolf 2017; Inan et al. 2017). Raises ValueError where tied
+    widths do not fit.
+    """
+    makers: dict[str, Callable[[int, int], Cell]] = {
+        "vanilla": lambda d, h: VanillaCell(d, h, activation),
+        "lstm": lambda d, h: LSTMCell(d, h, forget_bias),
+        "gru": GRUCell,
+    }
+    make_cell = makers[cell]
+    widths = [embedding_size or vocabulary_size, *hidden_sizes]
+    stack = Stack(
+        [Recurrent(make_cell(d, h)) for d, h in itertools.pairwise(widths)],
+        dropout,
+        skip_connections,
+    )
+    embedding: nn.Module = (
+        nn.Embedding(vocabulary_size, embedding_size) if embedding_size else OneHot(vocabulary_size)
+    )
+    head = nn.Linear(stack.output_size, vocabulary_size)
+    nn.init.zeros_(head.bias)
+    if tie_embeddings:
+        if embedding_size != stack.output_size:
+            raise ValueError(
+                f"tied embeddings need an embedding as wide as the stack's output: "
+                f"{embedding_size or 'one-hot'} is not {stack.output_size}"
+            )
+        # The head's scale: unit-variance embeddings would start with logits of order sqrt(H).
+        embedding.weight = head.weight
+    return LanguageModel(embedding, stack, head, input_dropout, output_dropout)

@@ -1,0 +1,157 @@
+"""Choosing the next id, and generation as a generator of ids.
+
+Nothing here knows text or torch: a stepper is anything with `initial_state` and `step`, logits are
+numpy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 256
+
+
+class Stepper(Protocol):
+    """The contract: an RNN, an n-gram model, a decoder; one token a lane at a time."""
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before anything was read."""
+        ...
+
+    def step(self, token: NDArray[np.int64], state: Any) -> tuple[NDArray[np.floating[Any]], Any]:
+        """Ids (N,) and a state give logits (N, V), in nats, and the next state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the next id is drawn from the logits.
+
+    `temperature` divides the logits (0 takes the largest). Then the filters, in this order:
+    `top_k` keeps the k most probable ids, `top_p` the fewest whose probabilities sum to p
+    (nucleus sampling, Holtzman et al. 2020), `min_p` those at least p times as probable as the
+    most probable one (Nguyen et al. 2024).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    def __call__(
+        self, logits: NDArray[np.floating[Any]], uniforms: NDArray[np.float64]
+    ) -> NDArray[np.intp]:
+        """Ids (N,) from logits (N, V) and one uniform number in [0, 1) a lane.
+
+        Raises ValueError for logits that are not finite.
+        """
+        if self.temperature == 0:
+            greedy: NDArray[np.intp] = np.argmax(logits, axis=1)
+            return greedy
+        scaled = logits.astype(np.float64)
+        scaled -= scaled.max(axis=1, keepdims=True)
+        if not np.isfinite(scaled).all():
+            raise ValueError("the model's logits are not finite")
+        probabilities = np.exp(scaled / self.temperature)
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        if self.top_k or self.top_p or self.min_p:
+            probabilities *= self._kept(probabilities)
+        cumulative = probabilities.cumsum(axis=1)
+        # Inverse transform. The largest uniform number may meet rounding at the far end, where
+        # the last id with any probability is the right one.
+        thresholds = uniforms[:, None] * cumulative[:, -1:]
+        chosen: NDArray[np.intp] = (cumulative <= thresholds).sum(axis=1)
+        last: NDArray[np.intp] = (
+            probabilities.shape[1] - 1 - np.argmax(probabilities[:, ::-1] > 0, axis=1)
+        )
+        drawn: NDArray[np.intp] = np.minimum(chosen, last)
+        return drawn
+
+    def _kept(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        ranked = np.take_along_axis(probabilities, order, axis=1)
+        kept = np.ones(ranked.shape, bool)
+        if self.top_k:
+            kept[:, self.top_k :] = False
+        if self.top_p:
+            remaining = ranked * kept
+            remaining /= remaining.sum(axis=1, keepdims=True)
+            kept &= remaining.cumsum(axis=1) - remaining < self.top_p
+        if self.min_p:
+            kept &= ranked >= self.min_p * ranked[:, :1]
+        result = np.empty_like(kept)
+        np.put_along_axis(result, order, kept, axis=1)
+        return result
+
+
+class Draws:
+    """Uniform numbers keyed by (seed, sample index, position).
+
+    They come from the counter-based generator Philox (Salmon et al. 2011), so sample 3 of 10
+    draws what sample 3 of 100 draws, and a continued sample what an unbroken one would.
+    """
+
+    def __init__(self, seed: int, samples: Sequence[int]) -> None:
+        self.seed = seed
+        self.samples = samples
+        self._block = -1
+        self._numbers = np.empty((0, 0))
+
+    def at(self, position: int) -> NDArray[np.float64]:
+        """One number in [0, 1) a sample, shape (N,)."""
+        block, offset = divmod(position, BLOCK)
+        if block != self._block:
+            self._block = block
+            key = np.uint64(self.seed % 2**64)
+            self._numbers = np.stack(
+                [
+                    np.random.Generator(
+                        np.random.Philox(
+                            key=np.array([key, i], np.uint64), counter=[0, block, 0, 0]
+                        )
+                    ).random(BLOCK)
+                    for i in self.samples
+                ]
+            )
+        return self._numbers[:, offset]
+
+
+@dataclass
+class Cursor:
+    """Where a generation stands: enough to go on from, and the state is all there is to carry."""
+
+    token: NDArray[np.int64]  # (N,): chosen or primed, not yet read
+    state: Any
+    position: int = 0  # of the next draw
+
+
+def prime(stepper: Stepper, tokens: NDArray[np.int64], cursor: Cursor | None = None) -> Cursor:
+    """Read `tokens` (N, T), T >= 1, all but the last of them fed; go on from `cursor` if given."""
+    lanes = tokens.shape[0]
+    if cursor is None:
+        cursor = Cursor(tokens[:, 0], stepper.initial_state(lanes))
+        tokens = tokens[:, 1:]
+    state, last = cursor.state, cursor.token
+    for t in range(tokens.shape[1]):
+        _, state = stepper.step(last, state)
+        last = tokens[:, t]
+    return Cursor(last, state, cursor.position)
+
+
+def sample(
+    stepper: Stepper, cursor: Cursor, choice: Choice, draws: Draws
+) -> Iterator[NDArray[np.int64]]:
+    """Generate for ever: each id is one step of the cell from the carried state.
+
+    Yields ids (N,), and leaves `cursor` where the generation stands after each.
+    """
+    while True:
+        logits, cursor.state = stepper.step(cursor.token, cursor.state)
+        cursor.token = choice(logits, draws.at(cursor.position))
+        cursor.position += 1
+        yield cursor.token

@@ -1,0 +1,399 @@
+"""One start of a training run, from its pieces to its last checkpoint, as a stream of events.
+
+`Session.events` drives the trainer: it turns a wall-clock budget into steps, evaluates, records,
+saves, prunes and stops. It prints nothing: whoever iterates over the events shows them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from charrnn.checkpoint import Arrays, Checkpoint
+from charrnn.config import Config, dump_yaml, with_values
+from charrnn.corpus import Corpus
+from charrnn.errors import CheckpointError, ConfigError
+from charrnn.planning import (
+    AIM,
+    Costs,
+    evaluation_interval,
+    learning_rate_schedule,
+    steps_bound,
+    steps_in_time,
+)
+from charrnn.runs import Run
+from charrnn.tasks.language_model import Batch, LanguageModelTask
+from charrnn.trained import (
+    Evaluation,
+    TrainedModel,
+    build_model,
+    build_task,
+    evaluation_of,
+    load_model_tensors,
+    load_weights,
+)
+from charrnn.trainer import Trainer
+
+PROBE = 2048  # characters of an unbroken score that are timed to plan the final one
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The number of steps is fixed (again)."""
+
+    steps: int
+    epochs: float
+    evaluate_every: int
+    characters_per_second: float | None  # measured in warm-up; None for a budget in steps
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A step was taken."""
+
+    step: int
+    characters: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A line of metrics.jsonl, whether it is the best so far, and a sample of text."""
+
+    metrics: dict[str, Any]
+    is_best: bool
+    seconds_left: float | None
+    sample: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a start ended: `reason` is budget, patience or interrupted."""
+
+    reason: str
+    step: int
+    best: dict[str, Any]
+    score: Evaluation | None  # of the best checkpoint on validation, unbroken
+    checkpoint: Path
+    parameters: int
+    seconds: float
+    characters_per_second: float
+
+
+Event = Planned | Stepped | Evaluated | Finished
+
+
+def build_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a configuration; weight decay falls on matrices only."""
+    training = config.training
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    rate = training.learning_rate
+    assert not isinstance(rate, str)
+    match training.optimizer:
+        case "adam":
+            return torch.optim.Adam(groups, lr=rate, betas=training.betas, fused=True)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=rate, betas=training.betas, fused=True)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, lr=rate, alpha=training.betas[1])
+        case "sgd":
+            return torch.optim.SGD(groups, lr=rate, momentum=training.momentum)
+
+
+class Session:
+    """A run, its pieces, and where it stands.
+
+    `clock` gives seconds since the command began, imports included: a wall-clock budget covers
+    all of them. Warm-up is a fixed number of steps in which the speed is measured; then the step
+    count is fixed and written into the configuration, which has no wall-clock budget any more.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        config: Config,
+        corpus: Corpus,
+        about: dict[str, Any],
+        clock: Callable[[], float],
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.corpus = corpus
+        self.about = about  # of the text and the machine: goes into each checkpoint
+        self.clock = clock
+        torch.manual_seed(config.training.seed)
+        self.model = build_model(config, corpus.vocabulary.size)
+        self.task: LanguageModelTask = build_task(config, corpus)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.trainer: Trainer[Batch] = Trainer(
+            self.model,
+            self.task,
+            build_optimizer(config, self.model),
+            learning_rate_schedule(config, None),
+            clip=config.training.clip,
+            seed=config.training.seed,
+        )
+        self.best: dict[str, Any] | None = None
+        self.without_improvement = 0
+        self.since_drop = 0
+        self.trained_seconds = 0.0
+        self.trained_characters = 0
+        self.score_at_end = True
+
+    def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
+        """Start from another model: symbols are matched by identity, the rest as it is.
+
+        Returns the symbols that were added and those that were dropped. Raises ConfigError where
+        the models differ in shape beyond the vocabulary.
+        """
+        mine, theirs = self.corpus.vocabulary, source.vocabulary
+        if mine.kind != theirs.kind:
+            raise ConfigError(
+                f"--from has a {theirs.kind} vocabulary, this run a {mine.kind} one; "
+                f"use --vocabulary {theirs.kind}"
+            )
+        load_weights(self.model, source.model, mine.symbols, theirs.symbols)
+        added = [str(s) for s in mine.symbols if s not in set(theirs.symbols)]
+        dropped = [str(s) for s in theirs.symbols if s not in set(mine.symbols)]
+        return added, dropped
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint. Raises CheckpointError where it does not fit."""
+        tensors = {name: torch.from_numpy(value) for name, value in checkpoint.tensors.items()}
+        metadata = checkpoint.metadata
+        try:
+            self.trainer.load(tensors, metadata["progress"])
+            session = metadata["session"]
+            self.best = session["best"]
+            self.without_improvement = session["without_improvement"]
+            self.since_drop = session["since_drop"]
+            self.score_at_end = session["score_at_end"]
+            self.trained_seconds = session["trained_seconds"]
+            self.trained_characters = session["trained_characters"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{checkpoint.path} does not fit its own config: {error}"
+            ) from error
+        if self.trainer.progress.batch > self.task.batches_per_epoch:
+            self.trainer.progress.batch = 0  # Another text: its lanes are read from their start.
+
+    def events(self, stop: Callable[[], bool]) -> Iterator[Event]:
+        """Train until the budget, patience or `stop()` ends it.
+
+        Raises DivergedError with nothing bad saved, StorageError when the disk does not take it,
+        ConfigError where there is no budget.
+        """
+        progress, max_time = self.trainer.progress, self.config.training.max_time
+        bound = steps_bound(self.config, self.task.batches_per_epoch)
+        total: int | None = None
+        every = 0
+        if max_time is None:
+            if bound is None:
+                raise ConfigError("the run has no budget; give --steps, --epochs or --max-time")
+            total, every = bound, self._fix(bound)
+            yield self._planned(total, None)
+        measure_until = progress.step + self.config.training.warmup_steps
+        measured: list[float] = []
+        seconds, characters = 0.0, 0
+        saved_step, reason = -1, "budget"
+        steps = self.trainer.run(sys.maxsize)
+        while total is None or progress.step < total:
+            if stop():
+                reason = "interrupted"
+                break
+            start = time.perf_counter()
+            report = next(steps)
+            measured.append(time.perf_counter() - start)
+            seconds += measured[-1]
+            characters += report.scored
+            yield Stepped(report.step, report.scored)
+            if total is None and report.step < measure_until:
+                continue
+            if total is not None and report.step % every and report.step != total:
+                if report.step % int(self.config.checkpoints.every) == 0:
+                    self._save()
+                    saved_step = report.step
+                continue
+
+            began = self.clock()
+            self.trained_seconds += seconds
+            self.trained_characters += characters
+            line, is_best = self._evaluate(characters / seconds, report.learning_rate)
+            text = self.sample_text(self.config.evaluation.sample_length)
+            seconds, characters = 0.0, 0
+            if total is None:
+                assert isinstance(max_time, float)
+                # The first steps are slower: caches are cold and buffers are being found.
+                step_seconds = statistics.median(measured[len(measured) // 3 :])
+                costs = Costs(step_seconds, self.clock() - began, self._time_final_score())
+                left = max_time * AIM - self.clock()
+                chosen = self.config.evaluation.every
+                total, self.score_at_end = steps_in_time(
+                    report.step, left, costs, None if chosen == "auto" else chosen
+                )
+                total = min(total, bound) if bound else total
+                every = self._fix(total)
+                yield self._planned(total, report.scored / step_seconds)
+            self._save()
+            saved_step = report.step
+            left = (total - report.step) * statistics.median(measured[-200:])
+            yield Evaluated(line, is_best, left, text)
+            patience = self.config.training.patience
+            if patience is not None and self.without_improvement >= patience:
+                reason = "patience"
+                break
+        if saved_step != progress.step:
+            self.trained_seconds += seconds
+            self.trained_characters += characters
+            self._save()
+        yield self._finish(reason)
+
+    def sample_text(self, length: int) -> str:
+        """A sample from the model as it is now; the same draws at every step."""
+        trained = TrainedModel(self.model, self.corpus.vocabulary, self.config, self.about)
+        return trained.sample_text(length=length, seed=self.config.training.seed)
+
+    def _planned(self, total: int, speed: float | None) -> Planned:
+        epochs = total / self.task.batches_per_epoch
+        return Planned(total, epochs, evaluation_interval(self.config, total), speed)
+
+    def _fix(self, total: int) -> int:
+        """Make the schedule a function of the step, write the plan down, return the interval."""
+        every = evaluation_interval(self.config, total)
+        saves = self.config.checkpoints.every
+        self.config = with_values(
+            self.config,
+            {
+                "training.steps": total,
+                "training.epochs": None,
+                "training.max_time": None,
+                "evaluation.every": every,
+                "checkpoints.every": every if saves == "auto" else saves,
+            },
+        )
+        self.trainer.schedule = learning_rate_schedule(self.config, total)
+        self.run.write_config(dump_yaml(self.config))
+        return every
+
+    def _evaluate(self, speed: float, learning_rate: float) -> tuple[dict[str, Any], bool]:
+        """Score, compare with the best, let plateau and patience count, and record a line."""
+        progress, training = self.trainer.progress, self.config.training
+        train = self.trainer.interval_score()
+        validation = self.estimate()
+        is_best = (
+            self.best is None or validation.nats_per_character < self.best["nats_per_character"]
+        )
+        if is_best:
+            self.best = {
+                "step": progress.step,
+                "nats_per_character": validation.nats_per_character,
+                "protocol": validation.protocol,
+            }
+            self.without_improvement = self.since_drop = 0
+        else:
+            self.without_improvement += 1
+            self.since_drop += 1
+            if training.schedule == "plateau" and self.since_drop >= training.plateau_patience:
+                progress.learning_rate_factor *= training.plateau_factor
+                self.since_drop = 0
+        line = {
+            "step": progress.step,
+            "epoch": progress.epoch + progress.batch / self.task.batches_per_epoch,
+            "learning_rate": learning_rate,
+            "train": {"nats_per_character": train.nats_per_character},
+            "validation": {
+                "nats_per_character": validation.nats_per_character,
+                "bits_per_character": validation.bits_per_character,
+                "characters": validation.characters,
+                "protocol": validation.protocol,
+            },
+            "characters_per_second": speed,
+            "seconds": self.trained_seconds,
+        }
+        self.run.append_metrics(line)
+        return line, is_best
+
+    def estimate(self) -> Evaluation:
+        """The cheap fixed protocol used during training, on validation."""
+        evaluation = self.config.evaluation
+        span = self.corpus.splits["validation"]
+        most = max(1, evaluation.characters // evaluation.lanes)
+        batches = self.task.in_lanes(span, evaluation.lanes, evaluation.warmup, most)
+        score = self.trainer.evaluate(batches)
+        protocol = f"{evaluation.lanes} lanes, warm-up {evaluation.warmup}"
+        if score.characters < len(span):
+            protocol += f", {score.characters} of {len(span)} characters"
+        if not self.config.training.carry_state:
+            protocol = f"windows of {self.task.window} from the zero state"
+        return evaluation_of(score, "validation", protocol, None, self.trainer.progress.step)
+
+    def _time_final_score(self) -> float:
+        """Seconds an unbroken pass over validation will take, from a short stretch of it."""
+        span = self.corpus.splits["validation"]
+        size = min(PROBE, len(span))
+        stretch = type(span)(span.start, span.start + size, span.has_context)
+        start = time.perf_counter()
+        self.trainer.evaluate(self.task.unbroken(stretch, self.config.evaluation.window))
+        return (time.perf_counter() - start) * len(span) / size
+
+    def _save(self) -> None:
+        step = self.trainer.progress.step
+        self.run.save(step, self._contents)
+        if self.best:
+            self.run.write_best(self.best | {"score": None})
+        self.run.prune(self.config.checkpoints.keep_last, self.best["step"] if self.best else None)
+
+    def _contents(self) -> tuple[Arrays, dict[str, Any]]:
+        tensors = {
+            name: value.detach().cpu().numpy() for name, value in self.trainer.tensors().items()
+        }
+        metadata = {
+            "config": json.loads(self.config.model_dump_json()),
+            "vocabulary": self.corpus.vocabulary.to_data(),
+            "progress": self.trainer.progress_data(),
+            "session": {
+                "best": self.best,
+                "without_improvement": self.without_improvement,
+                "since_drop": self.since_drop,
+                "score_at_end": self.score_at_end,
+                "trained_seconds": self.trained_seconds,
+                "trained_characters": self.trained_characters,
+            },
+            **self.about,
+        }
+        return tensors, metadata
+
+    def _finish(self, reason: str) -> Finished:
+        step = self.trainer.progress.step
+        best = self.best or {"step": step}
+        score = None
+        if reason != "interrupted" and self.best is not None and self.score_at_end:
+            model = copy.deepcopy(self.model)
+            weights = self.run.load(best["step"]).tensors
+            load_model_tensors(model, weights)
+            trained = TrainedModel(model, self.corpus.vocabulary, self.config, {})
+            score = trained.evaluate_split(self.corpus, "validation", best["step"])
+            self.run.write_best(best | {"score": asdict(score)})
+            self.run.append_metrics({"step": step, "final": asdict(score)})
+        return Finished(
+            reason,
+            step,
+            best,
+            score,
+            self.run.checkpoint_path(step),
+            self.parameters,
+            self.clock(),
+            self.trained_characters / max(self.trained_seconds, 1e-9),
+        )

@@ -1,0 +1,276 @@
+"""Where text comes from: files, folders, globs, standard input, URLs, named corpora, or Python.
+
+Everything becomes a list of `Document`s that can be read again and again. What can be read only
+once (standard input, a download) is first copied into the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+import platformdirs
+from fsspec.utils import infer_compression
+
+from charrnn.errors import DataError, StorageError
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class NamedCorpus:
+    """A text with a known address and a known SHA-256."""
+
+    url: str
+    sha256: str
+    about: str
+
+
+NAMED: dict[str, NamedCorpus] = {
+    "shakespeare": NamedCorpus(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        "Tiny Shakespeare, 1.1 MB (Karpathy 2015)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text: a name for messages, and a way to open its (decompressed) bytes."""
+
+    name: str
+    path: Path
+    compression: str | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The decompressed bytes. Raises DataError where the file cannot be read."""
+        try:
+            with fsspec.open(str(self.path), "rb", compression=self.compression) as file:
+                yield file
+        except DataError:
+            raise
+        except (OSError, EOFError, ValueError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"cannot read {self.name}: {reason}") from error
+        except Exception as error:
+            # Each decompressor has an error class of its own (lzma.LZMAError, zstd's ...).
+            raise DataError(f"cannot decompress {self.name}: {error}") from error
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes in pieces of at most `CHUNK`."""
+        with self.open() as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Documents in order, a short name for the whole, and what to know about it."""
+
+    documents: list[Document]
+    name: str
+    described: str
+    arguments: list[str]
+    temporary: list[Path]
+    skipped: int = 0
+
+    def discard(self) -> None:
+        """Delete the copies of what could be read only once."""
+        for path in self.temporary:
+            path.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """`CHARRNN_CACHE_DIR`, else the platform's cache folder for charrnn."""
+    chosen = os.environ.get("CHARRNN_CACHE_DIR")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("charrnn")
+
+
+def find_sources(arguments: Sequence[str], retry_seconds: float = 1.0) -> Sources:
+    """Documents for the words a user gives; no words mean the built-in corpus.
+
+    Raises DataError for what does not exist, cannot be fetched, or fails its checksum.
+    """
+    if not arguments:
+        return builtin_corpus()
+    documents: list[Document] = []
+    temporary: list[Path] = []
+    kept: list[str] = []
+    skipped = 0
+    for argument in arguments:
+        path = Path(argument).expanduser()
+        kept.append(argument)
+        if argument == "-":
+            temporary.append(_spool(_copy_standard_input))
+            documents.append(Document("standard input", temporary[-1]))
+        elif "://" in argument:
+            temporary.append(download(argument, retry_seconds=retry_seconds))
+            documents.append(Document(argument, temporary[-1], infer_compression(argument)))
+        elif path.is_dir():
+            found, left_out = _folder(path)
+            documents += found
+            skipped += left_out
+            kept[-1] = str(path.absolute())
+        elif path.exists():
+            documents.append(_file(path))
+            kept[-1] = str(path.absolute())
+        elif matches := sorted(glob.glob(str(path), recursive=True)):
+            documents += [_file(Path(match)) for match in matches if Path(match).is_file()]
+            kept[-1] = str(path.absolute())
+        elif argument in NAMED:
+            documents.append(Document(argument, named_corpus(argument, retry_seconds)))
+        else:
+            raise DataError(_no_such(argument))
+    first = arguments[0]
+    name = {"-": "stdin"}.get(first, first.rstrip("/").rsplit("/", 1)[-1].split(".")[0]) or "text"
+    described = first if len(arguments) == 1 else f"{first} and {len(arguments) - 1} more"
+    if len(documents) > 1:
+        described += f" ({len(documents):,} documents)"
+    return Sources(documents, name, described, kept, temporary, skipped)
+
+
+def builtin_corpus() -> Sources:
+    """The source of Python's standard library, without its tests, in the order of its paths."""
+    root = Path(sysconfig.get_path("stdlib"))
+    excluded = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    relative = [path.relative_to(root) for path in root.rglob("*.py")]
+    chosen = sorted(path.as_posix() for path in relative if not excluded & set(path.parts))
+    if not chosen:
+        raise DataError(
+            f"no Python sources found under {root}; name a text: charrnn train book.txt"
+        )
+    described = f"the source of Python {platform.python_version()}'s standard library"
+    documents = [Document(name, root / name) for name in chosen]
+    return Sources(documents, "python", f"{described} ({len(chosen):,} files)", [], [])
+
+
+def named_corpus(name: str, retry_seconds: float = 1.0) -> Path:
+    """The cached copy of a named corpus, downloaded and verified where there is none."""
+    corpus = NAMED[name]
+    target = cache_folder() / "corpora" / f"{name}-{corpus.sha256[:16]}.txt"
+    if not target.exists() or _sha256(target) != corpus.sha256:
+        fetched = download(corpus.url, corpus.sha256, retry_seconds)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(fetched, target)
+        except OSError as error:
+            raise StorageError(f"cannot write {target}: {error.strerror}") from error
+    return target
+
+
+def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) -> Path:
+    """Fetch `url` into a temporary file in the cache folder, in up to three attempts.
+
+    Raises DataError when it cannot be fetched or does not have the given SHA-256.
+    """
+
+    def fetch(path: Path) -> None:
+        filesystem, remote = fsspec.core.url_to_fs(url)
+        filesystem.get_file(remote, str(path))
+        if sha256 and (got := _sha256(path)) != sha256:
+            raise DataError(f"{url} has SHA-256 {got}, not {sha256}: it changed or was damaged")
+
+    attempts = 3
+    for attempt in range(attempts):
+        try:
+            return _spool(fetch)
+        except (StorageError, KeyboardInterrupt):
+            raise
+        except ImportError as error:
+            raise DataError(f"cannot open {url}: {error}") from error
+        except Exception as error:
+            # Every remote file system has its own family of errors, so all of them are caught
+            # here; none is swallowed, the last one is the cause of what is raised.
+            if attempt + 1 == attempts or isinstance(error, FileNotFoundError):
+                reason = error if str(error) else type(error).__name__
+                raise DataError(f"cannot fetch {url}: {reason}") from error
+            time.sleep(retry_seconds * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _spool(fill: Callable[[Path], None]) -> Path:
+    """A temporary file in the cache folder, filled by `fill`; nothing is left where it fails."""
+    folder = cache_folder() / "incoming"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=folder)
+        os.close(descriptor)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to the cache folder {folder}: {error.strerror}"
+        ) from error
+    path = Path(name)
+    try:
+        fill(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _copy_standard_input(path: Path) -> None:
+    if sys.stdin is None:
+        raise DataError("standard input is closed; name a file, or pipe a text in")
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, CHUNK)
+
+
+def _file(path: Path) -> Document:
+    return Document(str(path), path, infer_compression(str(path)))
+
+
+def _folder(root: Path) -> tuple[list[Document], int]:
+    """Every text file below `root` in the order of the paths; hidden and binary ones left out.
+
+    Binary means what `grep` and `git` take it to mean: a NUL byte near the start.
+    """
+    documents, skipped = [], 0
+    for path in sorted(root.rglob("*"), key=lambda p: p.relative_to(root).as_posix()):
+        parts = path.relative_to(root).parts
+        if any(part.startswith(".") or part == "__pycache__" for part in parts):
+            continue
+        if not path.is_file():
+            continue
+        document = _file(path)
+        with document.open() as file:
+            binary = b"\0" in file.read(8192)
+        if binary:
+            skipped += 1
+        else:
+            documents.append(document)
+    if not documents:
+        binaries = f" ({skipped:,} binary files left out)" if skipped else ""
+        raise DataError(f"no text files in the folder {root}{binaries}; name the files themselves")
+    return documents, skipped
+
+
+def _no_such(argument: str) -> str:
+    folder, name = os.path.split(argument)
+    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    close = difflib.get_close_matches(name, [*beside, *NAMED], n=1)
+    hint = f"; did you mean {os.path.join(folder, close[0])}?" if close else ""
+    return (
+        f"no file, folder or pattern {argument!r}, and no named corpus of that name "
+        f"({', '.join(NAMED)}){hint}"
+    )

@@ -1,0 +1,72 @@
+"""Nested state: what a recurrent system carries from one step to the next.
+
+A state is a tensor, or a tuple of states (a `NamedTuple` keeps its type and its field names), or
+the empty tuple for a system that carries nothing. Every leaf has the batch as its first axis.
+Nothing here imports torch: whatever is not a tuple is a leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    State: TypeAlias = Tensor | tuple["State", ...]
+else:
+    State = Any
+
+
+def map_state(function: Callable[..., Any], *states: State) -> State:
+    """Apply `function` to the corresponding leaves of states that have the same structure.
+
+    Raises ValueError when the structures differ.
+    """
+    first = states[0]
+    if not isinstance(first, tuple):
+        if any(isinstance(other, tuple) for other in states):
+            raise ValueError("states differ in structure: a leaf meets a tuple")
+        return function(*states)  # type: ignore[no-any-return]
+    if any(not isinstance(other, tuple) or len(other) != len(first) for other in states):
+        raise ValueError(f"states differ in structure: not all are tuples of {len(first)}")
+    parts = [map_state(function, *children) for children in zip(*states, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def leaves(state: State) -> Iterator[Tensor]:
+    """The leaves of a state, depth first and left to right."""
+    if isinstance(state, tuple):
+        for child in state:
+            yield from leaves(child)
+    else:
+        yield state
+
+
+def replace_leaves(state: State, new: Iterator[Tensor]) -> State:
+    """The same structure with its leaves taken, in the order of `leaves`, from `new`."""
+    return map_state(lambda _: next(new), state)
+
+
+def detach(state: State) -> State:
+    """The same values, cut off from the graph that computed them (the cut of truncated BPTT)."""
+    return map_state(lambda leaf: leaf.detach(), state)
+
+
+def zero_lanes(state: State, keep: Tensor) -> State:
+    """Zero the state of every lane where `keep`, of shape (batch,), is False."""
+    return select_lanes(keep, state, map_state(lambda leaf: leaf.new_zeros(()), state))
+
+
+def select_lanes(choose: Tensor, state: State, other: State) -> State:
+    """Lane by lane: `state` where `choose`, of shape (batch,), is True, else `other`.
+
+    The choice is broadcast to each leaf's own rank, so it never depends on sizes that happen to
+    be equal.
+    """
+
+    def choose_leaf(leaf: Tensor, alternative: Tensor) -> Tensor:
+        condition = choose.reshape(-1, *[1] * (leaf.dim() - 1))
+        return leaf.where(condition, alternative)
+
+    return map_state(choose_leaf, state, other)

@@ -1,0 +1,42 @@
+"""What varies between experiments: the shape of a batch, the loss, and what is carried.
+
+The trainer knows no more of an experiment than this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from torch import Tensor
+
+from charrnn.state import State
+
+Batch = TypeVar("Batch")
+
+
+class Loss(NamedTuple):
+    """A batch's loss: `total` nats over `scored` characters, and the state to carry on."""
+
+    total: Tensor
+    scored: int
+    carry: State | None
+
+
+class Task(Protocol[Batch]):
+    """The contract. Batches are opaque to the trainer."""
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The training batches of an epoch from number `start` on.
+
+        A pure function of (epoch, start): nothing but the position needs saving.
+        """
+        ...
+
+    def loss(self, model: Any, batch: Batch, carry: State | None) -> Loss:
+        """The loss of one batch, going on from `carry`; None starts from the zero state."""
+        ...
+
+    def empty_carry(self, model: Any) -> State:
+        """A carry with the structure of those that `loss` returns in training."""
+        ...

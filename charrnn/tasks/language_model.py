@@ -1,0 +1,216 @@
+r"""Next-character prediction by truncated backpropagation through time, and its score.
+
+Training reads the ids in **lanes**. With 26 letters, 2 lanes and a window of 4::
+
+    lane 0   A B C D | E F G H | I J K L      (M is only ever a target here)
+    lane 1   M N O P | Q R S T | U V W X
+             batch 0   batch 1   batch 2      then the epoch wraps: state back to zero
+
+Each batch is the next window of every lane, and its targets are the same windows one character
+on. The hidden state at the end of a window is carried, detached, into the next one: the forward
+pass never notices the windows, gradients stop at their edges (Werbos 1990; Williams and Peng
+1990). The batches of an epoch are a pure function of the position.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from charrnn.corpus import Corpus, Span
+from charrnn.errors import ConfigError
+from charrnn.models import LanguageModel
+from charrnn.state import State, detach, zero_lanes
+from charrnn.task import Loss
+
+NOT_SCORED = -100
+
+
+class Batch(NamedTuple):
+    """A window of every lane."""
+
+    inputs: Tensor  # (N, T) ids
+    targets: Tensor  # (N, T) ids, NOT_SCORED where nothing is asked
+    scored: int  # how many targets are asked
+    borders: Tensor | None  # (N, T), True where the state is zero before the input
+    fresh: bool  # drop the carried state
+    unconditional: int = 0  # characters with nothing before them: ln V each
+
+
+class LanguageModelTask:
+    """The batches and the loss of a character language model over a corpus.
+
+    `window` characters a step and lane, in `batch_size` lanes. Without `carry_state` every
+    window starts from the zero state, in training and in scoring. With
+    `reset_state_at_documents` the state is zero where a document begins, inside a window too.
+
+    Raises ConfigError where the training split has fewer characters than lanes.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        batch_size: int,
+        window: int,
+        carry_state: bool = True,
+        reset_state_at_documents: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.corpus = corpus
+        self.batch_size = batch_size
+        self.window = window
+        self.carry_state = carry_state
+        self.device = torch.device(device)
+        self._borders = corpus.document_starts if reset_state_at_documents else None
+        train = corpus.splits.get("train")
+        if train is not None:
+            self._first = train.start - train.has_context
+            self.lane_length = (train.stop - 1 - self._first) // batch_size
+            if self.lane_length < 1:
+                raise ConfigError(
+                    f"a training split of {len(train):,} characters cannot fill "
+                    f"{batch_size:,} lanes; use a --batch-size of at most {len(train) - 1:,}"
+                )
+            self.batches_per_epoch = math.ceil(self.lane_length / window)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The windows of every lane in reading order; each epoch is the same."""
+        firsts = self._first + self.lane_length * np.arange(self.batch_size)
+        for i in range(start, self.batches_per_epoch):
+            offset = i * self.window
+            length = min(self.window, self.lane_length - offset)
+            fresh = i == 0 or not self.carry_state
+            yield self._cut(firsts + offset, length, fresh)
+
+    def unbroken(self, span: Span, window: int) -> Iterator[Batch]:
+        """The score: one pass over `span` from the zero state, every character scored once.
+
+        The first input is the character before the span; where there is none, the first
+        character costs ln V. `window` is how much is computed at a time and changes nothing,
+        unless no state is carried: then the training windows tile the span.
+        """
+        first = span.start - span.has_context
+        length = span.stop - 1 - first
+        unconditional = 0 if span.has_context else 1
+        if not self.carry_state:
+            yield from self._tiles(first, length, unconditional)
+            return
+        for offset in range(0, max(length, 1), window):
+            batch = self._cut(np.array([first + offset]), min(window, length - offset), offset == 0)
+            yield batch._replace(unconditional=unconditional if offset == 0 else 0)
+
+    def in_lanes(self, span: Span, lanes: int, warmup: int, most: int) -> Iterator[Batch]:
+        """A cheap estimate of the score: lanes spread evenly over `span`, at most `most`
+        characters each, each of which first reads the `warmup` characters before it."""
+        first = span.start - span.has_context
+        pairs = span.stop - 1 - first
+        unconditional = 0 if span.has_context else 1
+        if not self.carry_state:
+            yield from self._tiles(first, min(pairs, lanes * most), unconditional)
+            return
+        lanes = max(1, min(lanes, pairs))
+        starts = first + (pairs * np.arange(lanes)) // lanes
+        ends = first + (pairs * np.arange(1, lanes + 1)) // lanes
+        ends = np.minimum(ends, starts + most)
+        warmup = min(warmup, int(starts[-1]) - first)
+        begin, stop = -warmup, int((ends - starts).max())
+        for offset in range(begin, max(stop, begin + 1), 256):
+            length = min(256, stop - offset)
+            batch = self._cut(starts + offset, length, offset == begin, starts, ends, first)
+            yield batch._replace(unconditional=unconditional if offset == begin else 0)
+
+    def loss(self, model: LanguageModel, batch: Batch, carry: State | None) -> Loss:
+        """The summed cross-entropy of the scored targets, in nats."""
+        surprisals, carry = self.surprisals(model, batch, carry)
+        total = surprisals.sum()
+        if batch.unconditional:
+            total = total + batch.unconditional * math.log(self.corpus.vocabulary.size)
+        return Loss(total, batch.scored + batch.unconditional, detach(carry))
+
+    def surprisals(
+        self, model: LanguageModel, batch: Batch, carry: State | None
+    ) -> tuple[Tensor, State]:
+        """-ln P of each target, (N, T) in nats, 0 where it is not scored, and the state after."""
+        if carry is None or batch.fresh:
+            carry = model.initial_state(batch.inputs.shape[0])
+        if batch.inputs.shape[1] == 0:
+            return torch.zeros(batch.inputs.shape, device=batch.inputs.device), carry
+        logits, carry = self._forward(model, batch, carry)
+        each = functional.cross_entropy(
+            logits.flatten(0, 1),
+            batch.targets.flatten(),
+            ignore_index=NOT_SCORED,
+            reduction="none",
+        )
+        return each.view(batch.targets.shape), carry
+
+    def empty_carry(self, model: LanguageModel) -> State:
+        """The zero state of the training lanes."""
+        return model.initial_state(self.batch_size)
+
+    def _forward(self, model: LanguageModel, batch: Batch, carry: State) -> tuple[Tensor, State]:
+        if batch.borders is None:
+            return model(batch.inputs, carry)  # type: ignore[no-any-return]
+        # Cut the window at every border of any lane; in between, the layers run as ever.
+        anywhere = batch.borders.any(dim=0).nonzero().flatten().tolist()
+        length = batch.inputs.shape[1]
+        cuts = sorted({0, length, *anywhere})
+        logits = []
+        for start, stop in itertools.pairwise(cuts):
+            carry = zero_lanes(carry, ~batch.borders[:, start])
+            piece, carry = model(batch.inputs[:, start:stop], carry)
+            logits.append(piece)
+        return torch.cat(logits, dim=1), carry
+
+    def _tiles(self, first: int, pairs: int, unconditional: int) -> Iterator[Batch]:
+        """Windows that each start from the zero state, many at a time."""
+        rows = max(1, 65536 // self.window)
+        firsts = first + np.arange(0, pairs, self.window)
+        stops = np.minimum(firsts + self.window, first + pairs)
+        for i in range(0, max(len(firsts), 1), rows):
+            group = slice(i, i + rows)
+            length = int((stops[group] - firsts[group]).max(initial=0))
+            batch = self._cut(firsts[group], length, True, firsts[group], stops[group], first)
+            yield batch._replace(unconditional=unconditional if i == 0 else 0)
+
+    def _cut(
+        self,
+        at: NDArray[np.int64],
+        length: int,
+        fresh: bool,
+        begin: NDArray[np.int64] | None = None,
+        end: NDArray[np.int64] | None = None,
+        first: int = 0,
+    ) -> Batch:
+        """`length` inputs from each position `at`, and the characters after them as targets.
+
+        Inputs in [begin, end) are asked for their target. A lane whose warm-up would begin
+        before `first` is fed something there, and its state is zeroed when it gets to `first`.
+        """
+        positions = at[:, None] + np.arange(length)
+        last = len(self.corpus.ids) - 1
+        inputs = self._ids(np.clip(positions, first, last))
+        targets = self._ids(np.clip(positions + 1, first, last))
+        scored = targets.numel()
+        zeroed = np.zeros(positions.shape, bool)
+        if begin is not None and end is not None:
+            asked = (positions >= begin[:, None]) & (positions < end[:, None])
+            targets[torch.from_numpy(~asked)] = NOT_SCORED
+            scored = int(asked.sum())
+            zeroed |= positions == first
+        if self._borders is not None:
+            zeroed |= np.isin(positions, self._borders)
+        borders = torch.from_numpy(zeroed).to(self.device) if zeroed.any() else None
+        return Batch(inputs.to(self.device), targets.to(self.device), scored, borders, fresh)
+
+    def _ids(self, positions: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self.corpus.ids[positions].astype(np.int64))

@@ -1,0 +1,36 @@
+"""Evaluations as TensorBoard events, for those who have the extra `tensorboard`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from charrnn.errors import ConfigError
+
+
+def event_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
+    """A function that writes a line of metrics as events into `folder`.
+
+    Raises ConfigError where the package `tensorboard` is missing.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "tensorboard: true needs the package tensorboard; pip install tensorboard"
+        ) from error
+    writer = SummaryWriter(str(folder))
+
+    def write(metrics: dict[str, Any]) -> None:
+        step = metrics["step"]
+        for name, value in (
+            ("train/nats_per_character", metrics["train"]["nats_per_character"]),
+            ("validation/nats_per_character", metrics["validation"]["nats_per_character"]),
+            ("learning_rate", metrics["learning_rate"]),
+            ("characters_per_second", metrics["characters_per_second"]),
+        ):
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return write

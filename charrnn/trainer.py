@@ -1,0 +1,210 @@
+"""The training loop: truncated BPTT steps as a generator, evaluation, progress that can be saved.
+
+The trainer knows no text, no configuration and no files: batches are the task's, and whoever
+iterates decides when to evaluate, save, print or stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from charrnn.errors import DivergedError
+from charrnn.state import State, leaves, replace_leaves
+from charrnn.task import Batch, Task
+
+Schedule = Callable[[int], float]
+
+
+class Report(NamedTuple):
+    """One training step, after it was taken."""
+
+    step: int
+    epoch: int
+    scored: int  # characters
+    learning_rate: float
+
+
+class Score(NamedTuple):
+    """A summed loss in nats and the number of characters it is over."""
+
+    nats: float
+    characters: int
+
+    @property
+    def nats_per_character(self) -> float:
+        """The mean loss."""
+        return self.nats / self.characters
+
+
+@dataclass
+class Progress:
+    """Where training stands: all of it that is not a tensor."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # the next batch's number within the epoch
+    learning_rate_factor: float = 1.0  # what drop-on-plateau has made of it
+    interval_characters: int = 0  # behind the running training loss
+
+
+class Trainer(Generic[Batch]):
+    """Trains `model` on `task` with `optimizer`, one `Report` a step.
+
+    `schedule` gives the learning rate of a step (from 0); `clip` bounds the global norm of the
+    gradient. Everything random in step s is drawn after seeding with (seed, s), so the random
+    state is a function of the step and a resumed run draws what an unbroken one would.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task[Batch],
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        clip: float,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.clip = clip
+        self.seed = seed
+        self.progress = Progress()
+        self.carry: State | None = None
+        self.interval_nats = torch.zeros(
+            (), dtype=torch.float64, device=next(model.parameters()).device
+        )
+
+    def run(self, steps: int) -> Iterator[Report]:
+        """Take `steps` steps, yielding after each.
+
+        Raises DivergedError, before the optimizer touches a weight, when a loss or a gradient is
+        not finite.
+        """
+        progress = self.progress
+        remaining = steps
+        while remaining > 0:
+            for batch in self.task.batches(progress.epoch, progress.batch):
+                scored, rate = self._step(batch)
+                progress.step += 1
+                progress.batch += 1
+                remaining -= 1
+                yield Report(progress.step, progress.epoch, scored, rate)
+                if remaining == 0:
+                    return
+            progress.epoch += 1
+            progress.batch = 0
+
+    def _step(self, batch: Batch) -> tuple[int, float]:
+        self.model.train()
+        torch.manual_seed(self.seed * 1_000_003 + self.progress.step)
+        loss = self.task.loss(self.model, batch, self.carry)
+        self.optimizer.zero_grad()
+        (loss.total / loss.scored).backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        if not torch.isfinite(norm + loss.total):
+            raise DivergedError(
+                f"the loss or its gradient is not finite at step {self.progress.step + 1:,} "
+                f"(loss {float(loss.total) / loss.scored:.4g} nats per character, gradient norm "
+                f"{float(norm):.4g}); try a lower --learning-rate or a smaller training.clip"
+            )
+        rate = self.schedule(self.progress.step) * self.progress.learning_rate_factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.carry = loss.carry
+        self.interval_nats += loss.total.detach()
+        self.progress.interval_characters += loss.scored
+        return loss.scored, rate
+
+    def interval_score(self) -> Score:
+        """The training loss since the last call (dropout on, weights moving), then start anew."""
+        score = Score(float(self.interval_nats), self.progress.interval_characters)
+        self.interval_nats.zero_()
+        self.progress.interval_characters = 0
+        return score
+
+    def evaluate(self, batches: Iterable[Batch]) -> Score:
+        """The score over `batches`, in order, without dropout and without learning."""
+        return evaluate(self.model, self.task, batches)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that training would need to go on: model, optimizer, carry, running loss."""
+        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        for name, parameter in zip(self._names(), self._parameters(), strict=True):
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if value is not None:  # SGD without momentum keeps an empty place for one.
+                    tensors[f"optimizer/{name}/{key}"] = value
+        if self.carry is not None:
+            for i, leaf in enumerate(leaves(self.carry)):
+                tensors[f"carry/{i}"] = leaf
+        tensors["interval_nats"] = self.interval_nats
+        return tensors
+
+    def load(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        """Go on from what `tensors` and `progress_data` gave.
+
+        Values are copied into memory allocated here: kernels pick their path by alignment, and a
+        buffer mapped from a file has another one. Raises ValueError where something is missing
+        or has another shape.
+        """
+        state = {n[6:]: value for n, value in tensors.items() if n.startswith("model/")}
+        try:
+            self.model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+        optimizer = self.optimizer.state_dict()
+        for i, name in enumerate(self._names()):
+            prefix = f"optimizer/{name}/"
+            moments = {n[len(prefix) :]: v for n, v in tensors.items() if n.startswith(prefix)}
+            if moments:
+                optimizer["state"][i] = {key: value.clone() for key, value in moments.items()}
+        self.optimizer.load_state_dict(optimizer)
+        self.carry = None
+        saved = [tensors[f"carry/{i}"] for i in range(len(tensors)) if f"carry/{i}" in tensors]
+        empty = self.task.empty_carry(self.model)
+        if [leaf.shape for leaf in saved] == [leaf.shape for leaf in leaves(empty)]:
+            device = self.interval_nats.device
+            self.carry = replace_leaves(empty, iter([x.to(device, copy=True) for x in saved]))
+        self.interval_nats.copy_(tensors["interval_nats"])
+        self.progress = Progress(**progress)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """In the optimizer's order, which numbers them in its state."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _names(self) -> list[str]:
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return [names[parameter] for parameter in self._parameters()]
+
+    def progress_data(self) -> dict[str, Any]:
+        """The progress as plain data for `load`."""
+        return asdict(self.progress)
+
+
+def evaluate(model: nn.Module, task: Task[Batch], batches: Iterable[Batch]) -> Score:
+    """The summed loss of `batches` in order, the state carried from one to the next.
+
+    Runs in evaluation mode without gradients and leaves the model in the mode it was in.
+    """
+    was_training = model.training
+    model.eval()
+    nats, characters = 0.0, 0
+    carry: State | None = None
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                loss = task.loss(model, batch, carry)
+                nats += float(loss.total)
+                characters += loss.scored
+                carry = loss.carry
+    finally:
+        model.train(was_training)
+    return Score(nats, characters)
