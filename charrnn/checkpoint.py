@@ -51,7 +51,7 @@ def save_checkpoint(path: Path, tensors: Arrays, metadata: dict[str, Any]) -> No
     """
     texts = {name: json.dumps(value, allow_nan=False) for name, value in metadata.items()}
     texts |= {"charrnn": json.dumps({"format": FORMAT}), "sha256": _ZEROS}
-    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     content = bytearray(safetensors.numpy.save(contiguous, texts))
     start, stop = _digest_span(content)
     content[start:stop] = hashlib.sha256(content).hexdigest().encode()

@@ -191,7 +191,7 @@ def _cache_path(key: str) -> Path:
 
 def _check_encoding(encoding: str, errors: str) -> None:
     try:
-        b"".decode(encoding)
+        b"a".decode(encoding, "ignore")
     except (LookupError, ValueError) as error:
         raise ConfigError(
             f"unknown text encoding {encoding!r}; utf-8 and latin-1 are two"

@@ -101,12 +101,17 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
     if embedding == "auto":
         embedding = output_width if model.tie_embeddings else max(16, min(64, vocabulary_size))
 
-    # How often the text will be read decides how much there is to protect it from.
-    passes = _expected_passes(
-        config, widths, vocabulary_size, output_width, characters, steps_per_epoch,
-        max_time, epochs, measure_speed(device),
-    )  # fmt: skip
-    dropout = min(0.5, max(0.0, 0.1 * math.log2(max(passes, 1e-9) / 4)))
+    # How often the text will be read decides how much there is to protect it from: 6 operations
+    # a weight and character, at about the speed of the product that was measured.
+    gates = {"vanilla": 1, "gru": 3, "lstm": 4}[model.cell]
+    weights = sum(gates * h * (d + h) for d, h in zip([64, *widths], widths, strict=False))
+    weights += output_width * vocabulary_size
+    passes = min(
+        max_time * measure_speed(device) / (6 * weights) / characters if max_time else math.inf,
+        epochs if isinstance(epochs, float) else math.inf,
+        training.steps / steps_per_epoch if training.steps else math.inf,
+    )
+    dropout = min(0.5, max(0.0, 0.1 * math.log2(passes / 4)))
     dropout = round(dropout * 20) / 20
 
     rate = training.learning_rate
@@ -126,33 +131,6 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
         if getattr(model, name) == "auto":
             values[f"model.{name}"] = amount
     return with_values(config, values)
-
-
-def _expected_passes(
-    config: Config,
-    widths: list[int],
-    vocabulary_size: int,
-    output_width: int,
-    characters: int,
-    steps_per_epoch: int,
-    max_time: float | None,
-    epochs: float | None,
-    speed: float,
-) -> float:
-    """How many times the training text will be read, roughly."""
-    gates = {"vanilla": 1, "gru": 3, "lstm": 4}[config.model.cell]
-    inputs = [64, *widths[:-1]]
-    weights = sum(gates * h * (d + h) for d, h in zip(inputs, widths, strict=True))
-    weights += output_width * vocabulary_size
-    bounds = []
-    if max_time:
-        # Recurrent steps reach about a third of a large product's speed; 6 operations a weight.
-        bounds.append(max_time * speed / 3 / (6 * weights) / characters)
-    if epochs:
-        bounds.append(float(epochs))
-    if config.training.steps:
-        bounds.append(config.training.steps / steps_per_epoch)
-    return min(bounds)
 
 
 def steps_bound(config: Config, batches_per_epoch: int) -> int | None:

@@ -53,35 +53,31 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = filelock.FileLock(path / "lock")
 
     @property
     def name(self) -> str:
         """The directory's own name."""
         return self.path.name
 
-    @classmethod
-    def create(cls, path: Path) -> Run:
-        """A new run directory. Raises ConfigError where there is a run, StorageError where there
-        can be none."""
+    def require_free(self) -> None:
+        """Raise ConfigError where there is something at this path already."""
+        path = self.path
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             verb = f"charrnn resume {path}" if (path / "checkpoints").is_dir() else "another --out"
             raise ConfigError(f"{path} exists already; use {verb}")
-        try:
-            (path / "checkpoints").mkdir(parents=True)
-        except OSError as error:
-            raise StorageError(f"cannot make the run directory {path}: {error.strerror}") from error
-        return cls(path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only trainer here; the lock dies with the process.
+        """Be the only trainer here, and make the directory where there is none.
 
-        Raises LockedError naming the process and host that hold it.
+        The lock dies with the process; taking it again in the same process is free. Raises
+        LockedError naming the process and host that hold it.
         """
-        lock = filelock.FileLock(self.path / "lock")
         owner = self.path / "owner.json"
         try:
-            lock.acquire(timeout=0)
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
             who = _read_json(owner) or {}
             raise LockedError(
@@ -89,15 +85,18 @@ class Run:
                 f"{who.get('host', '?')}; wait for it, or stop it first"
             ) from error
         except OSError as error:
-            raise StorageError(f"cannot lock {self.path}: {error.strerror}") from error
+            raise StorageError(
+                f"cannot make or lock the run directory {self.path}: {error.strerror}"
+            ) from error
         try:
             identity = {"pid": os.getpid(), "host": socket.gethostname()}
             write_atomically(owner, json.dumps(identity).encode())
             yield
         finally:
-            with contextlib.suppress(OSError):
-                owner.unlink(missing_ok=True)
-            lock.release()
+            if self._lock.lock_counter == 1:
+                with contextlib.suppress(OSError):
+                    owner.unlink(missing_ok=True)
+            self._lock.release()
 
     # Checkpoints -------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from charrnn.checkpoint import Arrays, Checkpoint
 from charrnn.config import Config, dump_yaml, with_values
 from charrnn.corpus import Corpus
 from charrnn.errors import CheckpointError, ConfigError
+from charrnn.experiment import build_model, build_optimizer, build_task
 from charrnn.planning import (
     AIM,
     Costs,
@@ -35,8 +36,6 @@ from charrnn.tasks.language_model import Batch, LanguageModelTask
 from charrnn.trained import (
     Evaluation,
     TrainedModel,
-    build_model,
-    build_task,
     evaluation_of,
     load_model_tensors,
     load_weights,
@@ -89,27 +88,6 @@ class Finished:
 
 
 Event = Planned | Stepped | Evaluated | Finished
-
-
-def build_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a configuration; weight decay falls on matrices only."""
-    training = config.training
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    rate = training.learning_rate
-    assert not isinstance(rate, str)
-    match training.optimizer:
-        case "adam":
-            return torch.optim.Adam(groups, lr=rate, betas=training.betas, fused=True)
-        case "adamw":
-            return torch.optim.AdamW(groups, lr=rate, betas=training.betas, fused=True)
-        case "rmsprop":
-            return torch.optim.RMSprop(groups, lr=rate, alpha=training.betas[1])
-        case "sgd":
-            return torch.optim.SGD(groups, lr=rate, momentum=training.momentum)
 
 
 class Session:
@@ -230,7 +208,7 @@ class Session:
             began = self.clock()
             self.trained_seconds += seconds
             self.trained_characters += characters
-            line, is_best = self._evaluate(characters / seconds, report.learning_rate)
+            line, is_best = self._evaluate(characters / max(seconds, 1e-9), report.learning_rate)
             text = self.sample_text(self.config.evaluation.sample_length)
             seconds, characters = 0.0, 0
             if total is None:

@@ -17,7 +17,8 @@ from charrnn.checkpoint import Arrays, Checkpoint, load_checkpoint, save_checkpo
 from charrnn.config import Config, config_from_data
 from charrnn.corpus import Corpus, Span, corpus_of_text
 from charrnn.errors import CheckpointError, ConfigError, DataError
-from charrnn.models import LanguageModel, language_model
+from charrnn.experiment import build_model
+from charrnn.models import LanguageModel
 from charrnn.runs import SCHEMA, find_checkpoint
 from charrnn.sampler import Choice, Cursor, Draws, prime, sample
 from charrnn.state import leaves, map_state, replace_leaves
@@ -62,47 +63,6 @@ def evaluation_of(
         unknown_characters=unknown_characters,
         step=step,
         protocol=protocol,
-    )
-
-
-def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
-    """The network a resolved configuration describes, on its device. Raises ConfigError."""
-    model = config.model
-    numbers = [model.embedding_size, model.dropout, model.input_dropout, model.output_dropout]
-    if "auto" in numbers:
-        raise ConfigError("the config still has 'auto' values; charrnn train resolves them")
-    embedding = model.embedding_size
-    try:
-        network = language_model(
-            vocabulary_size,
-            cell=model.cell,
-            hidden_sizes=model.widths,
-            embedding_size=embedding if isinstance(embedding, int) else None,
-            activation=model.activation,
-            forget_bias=model.forget_bias,
-            dropout=float(model.dropout),
-            input_dropout=float(model.input_dropout),
-            output_dropout=float(model.output_dropout),
-            tie_embeddings=model.tie_embeddings,
-            skip_connections=model.skip_connections,
-        )
-    except ValueError as error:
-        raise ConfigError(f"{error}; set model.embedding_size to that width") from error
-    return network.to(torch.device("cpu" if config.device == "auto" else config.device))
-
-
-def build_task(config: Config, corpus: Corpus) -> LanguageModelTask:
-    """The task a resolved configuration describes, over a corpus. Raises ConfigError."""
-    training = config.training
-    if training.batch_size == "auto" or training.window == "auto":
-        raise ConfigError("the config still has 'auto' values; charrnn train resolves them")
-    return LanguageModelTask(
-        corpus,
-        batch_size=training.batch_size,
-        window=training.window,
-        carry_state=training.carry_state,
-        reset_state_at_documents=config.data.reset_state_at_documents,
-        device=config.device,
     )
 
 

@@ -112,8 +112,9 @@ class Trainer(Generic[Batch]):
         if not torch.isfinite(norm + loss.total):
             raise DivergedError(
                 f"the loss or its gradient is not finite at step {self.progress.step + 1:,} "
-                f"(loss {float(loss.total) / loss.scored:.4g} nats per character, gradient norm "
-                f"{float(norm):.4g}); try a lower --learning-rate or a smaller training.clip"
+                f"(loss {float(loss.total.detach()) / loss.scored:.4g} nats per character, "
+                f"gradient norm {float(norm):.4g}); "
+                f"try a lower --learning-rate or a smaller training.clip"
             )
         rate = self.schedule(self.progress.step) * self.progress.learning_rate_factor
         for group in self.optimizer.param_groups:

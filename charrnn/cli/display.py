@@ -11,6 +11,8 @@ import click
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from charrnn.config import Config
+
 
 def is_terminal(stream: Any) -> bool:
     """Whether the stream is a terminal that understands control sequences."""
@@ -45,6 +47,23 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def describe_model(config: Config) -> str:
+    """`2 x LSTM 256, embedding 64, dropout 0.25`."""
+    model = config.model
+    widths = model.widths
+    name = {"vanilla": f"vanilla ({model.activation})", "lstm": "LSTM", "gru": "GRU"}[model.cell]
+    shape = (
+        f"{len(widths)} x {name} {widths[0]}" if len(set(widths)) == 1 else f"{name} {list(widths)}"
+    )
+    embedding = (
+        "one-hot" if model.embedding_size == "one_hot" else f"embedding {model.embedding_size}"
+    )
+    parts = [shape, embedding, f"dropout {model.dropout}"]
+    if model.skip_connections:
+        parts.append("skip connections")
+    return ", ".join(parts)
 
 
 class Bar:

@@ -54,9 +54,9 @@ def evaluate(
       charrnn eval book-1 other.txt --json
       echo "To be, or not to be" | charrnn eval book-1 - --per-character
     """
-    from charrnn.cli.train import corpus_of_checkpoint
     from charrnn.corpus import read_text
     from charrnn.errors import ConfigError
+    from charrnn.experiment import corpus_of_checkpoint
     from charrnn.planning import choose_device
     from charrnn.runs import find_checkpoint
     from charrnn.sources import find_sources
@@ -85,7 +85,7 @@ def evaluate(
             return
         result = model.evaluate(content, policy)
     else:
-        corpus = corpus_of_checkpoint(model.config, checkpoint, data)
+        _, corpus = corpus_of_checkpoint(model.config, checkpoint, data, warn)
         wanted = split or "validation"
         if per_character:
             for character, nats in model.surprisals_of(corpus, wanted):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from charrnn.cli.display import duration, visible, warn
+from charrnn.cli.display import describe_model, duration, visible, warn
 
 
 @click.command()
@@ -25,7 +25,6 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
       charrnn info book-1
       charrnn info step-00000500.safetensors --json
     """
-    from charrnn.cli.train import describe_model
     from charrnn.config import config_from_data
     from charrnn.errors import CheckpointError
     from charrnn.runs import SCHEMA, Run, find_checkpoint, find_run
@@ -83,7 +82,8 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     if score:
         click.echo(
             f"score       {score['nats_per_character']:.4f} nats, "
-            f"{score['bits_per_character']:.4f} bits per character on {score['split']} ({score['protocol']})"
+            f"{score['bits_per_character']:.4f} bits per character "
+            f"on {score['split']} ({score['protocol']})"
         )
     splits = ", ".join(f"{count:,} {name}" for name, count in corpus["splits"].items())
     click.echo(f"text        {visible(corpus['described'])}: {splits}")

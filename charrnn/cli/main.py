@@ -78,6 +78,8 @@ def main() -> None:
     try:
         code = cli.main(prog_name="charrnn", standalone_mode=False, obj=began)
         _flush()
+    except SystemExit:
+        code = 0  # Click leaves this way when whoever reads a pipe has read enough.
     except click.ClickException as error:
         error.show()
         code = error.exit_code

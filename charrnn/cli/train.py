@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.cli.display import Bar, duration, say, visible, warn
+from charrnn.cli.display import Bar, describe_model, duration, say, visible, warn
 
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
     from charrnn.config import Config, Layer
     from charrnn.corpus import Corpus
+    from charrnn.runs import Run
     from charrnn.session import Session
-    from charrnn.sources import Sources
+    from charrnn.trained import TrainedModel
 
 # Flag, configuration key, placeholder, help.
 BUDGET_FLAGS = [
@@ -93,7 +93,7 @@ def train(
     test: tuple[str, ...],
     as_json: bool,
     **flags: Any,
-) -> None:
+) -> int:
     """Train a model on DATA, or on the source of Python itself when there is none.
 
     DATA is files, folders, patterns, URLs, `-` for standard input, or the named corpus
@@ -109,6 +109,8 @@ def train(
       charrnn train poems.txt --from runs/shakespeare-1
     """
     from charrnn.config import build_config, environment_layers, file_layer, override_layers
+    from charrnn.experiment import find_texts, read_corpus, with_absolute_paths
+    from charrnn.runs import Run, new_run_path
 
     layers: list[Layer] = []
     source = None
@@ -125,14 +127,15 @@ def train(
             layers.append((name, {f"data.{name}": list(given)}))
     config, _ = build_config(layers)
 
+    if out is not None:
+        Run(out).require_free()
     say(f"reading {_describe_arguments(config.data.sources)}")
-    parts = _find(config)
-    try:
-        corpus = _corpus(config, parts, config.data.vocabulary)
-    finally:
-        for part in parts.values():
-            part.discard()
-    _start(began, _record_sources(config, parts), parts["sources"], corpus, out, source, as_json)
+    with find_texts(config, warn) as texts:
+        corpus = read_corpus(config, texts)
+    main = texts["sources"]
+    config = with_absolute_paths(config, texts)
+    run = Run(out or new_run_path(main.name))
+    return _start(began, run, config, corpus, main.name, main.described, as_json, origin=source)
 
 
 @click.command()
@@ -155,7 +158,7 @@ def resume(
     device: str | None,
     as_json: bool,
     **flags: Any,
-) -> None:
+) -> int:
     """Go on with RUN where it stopped, exactly as if it had not.
 
     RUN is a run directory, its name under runs/, or a checkpoint file (which begins a new run
@@ -169,63 +172,83 @@ def resume(
       charrnn resume step-00000500.safetensors --data book.txt
     """
     from charrnn.checkpoint import load_checkpoint
+    from charrnn.runs import Run, find_run, new_run_path
+
+    changes = {
+        key: value for _, layer in _flag_layers(BUDGET_FLAGS, flags) for key, value in layer.items()
+    }
+    if changes:
+        unset = dict.fromkeys(key for _, key, _, _ in BUDGET_FLAGS)
+        changes = {"evaluation.every": "auto", "checkpoints.every": "auto"} | unset | changes
+    new_budget = bool(changes)
+    changes |= {"data.unknown": unknown} if unknown else {}
+    changes |= {"device": device} if device else {}
+    found = find_run(run)
+    if isinstance(found, Run):
+        if out is not None:
+            raise click.UsageError("a run goes on in its own directory; --out is for a checkpoint")
+        with found.lock():
+            checkpoint = found.latest(warn)
+            return _go_on(began, found, checkpoint, changes, new_budget, data, as_json)
+    target = Run(out or new_run_path(found.stem))
+    target.require_free()
+    return _go_on(began, target, load_checkpoint(found), changes, new_budget, data, as_json)
+
+
+def _go_on(
+    began: float,
+    run: Run,
+    checkpoint: Checkpoint,
+    changes: dict[str, Any],
+    new_budget: bool,
+    data: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Resume from a checkpoint, in `run`."""
     from charrnn.config import config_from_data, with_values
     from charrnn.errors import CheckpointError
-    from charrnn.runs import Run, find_run
+    from charrnn.experiment import corpus_of_checkpoint
 
-    found = find_run(run)
-    checkpoint = found.latest(warn) if isinstance(found, Run) else load_checkpoint(found)
     if "session" not in checkpoint.metadata:
         raise CheckpointError(f"{checkpoint.path} is no training checkpoint")
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-    budget = {
-        key: value for _, layer in _flag_layers(BUDGET_FLAGS, flags) for key, value in layer.items()
-    }
-    changes: dict[str, Any] = {}
-    if budget:
-        changes |= dict.fromkeys(("training.steps", "training.epochs", "training.max_time"))
-        changes |= {"evaluation.every": "auto", "checkpoints.every": "auto"} | budget
-    if unknown:
-        changes["data.unknown"] = unknown
-    if device:
-        changes["device"] = device
-    if data:
-        changes |= {"data.sources": list(data)}
     config = with_values(config, changes)
-    step = checkpoint.metadata["progress"]["step"]
-    if not budget and config.training.steps is not None and step >= config.training.steps:
+    step, steps = checkpoint.metadata["progress"]["step"], config.training.steps
+    if not new_budget and steps is not None and step >= steps:
         raise click.UsageError(
-            f"{run} has reached its budget of {config.training.steps:,} steps; "
+            f"{checkpoint.path} has reached its budget of {steps:,} steps; "
             f"give more with --steps, --epochs or --max-time"
         )
     say(f"going on from {checkpoint.path}")
-    config, corpus, parts = _corpus_again(config, checkpoint, bool(data))
-    _start(began, config, parts, corpus, out, None, as_json, checkpoint, found)
+    config, corpus = corpus_of_checkpoint(config, checkpoint, data, warn)
+    recorded = checkpoint.metadata["corpus"]
+    name, described = str(recorded["name"]), visible(str(recorded["described"]))
+    if data:
+        described = ", ".join(data)
+    return _start(began, run, config, corpus, name, described, as_json, checkpoint)
 
 
 def _start(
     began: float,
+    run: Run,
     config: Config,
-    sources: Sources | None,
     corpus: Corpus,
-    out: Path | None,
-    origin: Any,
+    name: str,
+    described: str,
     as_json: bool,
     checkpoint: Checkpoint | None = None,
-    found: Any = None,
-) -> None:
+    origin: TrainedModel | None = None,
+) -> int:
     """From a configuration and a text to the end of this start, for `train` and `resume`."""
+    from charrnn.config import dump_yaml
     from charrnn.planning import choose_device, plan, set_threads
-    from charrnn.runs import Run, differences, environment, new_run_path
+    from charrnn.runs import differences, environment
     from charrnn.session import Session
 
     device = choose_device(config.device)
     set_threads(config.threads)
-    if checkpoint is None or device.type != config.device.split(":")[0]:
-        config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, device)
+    config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, device)
     _be_deterministic(config)
-    name = sources.name if sources else str(checkpoint.path.stem if checkpoint else "text")
-    described = sources.described if sources else "the text in the cache"
     here = environment(str(device), int(config.threads) if config.threads != "auto" else 0)
     about = {
         "corpus": {
@@ -234,32 +257,27 @@ def _start(
             "sha256": corpus.sha256,
             "key": corpus.key,
             "most_frequent": _most_frequent(corpus),
-            "splits": {name: len(span) for name, span in corpus.splits.items()},
+            "splits": {split: len(span) for split, span in corpus.splits.items()},
         },
         "environment": here,
     }
-    in_place = isinstance(found, Run) and out is None
-    run = found if in_place else Run.create(out or new_run_path(name))
+    session = Session(run, config, corpus, about, lambda: time.monotonic() - began)
+    if checkpoint is not None:
+        session.restore(checkpoint)
+        for line in differences(checkpoint.metadata.get("environment", {}), here):
+            warn(f"not bit for bit what the run would have been: {line}")
+    elif origin is not None:
+        added, dropped = session.adopt_weights(origin)
+        say(f"from the other model: {_changes(added, dropped)}")
     with run.lock():
-        session = Session(run, config, corpus, about, lambda: time.monotonic() - began)
-        if checkpoint is not None:
-            session.restore(checkpoint)
-            for line in differences(checkpoint.metadata.get("environment", {}), here):
-                warn(f"not bit for bit what the run would have been: {line}")
-            run.cut_metrics(session.trainer.progress.step)
-        elif origin is not None:
-            added, dropped = session.adopt_weights(origin)
-            say(f"from the other model: {_changes(added, dropped)}")
+        run.cut_metrics(session.trainer.progress.step)
         run.record_environment(here)
-        from charrnn.config import dump_yaml
-
         run.write_config(dump_yaml(session.config))
         _banner(session, described, run.path)
         code = _drive(session, as_json)
     if not as_json:
         click.echo(str(run.path))
-    if code:
-        sys.exit(code)
+    return code
 
 
 def _drive(session: Session, as_json: bool) -> int:
@@ -376,7 +394,8 @@ def _show_end(session: Session, event: Any) -> None:
     elif "nats_per_character" in event.best:
         say(
             f"best    step {event.best['step']:,}: validation "
-            f"{event.best['nats_per_character']:.4f} nats per character ({event.best['protocol']}); charrnn eval scores it whole"
+            f"{event.best['nats_per_character']:.4f} nats per character "
+            f"({event.best['protocol']}); charrnn eval scores it whole"
         )
     say(f"files   {path}")
     say(f"next    charrnn sample {path}")
@@ -442,110 +461,9 @@ def _banner(session: Session, described: str, path: Path) -> None:
     say(f"run     {path}")
 
 
-def describe_model(config: Config) -> str:
-    """`2 x LSTM 256, embedding 64, dropout 0.25`."""
-    model = config.model
-    widths = model.widths
-    name = {"vanilla": f"vanilla ({model.activation})", "lstm": "LSTM", "gru": "GRU"}[model.cell]
-    shape = (
-        f"{len(widths)} x {name} {widths[0]}" if len(set(widths)) == 1 else f"{name} {list(widths)}"
-    )
-    embedding = (
-        "one-hot" if model.embedding_size == "one_hot" else f"embedding {model.embedding_size}"
-    )
-    parts = [shape, embedding, f"dropout {model.dropout}"]
-    if model.skip_connections:
-        parts.append("skip connections")
-    return ", ".join(parts)
-
-
 def _describe_arguments(arguments: list[str]) -> str:
     shown = ", ".join(arguments[:3]) or "the source of Python's standard library"
     return shown + (f" and {len(arguments) - 3} more" if len(arguments) > 3 else "")
-
-
-def _find(config: Config) -> dict[str, Sources]:
-    from charrnn.sources import find_sources
-
-    parts = {"sources": find_sources(config.data.sources)}
-    for name in ("validation", "test"):
-        if arguments := getattr(config.data, name):
-            parts[name] = find_sources(arguments)
-    for part in parts.values():
-        if part.skipped:
-            warn(f"{part.described}: {part.skipped:,} binary files were left out")
-    return parts
-
-
-def _corpus(config: Config, parts: Mapping[str, Sources], vocabulary: Any) -> Corpus:
-    from charrnn.corpus import load_corpus
-
-    return load_corpus(
-        parts["sources"],
-        parts.get("validation"),
-        parts.get("test"),
-        vocabulary=vocabulary,
-        fractions=config.data.split,
-        encoding=config.data.encoding,
-        errors=config.data.errors,
-        unknown=config.data.unknown,
-    )
-
-
-def _record_sources(config: Config, parts: Mapping[str, Sources]) -> Config:
-    """The configuration with the texts by absolute path, so that it repeats the run anywhere."""
-    from charrnn.config import with_values
-
-    return with_values(config, {f"data.{name}": part.arguments for name, part in parts.items()})
-
-
-def _corpus_again(
-    config: Config, checkpoint: Checkpoint, moved: bool
-) -> tuple[Config, Corpus, Sources | None]:
-    """The corpus of a run that is resumed, from its sources or, where they can be read only once,
-    from the cache."""
-    from charrnn.corpus import read_cache, split_corpus
-    from charrnn.errors import DataError
-    from charrnn.vocabulary import read_vocabulary
-
-    recorded = checkpoint.metadata["corpus"]
-    everything = [*config.data.sources, *config.data.validation, *config.data.test]
-    once = any(argument == "-" or "://" in argument for argument in everything)
-    cached = read_cache(recorded["key"])
-    if once and not moved:
-        if cached is None:
-            raise DataError(
-                f"the text came from {everything[0]} and is no longer in the cache; "
-                f"give it again with --data"
-            )
-        corpus = split_corpus(
-            cached, config.data.split, bool(config.data.validation), bool(config.data.test)
-        )
-        return config, corpus, None
-    parts = _find(config)
-    try:
-        vocabulary = read_vocabulary(checkpoint.metadata["vocabulary"])
-        corpus = _corpus(config, parts, config.data.vocabulary)
-        if corpus.vocabulary.to_data() != vocabulary.to_data():
-            corpus = _corpus(config, parts, vocabulary)
-    finally:
-        for part in parts.values():
-            part.discard()
-    if corpus.sha256 != recorded["sha256"]:
-        warn(
-            f"the text has changed since the run began (SHA-256 {corpus.sha256[:12]}, was "
-            f"{recorded['sha256'][:12]}): going on with the new one"
-        )
-    return _record_sources(config, parts), corpus, parts["sources"]
-
-
-def corpus_of_checkpoint(config: Config, checkpoint: Checkpoint, data: tuple[str, ...]) -> Corpus:
-    """The text that a checkpoint was trained on, or `data` in its place, split the same way."""
-    from charrnn.config import with_values
-
-    if data:
-        config = with_values(config, {"data.sources": list(data)})
-    return _corpus_again(config, checkpoint, bool(data))[1]
 
 
 def _most_frequent(corpus: Corpus) -> int:

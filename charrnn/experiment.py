@@ -1,0 +1,168 @@
+"""From a configuration to its pieces: texts, network, task and optimizer.
+
+This is where configuration ends: everything below takes plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from charrnn.checkpoint import Checkpoint
+from charrnn.config import Config, with_values
+from charrnn.corpus import Corpus, load_corpus, read_cache, split_corpus
+from charrnn.errors import ConfigError, DataError
+from charrnn.models import LanguageModel, language_model
+from charrnn.sources import Sources, find_sources
+from charrnn.tasks.language_model import LanguageModelTask
+from charrnn.vocabulary import read_vocabulary
+
+Warn = Callable[[str], None]
+Texts = dict[str, Sources]
+"""The main text under `sources`, separate ones under `validation` and `test`."""
+
+
+@contextmanager
+def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
+    """The texts a configuration names; copies of what can be read only once are deleted after.
+
+    Raises DataError.
+    """
+    texts = {"sources": find_sources(config.data.sources)}
+    for name in ("validation", "test"):
+        if arguments := getattr(config.data, name):
+            texts[name] = find_sources(arguments)
+    for part in texts.values():
+        if part.skipped:
+            warn(f"{part.described}: {part.skipped:,} binary files were left out")
+    try:
+        yield texts
+    finally:
+        for part in texts.values():
+            part.discard()
+
+
+def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
+    """The ids of the texts, with the vocabulary given or the kind that is configured.
+
+    Raises DataError.
+    """
+    return load_corpus(
+        texts["sources"],
+        texts.get("validation"),
+        texts.get("test"),
+        vocabulary=vocabulary or config.data.vocabulary,
+        fractions=config.data.split,
+        encoding=config.data.encoding,
+        errors=config.data.errors,
+        unknown=config.data.unknown,
+    )
+
+
+def with_absolute_paths(config: Config, texts: Mapping[str, Sources]) -> Config:
+    """The configuration with its texts by absolute path, so that it repeats the run anywhere."""
+    return with_values(config, {f"data.{name}": part.arguments for name, part in texts.items()})
+
+
+def corpus_of_checkpoint(
+    config: Config, checkpoint: Checkpoint, data: Sequence[str], warn: Warn
+) -> tuple[Config, Corpus]:
+    """The text a checkpoint was trained on, or `data` in its place, in the model's vocabulary.
+
+    What could be read only once comes from the cache. Raises DataError where it is gone from
+    there, and for characters that the vocabulary lacks.
+    """
+    try:
+        recorded = checkpoint.metadata["corpus"]
+        key, sha256 = recorded["key"], recorded["sha256"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{checkpoint.path} does not say what it was trained on") from error
+    vocabulary = read_vocabulary(checkpoint.metadata.get("vocabulary"))
+    if data:
+        config = with_values(config, {"data.sources": list(data)})
+    everything = [*config.data.sources, *config.data.validation, *config.data.test]
+    once = [argument for argument in everything if argument == "-" or "://" in argument]
+    if once and not data:
+        cached = read_cache(str(key))
+        if cached is None:
+            raise DataError(
+                f"the text came from {once[0]} and is no longer in the cache; "
+                f"give it again with --data"
+            )
+        separate = bool(config.data.validation), bool(config.data.test)
+        return config, split_corpus(cached, config.data.split, *separate)
+    with find_texts(config, warn) as texts:
+        corpus = read_corpus(config, texts)  # As the run did: mostly found in the cache.
+        if corpus.vocabulary.to_data() != vocabulary.to_data():
+            corpus = read_corpus(config, texts, vocabulary)
+    if corpus.sha256 != sha256:
+        warn(
+            f"the text is not the one the run began with (SHA-256 {corpus.sha256[:12]}, was "
+            f"{sha256[:12]}): going on with this one"
+        )
+    return with_absolute_paths(config, texts), corpus
+
+
+def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
+    """The network a resolved configuration describes, on its device. Raises ConfigError."""
+    model = config.model
+    numbers = [model.embedding_size, model.dropout, model.input_dropout, model.output_dropout]
+    if "auto" in numbers:
+        raise ConfigError("the config still has 'auto' values; charrnn train resolves them")
+    embedding = model.embedding_size
+    try:
+        network = language_model(
+            vocabulary_size,
+            cell=model.cell,
+            hidden_sizes=model.widths,
+            embedding_size=embedding if isinstance(embedding, int) else None,
+            activation=model.activation,
+            forget_bias=model.forget_bias,
+            dropout=float(model.dropout),
+            input_dropout=float(model.input_dropout),
+            output_dropout=float(model.output_dropout),
+            tie_embeddings=model.tie_embeddings,
+            skip_connections=model.skip_connections,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{error}; set model.embedding_size to that width") from error
+    return network.to(torch.device("cpu" if config.device == "auto" else config.device))
+
+
+def build_task(config: Config, corpus: Corpus) -> LanguageModelTask:
+    """The task a resolved configuration describes, over a corpus. Raises ConfigError."""
+    training = config.training
+    if training.batch_size == "auto" or training.window == "auto":
+        raise ConfigError("the config still has 'auto' values; charrnn train resolves them")
+    return LanguageModelTask(
+        corpus,
+        batch_size=training.batch_size,
+        window=training.window,
+        carry_state=training.carry_state,
+        reset_state_at_documents=config.data.reset_state_at_documents,
+        device=config.device,
+    )
+
+
+def build_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a configuration; weight decay falls on matrices only."""
+    training = config.training
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    rate = training.learning_rate
+    assert not isinstance(rate, str)
+    match training.optimizer:
+        case "adam":
+            return torch.optim.Adam(groups, lr=rate, betas=training.betas, fused=True)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=rate, betas=training.betas, fused=True)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, lr=rate, alpha=training.betas[1])
+        case "sgd":
+            return torch.optim.SGD(groups, lr=rate, momentum=training.momentum)

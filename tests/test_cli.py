@@ -1,0 +1,563 @@
+"""The commands end to end, on a tiny configuration."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import charrnn
+from charrnn.checkpoint import load_checkpoint
+from charrnn.cli.main import main
+
+TEXT = "".join(f"line {i}: the quick brown fox {i * i % 7}\n" for i in range(60))
+TINY = [
+    "--hidden-size",
+    "8",
+    "--batch-size",
+    "4",
+    "--window",
+    "16",
+    "--set",
+    "training.warmup_steps=10",
+]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> Run:
+    """Run `charrnn` in this process, in an empty folder with a text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(TEXT, "utf-8")
+
+    def call(*arguments: str | Path, stdin: bytes = b"") -> Result:
+        capfdbinary.readouterr()
+        monkeypatch.setattr(sys, "argv", ["charrnn", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
+        with pytest.raises(SystemExit) as raised:
+            main()
+        captured = capfdbinary.readouterr()
+        code = raised.value.code
+        assert isinstance(code, int)
+        return Result(code, captured.out.decode(), captured.err.decode())
+
+    return call
+
+
+@pytest.fixture
+def trained(run: Run) -> str:
+    result = run("train", "book.txt", *TINY, "--steps", "30", "--out", "runs/a")
+    assert result.code == 0, result.err
+    return "runs/a"
+
+
+def process(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Run `charrnn` in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "charrnn", *arguments], **options)
+
+
+# Training ------------------------------------------------------------------------------------
+
+
+def test_train_prints_the_run_and_writes_its_files(run: Run, tmp_path: Path) -> None:
+    result = run("train", "book.txt", *TINY, "--steps", "30")
+    assert (result.code, result.out) == (0, "runs/book-1\n")
+    folder = tmp_path / "runs" / "book-1"
+    assert {path.name for path in folder.iterdir()} == {
+        "best.json", "checkpoints", "config.yaml", "environment.json", "lock", "metrics.jsonl",
+    }  # fmt: skip
+    for part in ("text    book.txt", "model   2 x LSTM 8", "device  cpu", "plan    ", "run     "):
+        assert part in result.err
+    assert "next    charrnn sample runs/book-1" in result.err
+    assert "\x1b" not in result.err
+    assert run("train", "book.txt", *TINY, "--steps", "2").out == "runs/book-2\n"
+
+
+def test_the_runs_config_repeats_it(run: Run, trained: str, tmp_path: Path) -> None:
+    again = run("train", "--config", f"{trained}/config.yaml", "--out", "runs/b")
+    assert again.code == 0, again.err
+    first, second = (json.loads((tmp_path / "runs" / n / "best.json").read_text()) for n in "ab")
+    assert first == second
+
+
+def test_train_json_ends_with_the_score(run: Run) -> None:
+    result = run("train", "book.txt", *TINY, "--steps", "20", "--json")
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert {line["event"] for line in lines[:-1]} == {"evaluation"}
+    end = lines[-1]
+    assert end["event"] == "end"
+    assert end["steps"] == 20
+    assert end["run"] == "runs/book-1"
+    assert set(end) >= {
+        "split", "nats_per_character", "bits_per_character", "bits_per_byte", "characters",
+        "unknown_characters", "step", "schema", "parameters", "characters_per_second", "seconds",
+    }  # fmt: skip
+    scored = json.loads(run("eval", "book-1", "--json").out)
+    assert scored["nats_per_character"] == pytest.approx(end["nats_per_character"], rel=1e-6)
+    assert scored["bits_per_character"] == pytest.approx(scored["nats_per_character"] / np.log(2))
+
+
+def test_an_existing_run_is_not_touched(run: Run, trained: str) -> None:
+    result = run("train", "book.txt", *TINY, "--steps", "2", "--out", trained)
+    assert result.code == 2
+    assert "charrnn resume runs/a" in result.err
+
+
+def test_resume_goes_on_and_says_when_there_is_nothing_to_do(run: Run, trained: str) -> None:
+    done = run("resume", trained)
+    assert done.code == 2
+    assert "reached its budget of 30 steps" in done.err
+    more = run("resume", "a", "--steps", "40")
+    assert more.code == 0, more.err
+    assert json.loads(run("info", trained, "--last", "--json").out)["step"] == 40
+
+
+def test_resume_with_a_time_plans_anew(run: Run, trained: str, tmp_path: Path) -> None:
+    result = run("resume", trained, "--max-time", "0.01")
+    assert result.code == 0, result.err
+    assert "max_time: null" in (tmp_path / trained / "config.yaml").read_text()
+    assert json.loads(run("info", trained, "--last", "--json").out)["step"] == 40
+
+
+def test_a_lone_checkpoint_is_enough(run: Run, trained: str, tmp_path: Path, cache: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    file = elsewhere / "some name.safetensors"
+    shutil.copy(tmp_path / trained / "checkpoints" / "step-00000030.safetensors", file)
+    moved = elsewhere / "moved.txt"
+    shutil.move(tmp_path / "book.txt", moved)
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(cache)
+    assert len(run("sample", file, "-n", "20", "--seed", "1").out) >= 20
+    assert run("eval", file, "--data", moved).code == 0
+    assert run("eval", file, moved).code == 0
+    assert run("info", file).code == 0
+    gone = run("resume", file, "--steps", "35")
+    assert gone.code == 3
+    resumed = run("resume", file, "--data", moved, "--steps", "35")
+    assert resumed.code == 0, resumed.err
+    assert (tmp_path / resumed.out.strip() / "checkpoints" / "step-00000035.safetensors").is_file()
+
+
+def test_an_edited_text_is_noticed_on_resume(run: Run, trained: str, tmp_path: Path) -> None:
+    with (tmp_path / "book.txt").open("a") as file:
+        file.write("the quick brown fox\n")
+    result = run("resume", trained, "--steps", "35")
+    assert result.code == 0, result.err
+    assert "the text is not the one the run began with" in result.err
+    with (tmp_path / "book.txt").open("a") as file:
+        file.write("é\n")
+    result = run("resume", trained, "--steps", "40")
+    assert result.code == 3
+    assert "U+00E9" in result.err
+    assert "--unknown skip" in result.err
+    assert run("resume", trained, "--steps", "40", "--unknown", "skip").code == 0
+
+
+def test_standard_input_is_kept_for_resume(run: Run, cache: Path) -> None:
+    result = run("train", "-", *TINY, "--steps", "12", stdin=TEXT.encode())
+    assert (result.code, result.out) == (0, "runs/stdin-1\n")
+    assert run("resume", "stdin-1", "--steps", "15").code == 0
+    shutil.rmtree(cache / "ids")
+    gone = run("resume", "stdin-1", "--steps", "18")
+    assert gone.code == 3
+    assert "--data" in gone.err
+    assert run("resume", "stdin-1", "--steps", "18", "--data", "book.txt").code == 0
+
+
+def test_from_another_model(run: Run, trained: str, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text(TEXT.replace("q", "Q"), "utf-8")
+    result = run("train", "other.txt", "--from", trained, "--steps", "12", "--batch-size", "4",
+                 "--window", "16", "--set", "training.warmup_steps=10")  # fmt: skip
+    assert result.code == 0, result.err
+    assert "1 symbols added ('Q'), 1 symbols dropped ('q')" in result.err
+    assert "2 x LSTM 8" in result.err
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 5, 30, 300])
+def test_short_texts_give_a_model_or_a_sentence(run: Run, tmp_path: Path, length: int) -> None:
+    (tmp_path / "short.txt").write_text(TEXT[:length], "utf-8")
+    result = run("train", "short.txt", "--steps", "12")
+    assert result.code == (0 if length >= 3 else 3), result.err
+    if result.code:
+        assert len(result.err.splitlines()) == 2
+        assert "short.txt" in result.err or "characters" in result.err
+    else:
+        assert run("sample", result.out.strip(), "-n", "10", "--seed", "0").code == 0
+
+
+@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
+def test_every_cell_and_option_trains(run: Run, cell: str) -> None:
+    result = run("train", "book.txt", *TINY, "--steps", "12", "--cell", cell, "--hidden-size", "[6, 8]",
+                 "--embedding-size", "one_hot", "--set", "model.skip_connections=false",
+                 "--set", "training.schedule=linear", "--vocabulary", "byte")  # fmt: skip
+    assert result.code == 0, result.err
+    info = json.loads(run("info", result.out.strip(), "--json").out)
+    assert info["vocabulary"] == {"kind": "byte", "size": 256}
+
+
+def test_documents_and_separate_files(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "poems"
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"{i}.txt").write_text(TEXT[i * 100 : i * 100 + 120], "utf-8")
+    result = run("train", "poems", *TINY, "--steps", "12", "--validation", "book.txt", "--test",
+                 "book.txt", "--set", "data.reset_state_at_documents=true")  # fmt: skip
+    assert result.code == 0, result.err
+    scored = json.loads(run("eval", "poems-1", "--split", "test", "--json").out)
+    assert scored["characters"] == len(TEXT)
+
+
+def test_tied_embeddings_need_equal_widths(run: Run) -> None:
+    tied = ["--set", "model.tie_embeddings=true", "--set", "model.skip_connections=false"]
+    good = run("train", "book.txt", *TINY, "--steps", "12", *tied)
+    assert good.code == 0, good.err
+    bad = run("train", "book.txt", *TINY, "--steps", "12", *tied, "--embedding-size", "5")
+    assert bad.code == 2
+    assert "tied embeddings" in bad.err
+
+
+def test_a_learning_rate_of_a_million_exits_6(run: Run, tmp_path: Path) -> None:
+    result = run("train", "book.txt", *TINY, "--steps", "400", "--cell", "vanilla", "--learning-rate", "1e30",
+                 "--set", "model.activation=relu", "--set", "training.optimizer=sgd")  # fmt: skip
+    assert result.code == 6
+    assert "--learning-rate" in result.err
+    for file in (tmp_path / "runs" / "book-1" / "checkpoints").iterdir():
+        assert all(np.isfinite(value).all() for value in load_checkpoint(file).tensors.values())
+
+
+# Sampling ------------------------------------------------------------------------------------
+
+
+def test_sample_is_repeatable_and_streams_the_prompt(run: Run, trained: str) -> None:
+    one = run("sample", trained, "-n", "50", "--seed", "7", "--prompt", "the ")
+    two = run("sample", trained, "-n", "50", "--seed", "7", "--prompt", "the ")
+    assert one == two
+    assert one.out.startswith("the ")
+    assert len(one.out.rstrip("\n")) >= 50
+    assert run("sample", trained, "-n", "50", "--seed", "8", "--prompt", "the ").out != one.out
+
+
+def test_a_chosen_seed_is_printed(run: Run, trained: str) -> None:
+    first = run("sample", trained, "-n", "40")
+    seed = re.search(r"seed (\d+)", first.err)
+    assert seed is not None
+    assert run("sample", trained, "-n", "40", "--seed", seed[1]).out == first.out
+
+
+def test_sample_three_of_ten_is_sample_three_of_five(run: Run, trained: str) -> None:
+    def samples(count: int) -> list[str]:
+        result = run(
+            "sample", trained, "-n", "30", "--seed", "1", "--num-samples", str(count), "--json"
+        )
+        return [json.loads(line)["text"] for line in result.out.splitlines()]
+
+    ten = samples(10)
+    assert ten[:5] == samples(5)
+    assert len(set(ten)) > 1
+    assert run("sample", trained, "-n", "30", "--seed", "1").out.rstrip("\n") == ten[0].rstrip("\n")
+
+
+def test_a_saved_state_goes_on_as_if_never_stopped(run: Run, trained: str, tmp_path: Path) -> None:
+    whole = run("sample", trained, "-n", "60", "--seed", "3", "--json")
+    first = run(
+        "sample", trained, "-n", "25", "--seed", "3", "--json", "--save-state", "s.safetensors"
+    )
+    rest = run("sample", trained, "-n", "35", "--json", "--load-state", "s.safetensors")
+    texts = [json.loads(result.out)["text"] for result in (whole, first, rest)]
+    assert texts[0] == texts[1] + texts[2]
+    foreign = run(
+        "train",
+        "book.txt",
+        "--hidden-size",
+        "9",
+        "--steps",
+        "2",
+        "--set",
+        "training.warmup_steps=10",
+    )
+    refused = run("sample", foreign.out.strip(), "--load-state", "s.safetensors")
+    assert refused.code == 4
+
+
+def test_stop_text_ends_a_sample(run: Run, trained: str) -> None:
+    for count in ("1", "4"):
+        result = run("sample", trained, "-n", "400", "--seed", "1", "--stop", "e", "--num-samples", count,
+                     "--json")  # fmt: skip
+        for line in result.out.splitlines():
+            text = json.loads(line)["text"]
+            assert text.count("e") == 1
+            assert text.endswith("e")
+
+
+def test_greedy_needs_no_seed(run: Run, trained: str) -> None:
+    first = run("sample", trained, "-n", "30", "--temperature", "0")
+    assert "seed" not in first.err
+    assert first.out == run("sample", trained, "-n", "30", "--temperature", "0", "--seed", "9").out
+
+
+def test_prompts_with_unknown_characters(run: Run, trained: str, tmp_path: Path) -> None:
+    refused = run("sample", trained, "--prompt", "naïve")
+    assert refused.code == 3
+    assert "U+00EF" in refused.err
+    assert "--unknown skip" in refused.err
+    skipped = run(
+        "sample", trained, "--prompt", "theï", "--unknown", "skip", "--seed", "1", "--json"
+    )
+    plain = run("sample", trained, "--prompt", "the", "--seed", "1", "--json")
+    assert json.loads(skipped.out)["text"] == json.loads(plain.out)["text"]
+    (tmp_path / "prompt.txt").write_text("the", "utf-8")
+    from_file = run("sample", trained, "--prompt-file", "prompt.txt", "--seed", "1", "--json")
+    assert from_file.out == plain.out
+
+
+def test_interactive_keeps_the_state_between_turns(run: Run, trained: str) -> None:
+    two = run("sample", trained, "--interactive", "-n", "20", "--seed", "1", stdin=b"the\nfox\n")
+    one = run("sample", trained, "--interactive", "-n", "20", "--seed", "1", stdin=b"the\n")
+    assert (two.code, one.code) == (0, 0)
+    assert two.out.startswith(one.out)
+    assert len(two.out) > len(one.out)
+    wrong = run(
+        "sample", trained, "--interactive", "-n", "5", "--seed", "1", stdin="é\nthe\n".encode()
+    )
+    assert wrong.code == 0
+    assert "U+00E9" in wrong.err
+
+
+# Scores --------------------------------------------------------------------------------------
+
+
+def test_eval_of_a_text_counts_unknown_characters(run: Run, trained: str, tmp_path: Path) -> None:
+    refused = run("eval", trained, "-", stdin="the é fox".encode())
+    assert refused.code == 3
+    assert "U+00E9" in refused.err
+    skipped = json.loads(
+        run("eval", trained, "-", "--unknown", "skip", "--json", stdin="the é fox".encode()).out
+    )
+    plain = json.loads(run("eval", trained, "-", "--json", stdin=b"the  fox").out)
+    assert skipped["unknown_characters"] == 1
+    assert skipped["characters"] == plain["characters"] == 8
+    assert skipped["nats_per_character"] == plain["nats_per_character"]
+    assert run("eval", trained, "-", stdin=b"").code == 3
+
+
+def test_per_character_sums_to_the_score(run: Run, trained: str) -> None:
+    lines = run("eval", trained, "book.txt", "--per-character").out.splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert "".join(row["character"] for row in rows) == TEXT
+    score = json.loads(run("eval", trained, "book.txt", "--json").out)
+    assert np.mean([row["nats"] for row in rows]) == pytest.approx(
+        score["nats_per_character"], rel=1e-5
+    )
+    model = charrnn.load(trained)
+    assert rows[0]["nats"] == pytest.approx(np.log(model.vocabulary.size))
+
+
+def test_a_byte_model_scores_the_bytes_of_any_text(run: Run) -> None:
+    run("train", "book.txt", *TINY, "--steps", "12", "--vocabulary", "byte", "--out", "runs/b")
+    score = json.loads(run("eval", "b", "-", "--json", stdin="é\r\n".encode() + b"\xff").out)
+    assert score["characters"] == 5
+    assert score["bits_per_byte"] == pytest.approx(score["bits_per_character"])
+
+
+def test_looking_around(run: Run, trained: str) -> None:
+    info = json.loads(run("info", trained, "--json").out)
+    model = charrnn.load(trained)
+    assert info["parameters"]["total"] == sum(p.numel() for p in model.model.parameters())
+    assert f"{info['parameters']['total']:,}" in run("info", trained).out
+    (row,) = [json.loads(line) for line in run("list", "--json").out.splitlines()]
+    assert row["run"] == trained
+    assert row["protocol"] == "unbroken"
+    assert "runs/a" in run("list").out
+    assert json.loads(run("vocab", trained, "--json").out)["symbols"] == sorted(set(TEXT))
+    assert "U+000A\t\\n" in run("vocab", trained).out
+
+
+def test_config_commands(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.yaml").write_text("model:\n  cell: gru\n")
+    monkeypatch.setenv("CHARRNN_TRAINING__WINDOW", "99")
+    shown = run("config", "show", "c.yaml", "--set", "training.seed=5").out
+    for key, value, source in (
+        ("model.cell", '"gru"', "c.yaml"),
+        ("training.window", "99", "CHARRNN_TRAINING__WINDOW"),
+        ("training.seed", "5", "--set training.seed=5"),
+        ("training.clip", "1.0", "default"),
+    ):
+        assert re.search(rf"^{key}\s+{value}\s+{source}$", shown, re.M)
+    assert json.loads(run("config", "schema").out)["title"] == "Config"
+    assert "training.learning_rate" in run("config", "defaults").out
+
+
+# From Python ---------------------------------------------------------------------------------
+
+
+def test_the_python_surface(run: Run, trained: str) -> None:
+    model = charrnn.load(trained)
+    text = model.sample_text(30, "the ", seed=1)
+    assert text == "".join(charrnn.load("a").sample(30, "the ", seed=1))
+    assert len(text) == 30
+    state = model.initial_state(2)
+    logits, state = model.step(np.array([0, 1]), state)
+    assert logits.shape == (2, model.vocabulary.size)
+    assert model.evaluate(TEXT).characters == len(TEXT)
+    assert set(charrnn.__all__) <= set(dir(charrnn))
+    with pytest.raises(AttributeError):
+        _ = charrnn.nothing  # type: ignore[attr-defined]
+
+
+# Errors, signals and pipes -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["trian"], 2, "did you mean train?"),
+        (["train", "--stepz", "3"], 2, "--steps"),
+        (["train", "bok.txt"], 3, "did you mean book.txt?"),
+        (["train", "shakespear"], 3, "did you mean shakespeare?"),
+        (["train", "book.txt", "--set", "training.learnin_rate=1"], 2, "training.learning_rate?"),
+        (["train", "book.txt", "--cell", "lsmt"], 2, "did you mean lstm?"),
+        (["train", "book.txt", "--steps", "0"], 2, "training.steps"),
+        (["train", "book.txt", "--steps", "x"], 2, "training.steps"),
+        (["train", "book.txt", "--config", "missing.yaml"], 2, "missing.yaml"),
+        (["train", "book.txt", "--batch-size", "100000"], 2, "--batch-size"),
+        (["train", "book.txt", "--encoding", "klingon"], 2, "klingon"),
+        (["train", "book.txt", "--device", "cuda:99"], 2, "not available"),
+        (["train", "book.txt", "--out", "book.txt"], 2, "book.txt"),
+        (["sample", "nothing"], 4, "charrnn list"),
+        (["sample", "book.txt"], 4, "not a usable checkpoint"),
+        (["resume", "nothing"], 4, "nothing"),
+    ],
+)
+def test_mistakes_get_one_sentence(run: Run, arguments: list[str], code: int, words: str) -> None:
+    result = run(*arguments)
+    assert result.code == code, result.err
+    assert words in result.err
+    assert "Traceback" not in result.err
+    assert not list(Path("runs").glob("*"))
+
+
+def test_a_mistyped_run_is_suggested(run: Run, trained: str) -> None:
+    shutil.copytree("runs/a", "runs/shakespeare-1")
+    assert "did you mean shakespeare-1?" in run("sample", "shakespear-1").err
+    missing = run("sample", trained, "--step", "29")
+    assert missing.code == 4
+    assert "it has 30" in missing.err or "30" in missing.err
+
+
+def test_a_damaged_checkpoint_is_passed_over_or_refused(run: Run, trained: str) -> None:
+    steps = sorted(Path(trained, "checkpoints").iterdir())
+    content = bytearray(steps[-1].read_bytes())
+    content[-5] ^= 1
+    steps[-1].write_bytes(content)
+    fallen_back = run("sample", trained, "-n", "5", "--seed", "1", "--last")
+    assert fallen_back.code == 0, fallen_back.err
+    assert "falling back" in fallen_back.err
+    assert run("sample", steps[-1]).code == 4
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_a_signal_saves_and_resume_goes_on(run: Run, number: int, code: int) -> None:
+    arguments = [*TINY, "--steps", "400", "--set", "evaluation.every=50"]
+    straight = run("train", "book.txt", *arguments, "--out", "runs/straight")
+    assert straight.code == 0
+    child = process("train", "book.txt", *arguments, "--out", "runs/stopped", stderr=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL)  # fmt: skip
+    assert child.stderr is not None
+    said = b""
+    while b"step 50/" not in said:
+        line = child.stderr.readline()
+        assert line, said
+        said += line
+    child.send_signal(number)
+    _, rest = child.communicate(timeout=60)
+    assert child.returncode == code, said + rest
+    assert b"go on with: charrnn resume runs/stopped" in rest
+    resumed = run("resume", "stopped")
+    assert resumed.code == 0, resumed.err
+    files = [
+        Path("runs", name, "checkpoints", "step-00000400.safetensors")
+        for name in ("straight", "stopped")
+    ]
+    a, b = (load_checkpoint(file).tensors for file in files)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_a_second_trainer_is_refused(run: Run) -> None:
+    child = process("train", "book.txt", *TINY, "--steps", "100000", "--out", "runs/a", "--set",
+                    "evaluation.every=20", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)  # fmt: skip
+    assert child.stderr is not None
+    while not child.stderr.readline().startswith(b"step 20/"):
+        assert child.poll() is None
+    time.sleep(0.2)
+    second = run("resume", "a")
+    assert second.code == 5
+    assert str(child.pid) in second.err
+    child.kill()
+    child.communicate(timeout=60)
+    assert run("resume", "a", "--steps", "20", "--max-time", "0.01").code == 0
+
+
+def test_a_closed_pipe_is_no_error(run: Run, trained: str) -> None:
+    child = process("sample", trained, "-n", "20000", "--seed", "1", stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE)  # fmt: skip
+    assert child.stdout is not None
+    assert len(child.stdout.read(100)) == 100
+    child.stdout.close()
+    assert child.stderr is not None
+    said = child.stderr.read()
+    child.stderr.close()
+    assert child.wait(timeout=60) == 0
+    assert said == b""
+
+
+@pytest.mark.parametrize("encoding", ["", "latin-1", "ascii"])
+def test_other_locales_are_no_error(run: Run, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "emoji.txt").write_text("😀é\u200d🎉 ünï\n" * 60, "utf-8")
+    assert run("train", "emoji.txt", *TINY, "--steps", "12", "--out", "runs/e").code == 0
+    environment = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "NO_COLOR": "1",
+        **({"PYTHONIOENCODING": encoding} if encoding else {}),
+    }
+    child = process("sample", "e", "-n", "50", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                    env=environment)  # fmt: skip
+    out, said = child.communicate(timeout=60)
+    assert child.returncode == 0, said
+    assert b"\x1b" not in out + said
+    assert out
+
+
+def test_help_everywhere(run: Run) -> None:
+    for command in ("train", "resume", "sample", "eval", "info", "list", "config", "vocab"):
+        result = run(command, "--help")
+        assert result.code == 0
+        assert "Examples:" in result.out
+    top = run("--help").out
+    assert "Exit codes:" in top
+    assert run("--version").out.startswith("charrnn, version")

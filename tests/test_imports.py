@@ -1,0 +1,95 @@
+"""The map of the code holds: imports point one way, only the command line prints."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import charrnn
+
+PACKAGE = Path(charrnn.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+# Layer by layer: a module imports only from those that come before it.
+ORDER = [
+    ["errors", "state", "tasks.__init__", "cli.__init__", "__init__"],
+    ["cells", "vocabulary", "checkpoint", "sampler", "sources", "config", "tensorboard"],
+    ["layers", "corpus", "task", "runs", "planning"],
+    ["models", "trainer"],
+    ["tasks.language_model"],
+    ["experiment"],
+    ["trained"],
+    ["session"],
+    ["cli.display"],
+    ["cli.config", "cli.look", "cli.sample", "cli.train", "cli.evaluate"],
+    ["cli.main"],
+    ["__main__"],
+]
+FORBIDDEN = {
+    "trainer": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
+    "sampler": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
+    "cells": {"config"},
+    "layers": {"config"},
+    "models": {"config"},
+    "tasks.language_model": {"config"},
+}
+
+
+def imported(tree: ast.Module) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("charrnn."):
+            names.add(node.module.removeprefix("charrnn."))
+    return names
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(name for layer in ORDER for name in layer) == sorted(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_one_way(name: str) -> None:
+    rank = {module: i for i, layer in enumerate(ORDER) for module in layer}
+    assert not {m for m in imported(MODULES[name]) if rank[m] >= rank[name]}
+    assert not {m.split(".")[0] for m in imported(MODULES[name])} & FORBIDDEN.get(name, set())
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("cli")])
+def test_only_the_command_line_prints(name: str) -> None:
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"print", "click.echo", "sys.stdout.write", "sys.stderr.write"}
+
+
+def test_nothing_unpickles_or_evaluates() -> None:
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+                bad = {"pickle", "dill", "marshal", "shelve", "joblib", "cloudpickle"}
+                assert not bad & {module.split(".")[0] for module in modules}, name
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in {"torch.load", "eval", "exec"}, name
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import charrnn",
+        "import charrnn.cli.main as m; m._add_commands()",
+        "import charrnn.checkpoint, charrnn.vocabulary, charrnn.sampler, charrnn.state",
+    ],
+)
+def test_these_do_without_torch_and_pydantic(statement: str) -> None:
+    assert not {"torch", "pydantic"} & modules_after(statement)

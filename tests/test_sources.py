@@ -1,0 +1,422 @@
+"""Where text comes from: every kind of argument, and every way a transfer can go wrong."""
+
+import bz2
+import errno
+import gzip
+import hashlib
+import io
+import lzma
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import zstandard
+
+from charrnn.errors import DataError, StorageError
+from charrnn.sources import (
+    NAMED,
+    NamedCorpus,
+    Sources,
+    builtin_corpus,
+    cache_folder,
+    find_sources,
+    named_corpus,
+)
+
+TEXT = "To be, or not to be: that is the question. ☃\n".encode() * 50
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda content: zstandard.ZstdCompressor().compress(content),
+}
+
+
+def contents(sources: Sources) -> list[bytes]:
+    return [b"".join(document.chunks()) for document in sources.documents]
+
+
+def incoming(cache: Path) -> list[Path]:
+    return sorted((cache / "incoming").glob("*"))
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `pages`; each word of `faults` is taken by one request, in order."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.pages: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.faults: list[str] = []
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        fault = self.server.faults.pop(0) if self.server.faults else ""
+        page = self.server.pages.get(self.path)
+        if page is None:
+            self.send_error(404)
+            return
+        if fault == "unavailable":
+            self.send_error(503)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page[: len(page) // 2] if fault == "cut" else page)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def give_standard_input(monkeypatch: pytest.MonkeyPatch, buffer: io.BufferedIOBase) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=buffer))
+
+
+def test_a_file(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "hamlet.act1.txt"
+    path.write_bytes(TEXT)
+    sources = find_sources([str(path)])
+    assert contents(sources) == [TEXT]
+    assert sources.name == "hamlet"
+    assert sources.described == str(path)
+    assert sources.temporary == []
+    assert not cache.joinpath("incoming").exists()
+
+
+def test_a_relative_file_is_remembered_by_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_bytes(TEXT)
+    monkeypatch.chdir(tmp_path)
+    assert find_sources(["a.txt"]).arguments == [str(tmp_path / "a.txt")]
+
+
+def test_a_document_can_be_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(TEXT)
+    sources = find_sources([str(tmp_path / "a.txt")])
+    assert contents(sources) == contents(sources) == [TEXT]
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_a_compressed_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.txt.{suffix}"
+    path.write_bytes(COMPRESSORS[suffix](TEXT))
+    assert contents(find_sources([str(path)])) == [TEXT]
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+@pytest.mark.parametrize("damage", ["truncated", "not compressed", "flipped"])
+def test_a_damaged_compressed_file(tmp_path: Path, suffix: str, damage: str) -> None:
+    path = tmp_path / f"a.txt.{suffix}"
+    whole = COMPRESSORS[suffix](TEXT)
+    middle = len(whole) // 2
+    path.write_bytes(
+        {
+            "truncated": whole[:-6],
+            "not compressed": TEXT,
+            "flipped": whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :],
+        }[damage]
+    )
+    sources = find_sources([str(path)])
+    try:
+        read = contents(sources)
+    except DataError as error:
+        assert str(path) in str(error)
+    else:
+        # Zstandard frames carry no checksum unless asked to.
+        assert (suffix, damage) == ("zst", "flipped")
+        assert read != [TEXT]
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    root = tmp_path / "books"
+    for name in ["b.txt", "a/z.txt", "a/b/c.txt", "a.txt", ".hidden.txt", ".git/config", "Z.md"]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    (root / "__pycache__").mkdir()
+    (root / "__pycache__" / "x.txt").write_bytes(b"x")
+    (root / "picture.png").write_bytes(b"\x89PNG\0\0")
+    (root / "a" / "late.bin").write_bytes(b"a" * 8000 + b"\0")
+    (root / "packed.txt.gz").write_bytes(gzip.compress(b"packed"))
+    sources = find_sources([str(root)])
+    expected = ["Z.md", "a.txt", "a/b/c.txt", "a/z.txt", "b.txt", "packed.txt.gz"]
+    assert [document.name for document in sources.documents] == [str(root / n) for n in expected]
+    assert contents(sources)[-1] == b"packed"
+    assert sources.skipped == 2
+    assert sources.name == "books"
+    assert "6 documents" in sources.described
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_folder_whose_own_name_is_hidden(tmp_path: Path, slash: str) -> None:
+    root = tmp_path / ".notes"
+    root.mkdir()
+    (root / "a.txt").write_bytes(TEXT)
+    assert contents(find_sources([str(root) + slash])) == [TEXT]
+
+
+def test_a_folder_without_texts(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(b"\0")
+    with pytest.raises(DataError, match=r"no text files in the folder .*1 binary files"):
+        find_sources([str(tmp_path)])
+
+
+def test_a_pattern(tmp_path: Path) -> None:
+    for name in ["b.txt", "a.txt", "c.md", "below/d.txt"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    assert contents(find_sources([str(tmp_path / "*.txt")])) == [b"a.txt", b"b.txt"]
+    recursive = contents(find_sources([str(tmp_path / "**" / "*.txt")]))
+    assert recursive == [b"a.txt", b"b.txt", b"below/d.txt"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "a[1].txt").write_bytes(TEXT)
+    assert contents(find_sources([str(tmp_path / "a[1].txt")])) == [TEXT]
+
+
+def test_several_arguments_keep_their_order(tmp_path: Path) -> None:
+    for name in ["b", "a", "c"]:
+        (tmp_path / name).write_bytes(name.encode())
+    sources = find_sources([str(tmp_path / name) for name in ["b", "c", "a"]])
+    assert contents(sources) == [b"b", b"c", b"a"]
+    assert sources.name == "b"
+    assert "and 2 more (3 documents)" in sources.described
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    give_standard_input(monkeypatch, io.BytesIO(TEXT))
+    sources = find_sources(["-"])
+    assert contents(sources) == contents(sources) == [TEXT]
+    assert sources.name == "stdin"
+    assert incoming(cache) == sources.temporary
+    sources.discard()
+    assert incoming(cache) == []
+    sources.discard()
+
+
+def test_closed_standard_input(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DataError, match="standard input is closed"):
+        find_sources(["-"])
+    assert incoming(cache) == []
+
+
+def test_standard_input_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    class Folder(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
+
+    give_standard_input(monkeypatch, Folder())
+    with pytest.raises(DataError, match="standard input"):
+        find_sources(["-"])
+    assert incoming(cache) == []
+
+
+def test_nothing_is_left_behind_when_a_later_argument_fails(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    give_standard_input(monkeypatch, io.BytesIO(TEXT))
+    with pytest.raises(DataError, match="no file, folder or pattern"):
+        find_sources(["-", "no-such-text"])
+    assert incoming(cache) == []
+
+
+def test_a_cache_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("CHARRNN_CACHE_DIR", str(tmp_path / "file" / "below"))
+    give_standard_input(monkeypatch, io.BytesIO(TEXT))
+    with pytest.raises(StorageError, match="cannot write to the cache folder"):
+        find_sources(["-"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "suggestion"),
+    [("shakspeare", "did you mean shakespeare?"), ("bok.txt", "did you mean book.txt?")],
+)
+def test_a_mistyped_name_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, suggestion: str
+) -> None:
+    (tmp_path / "book.txt").write_bytes(TEXT)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        find_sources([argument])
+    assert str(caught.value).endswith(suggestion)
+
+
+def test_a_mistyped_name_in_another_folder_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_bytes(TEXT)
+    with pytest.raises(DataError) as caught:
+        find_sources([str(tmp_path / "boook.txt")])
+    assert str(caught.value).endswith(f"did you mean {tmp_path / 'book.txt'}?")
+
+
+@pytest.mark.parametrize("argument", ["x" * 300, "a\0b", "", "nowhere/*.txt", "~nobody-at-all/x"])
+def test_arguments_that_name_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError):
+        find_sources([argument])
+
+
+def test_a_url(server: Server, cache: Path) -> None:
+    server.pages["/a.txt"] = TEXT
+    sources = find_sources([server.url("/a.txt")], retry_seconds=0)
+    assert contents(sources) == contents(sources) == [TEXT]
+    assert sources.name == "a"
+    assert sources.arguments == [server.url("/a.txt")]
+    assert incoming(cache) == sources.temporary
+    sources.discard()
+    assert incoming(cache) == []
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_a_url_of_a_compressed_file(server: Server, suffix: str) -> None:
+    server.pages[f"/a.txt.{suffix}"] = COMPRESSORS[suffix](TEXT)
+    sources = find_sources([server.url(f"/a.txt.{suffix}")], retry_seconds=0)
+    assert contents(sources) == [TEXT]
+
+
+def test_a_url_that_is_not_there_is_asked_for_once(server: Server, cache: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot fetch http://.*/missing\.txt"):
+        find_sources([server.url("/missing.txt")], retry_seconds=0)
+    assert server.requests == ["/missing.txt"]
+    assert incoming(cache) == []
+
+
+@pytest.mark.parametrize("faults", [["cut"], ["cut", "cut"], ["unavailable", "cut"]])
+def test_a_transfer_that_fails_is_tried_again(
+    server: Server, cache: Path, faults: list[str]
+) -> None:
+    server.pages["/a.txt"] = TEXT
+    server.faults = list(faults)
+    sources = find_sources([server.url("/a.txt")], retry_seconds=0)
+    assert contents(sources) == [TEXT]
+    assert len(server.requests) == len(faults) + 1
+    assert len(incoming(cache)) == 1
+
+
+@pytest.mark.parametrize("fault", ["cut", "unavailable"])
+def test_a_transfer_that_always_fails(server: Server, cache: Path, fault: str) -> None:
+    server.pages["/a.txt"] = TEXT
+    server.faults = [fault] * 10
+    with pytest.raises(DataError, match="cannot fetch"):
+        find_sources([server.url("/a.txt")], retry_seconds=0)
+    assert len(server.requests) == 3
+    assert incoming(cache) == []
+
+
+def test_a_server_that_is_not_there(server: Server, cache: Path) -> None:
+    with Server() as gone:
+        url = gone.url("/a.txt")
+    with pytest.raises(DataError, match="cannot fetch"):
+        find_sources([url], retry_seconds=0)
+    assert incoming(cache) == []
+
+
+@pytest.mark.parametrize("url", ["nosuchprotocol://x/y", "://x"])
+def test_an_unknown_protocol(url: str, cache: Path) -> None:
+    with pytest.raises(DataError, match="cannot (open|fetch)"):
+        find_sources([url], retry_seconds=0)
+    assert incoming(cache) == []
+
+
+@pytest.fixture
+def play(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server with a named corpus `play`."""
+    server.pages["/play.txt"] = TEXT
+    digest = hashlib.sha256(TEXT).hexdigest()
+    monkeypatch.setitem(NAMED, "play", NamedCorpus(server.url("/play.txt"), digest, "a play"))
+    return server
+
+
+def test_a_named_corpus_is_fetched_once(play: Server, cache: Path) -> None:
+    for _ in range(2):
+        sources = find_sources(["play"], retry_seconds=0)
+        assert contents(sources) == [TEXT]
+        assert sources.name == "play"
+        sources.discard()
+    assert len(play.requests) == 1
+    assert incoming(cache) == []
+
+
+def test_a_file_comes_before_a_named_corpus(
+    play: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "play").write_bytes(b"mine")
+    monkeypatch.chdir(tmp_path)
+    assert contents(find_sources(["play"])) == [b"mine"]
+    assert play.requests == []
+
+
+def test_a_named_corpus_that_was_changed_is_not_kept(play: Server, cache: Path) -> None:
+    play.pages["/play.txt"] = TEXT + b"!"
+    with pytest.raises(DataError, match="SHA-256"):
+        find_sources(["play"], retry_seconds=0)
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+def test_a_damaged_cached_copy_is_fetched_anew(play: Server, cache: Path) -> None:
+    path = named_corpus("play", retry_seconds=0)
+    assert path.is_relative_to(cache)
+    path.write_bytes(TEXT[:-1])
+    assert contents(find_sources(["play"], retry_seconds=0)) == [TEXT]
+    assert len(play.requests) == 2
+
+
+def test_the_known_corpora_are_fully_described() -> None:
+    assert "shakespeare" in NAMED
+    for corpus in NAMED.values():
+        assert corpus.url.startswith("https://")
+        assert len(bytes.fromhex(corpus.sha256)) == 32
+        assert corpus.about
+
+
+def test_the_cache_folder_without_a_choice(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    assert cache_folder() == cache
+    monkeypatch.delenv("CHARRNN_CACHE_DIR")
+    assert cache_folder().name == "charrnn"
+
+
+def test_the_builtin_corpus() -> None:
+    sources = builtin_corpus()
+    names = [document.name for document in sources.documents]
+    assert names == sorted(names)
+    assert names == [document.name for document in find_sources([]).documents]
+    assert "this.py" in names
+    assert not {"test", "tests", "site-packages"} & {p for n in names for p in Path(n).parts}
+    assert sources.name == "python"
+    assert len(b"".join(contents(sources))) > 1_000_000
+
+
+def test_the_builtin_corpus_is_never_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(DataError, match="name a text"):
+        builtin_corpus()
