@@ -182,6 +182,7 @@ class Session:
                 raise ConfigError("the run has no budget; give --steps, --epochs or --max-time")
             total, every = bound, self._fix(bound)
             yield self._planned(total, None)
+        self._find_best()
         measure_until = progress.step + self.config.training.warmup_steps
         measured: list[float] = []
         seconds, characters = 0.0, 0
@@ -237,6 +238,14 @@ class Session:
             self.trained_characters += characters
             self._save()
         yield self._finish(reason)
+
+    def _find_best(self) -> None:
+        """A run that goes on from a lone checkpoint may not have the file of the best one."""
+        if self.best and self.best["step"] not in self.run.steps():
+            if self.best["step"] == self.trainer.progress.step:
+                self._save()
+            else:
+                self.best = None
 
     def sample_text(self, length: int) -> str:
         """A sample from the model as it is now; the same draws at every step."""
@@ -315,7 +324,7 @@ class Session:
             protocol += f", {score.characters} of {len(span)} characters"
         if not self.config.training.carry_state:
             protocol = f"windows of {self.task.window} from the zero state"
-        return evaluation_of(score, "validation", protocol, None, self.trainer.progress.step)
+        return evaluation_of(score, "validation", protocol, self.trainer.progress.step)
 
     def _time_final_score(self) -> float:
         """Seconds an unbroken pass over validation will take, from a short stretch of it."""

@@ -41,6 +41,7 @@ class Evaluation:
     unknown_characters: int
     step: int | None
     protocol: str
+    text_sha256: str | None
     schema: int = SCHEMA
 
 
@@ -48,9 +49,10 @@ def evaluation_of(
     score: Score,
     split: str,
     protocol: str,
-    byte_count: int | None,
     step: int | None,
+    byte_count: int | None = None,
     unknown_characters: int = 0,
+    text_sha256: str | None = None,
 ) -> Evaluation:
     """Name a summed loss."""
     bits = score.nats / math.log(2)
@@ -63,6 +65,7 @@ def evaluation_of(
         unknown_characters=unknown_characters,
         step=step,
         protocol=protocol,
+        text_sha256=text_sha256,
     )
 
 
@@ -306,7 +309,8 @@ class TrainedModel:
         protocol = UNBROKEN
         if not self.config.training.carry_state:
             protocol = f"windows of {window} from the zero state"
-        return evaluation_of(score, split, protocol, corpus.byte_count(span), step, skipped)
+        size = corpus.byte_count(span)
+        return evaluation_of(score, split, protocol, step, size, skipped, corpus.sha256)
 
     def _span(self, corpus: Corpus, split: str) -> Span:
         if split not in corpus.splits:

@@ -78,9 +78,9 @@ class Trainer(Generic[Batch]):
         self.seed = seed
         self.progress = Progress()
         self.carry: State | None = None
-        self.interval_nats = torch.zeros(
-            (), dtype=torch.float64, device=next(model.parameters()).device
-        )
+        device = next(model.parameters()).device
+        precise = torch.float32 if device.type == "mps" else torch.float64
+        self.interval_nats = torch.zeros((), dtype=precise, device=device)
 
     def run(self, steps: int) -> Iterator[Report]:
         """Take `steps` steps, yielding after each.

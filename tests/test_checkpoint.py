@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import re
 import stat
 import subprocess
 import sys
@@ -230,7 +231,9 @@ def test_a_failed_write_leaves_the_old_file(
     message = str(caught.value)
     assert str(path) in message
     assert "No space left on device" in message
-    assert int(message.split("(")[1].split(" bytes")[0].replace(",", "")) > 8000
+    size = re.search(r"\(([\d,]+) bytes\)", message)
+    assert size
+    assert int(size[1].replace(",", "")) > 8000
     assert path.read_bytes() == tiny
     assert list(path.parent.iterdir()) == [path]
 

@@ -154,6 +154,9 @@ def test_a_lone_checkpoint_is_enough(run: Run, trained: str, tmp_path: Path, cac
     assert run("info", file).code == 0
     gone = run("resume", file, "--steps", "35")
     assert gone.code == 3
+    resumed = run("resume", file, "--data", moved, "--steps", "31")
+    assert resumed.code == 0, resumed.err
+    assert run("sample", resumed.out.strip(), "-n", "3", "--seed", "1").code == 0
     resumed = run("resume", file, "--data", moved, "--steps", "35")
     assert resumed.code == 0, resumed.err
     assert (tmp_path / resumed.out.strip() / "checkpoints" / "step-00000035.safetensors").is_file()
@@ -187,8 +190,20 @@ def test_standard_input_is_kept_for_resume(run: Run, cache: Path) -> None:
 
 def test_from_another_model(run: Run, trained: str, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text(TEXT.replace("q", "Q"), "utf-8")
-    result = run("train", "other.txt", "--from", trained, "--steps", "12", "--batch-size", "4",
-                 "--window", "16", "--set", "training.warmup_steps=10")  # fmt: skip
+    result = run(
+        "train",
+        "other.txt",
+        "--from",
+        trained,
+        "--steps",
+        "12",
+        "--batch-size",
+        "4",
+        "--window",
+        "16",
+        "--set",
+        "training.warmup_steps=10",
+    )
     assert result.code == 0, result.err
     assert "1 symbols added ('Q'), 1 symbols dropped ('q')" in result.err
     assert "2 x LSTM 8" in result.err
@@ -208,9 +223,25 @@ def test_short_texts_give_a_model_or_a_sentence(run: Run, tmp_path: Path, length
 
 @pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
 def test_every_cell_and_option_trains(run: Run, cell: str) -> None:
-    result = run("train", "book.txt", *TINY, "--steps", "12", "--cell", cell, "--hidden-size", "[6, 8]",
-                 "--embedding-size", "one_hot", "--set", "model.skip_connections=false",
-                 "--set", "training.schedule=linear", "--vocabulary", "byte")  # fmt: skip
+    result = run(
+        "train",
+        "book.txt",
+        *TINY,
+        "--steps",
+        "12",
+        "--cell",
+        cell,
+        "--hidden-size",
+        "[6, 8]",
+        "--embedding-size",
+        "one_hot",
+        "--set",
+        "model.skip_connections=false",
+        "--set",
+        "training.schedule=linear",
+        "--vocabulary",
+        "byte",
+    )
     assert result.code == 0, result.err
     info = json.loads(run("info", result.out.strip(), "--json").out)
     assert info["vocabulary"] == {"kind": "byte", "size": 256}
@@ -221,8 +252,19 @@ def test_documents_and_separate_files(run: Run, tmp_path: Path) -> None:
     folder.mkdir()
     for i in range(5):
         (folder / f"{i}.txt").write_text(TEXT[i * 100 : i * 100 + 120], "utf-8")
-    result = run("train", "poems", *TINY, "--steps", "12", "--validation", "book.txt", "--test",
-                 "book.txt", "--set", "data.reset_state_at_documents=true")  # fmt: skip
+    result = run(
+        "train",
+        "poems",
+        *TINY,
+        "--steps",
+        "12",
+        "--validation",
+        "book.txt",
+        "--test",
+        "book.txt",
+        "--set",
+        "data.reset_state_at_documents=true",
+    )
     assert result.code == 0, result.err
     scored = json.loads(run("eval", "poems-1", "--split", "test", "--json").out)
     assert scored["characters"] == len(TEXT)
@@ -238,8 +280,21 @@ def test_tied_embeddings_need_equal_widths(run: Run) -> None:
 
 
 def test_a_learning_rate_of_a_million_exits_6(run: Run, tmp_path: Path) -> None:
-    result = run("train", "book.txt", *TINY, "--steps", "400", "--cell", "vanilla", "--learning-rate", "1e30",
-                 "--set", "model.activation=relu", "--set", "training.optimizer=sgd")  # fmt: skip
+    result = run(
+        "train",
+        "book.txt",
+        *TINY,
+        "--steps",
+        "400",
+        "--cell",
+        "vanilla",
+        "--learning-rate",
+        "1e30",
+        "--set",
+        "model.activation=relu",
+        "--set",
+        "training.optimizer=sgd",
+    )
     assert result.code == 6
     assert "--learning-rate" in result.err
     for file in (tmp_path / "runs" / "book-1" / "checkpoints").iterdir():
@@ -302,8 +357,19 @@ def test_a_saved_state_goes_on_as_if_never_stopped(run: Run, trained: str, tmp_p
 
 def test_stop_text_ends_a_sample(run: Run, trained: str) -> None:
     for count in ("1", "4"):
-        result = run("sample", trained, "-n", "400", "--seed", "1", "--stop", "e", "--num-samples", count,
-                     "--json")  # fmt: skip
+        result = run(
+            "sample",
+            trained,
+            "-n",
+            "400",
+            "--seed",
+            "1",
+            "--stop",
+            "e",
+            "--num-samples",
+            count,
+            "--json",
+        )
         for line in result.out.splitlines():
             text = json.loads(line)["text"]
             assert text.count("e") == 1
@@ -483,8 +549,15 @@ def test_a_signal_saves_and_resume_goes_on(run: Run, number: int, code: int) -> 
     arguments = [*TINY, "--steps", "400", "--set", "evaluation.every=50"]
     straight = run("train", "book.txt", *arguments, "--out", "runs/straight")
     assert straight.code == 0
-    child = process("train", "book.txt", *arguments, "--out", "runs/stopped", stderr=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL)  # fmt: skip
+    child = process(
+        "train",
+        "book.txt",
+        *arguments,
+        "--out",
+        "runs/stopped",
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
     assert child.stderr is not None
     said = b""
     while b"step 50/" not in said:
@@ -506,8 +579,19 @@ def test_a_signal_saves_and_resume_goes_on(run: Run, number: int, code: int) -> 
 
 
 def test_a_second_trainer_is_refused(run: Run) -> None:
-    child = process("train", "book.txt", *TINY, "--steps", "100000", "--out", "runs/a", "--set",
-                    "evaluation.every=20", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)  # fmt: skip
+    child = process(
+        "train",
+        "book.txt",
+        *TINY,
+        "--steps",
+        "100000",
+        "--out",
+        "runs/a",
+        "--set",
+        "evaluation.every=20",
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
     assert child.stderr is not None
     while not child.stderr.readline().startswith(b"step 20/"):
         assert child.poll() is None
@@ -521,8 +605,16 @@ def test_a_second_trainer_is_refused(run: Run) -> None:
 
 
 def test_a_closed_pipe_is_no_error(run: Run, trained: str) -> None:
-    child = process("sample", trained, "-n", "20000", "--seed", "1", stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE)  # fmt: skip
+    child = process(
+        "sample",
+        trained,
+        "-n",
+        "20000",
+        "--seed",
+        "1",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert child.stdout is not None
     assert len(child.stdout.read(100)) == 100
     child.stdout.close()
@@ -545,8 +637,9 @@ def test_other_locales_are_no_error(run: Run, tmp_path: Path, encoding: str) -> 
         "NO_COLOR": "1",
         **({"PYTHONIOENCODING": encoding} if encoding else {}),
     }
-    child = process("sample", "e", "-n", "50", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                    env=environment)  # fmt: skip
+    child = process(
+        "sample", "e", "-n", "50", stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
     out, said = child.communicate(timeout=60)
     assert child.returncode == 0, said
     assert b"\x1b" not in out + said

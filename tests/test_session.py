@@ -11,58 +11,11 @@ import pytest
 import torch
 
 from charrnn.checkpoint import load_checkpoint
-from charrnn.config import Config, build_config
-from charrnn.corpus import Corpus, load_corpus
 from charrnn.errors import ConfigError, DivergedError
-from charrnn.planning import plan
 from charrnn.runs import Run, without_times
-from charrnn.session import Evaluated, Event, Finished, Planned, Session
-from charrnn.sources import find_sources
+from charrnn.session import Evaluated, Finished, Planned, Session
 from charrnn.trained import TrainedModel
-
-TINY: dict[str, Any] = {
-    "model.hidden_size": 8,
-    "model.embedding_size": 6,
-    "model.dropout": 0.3,
-    "model.input_dropout": 0.2,
-    "model.output_dropout": 0.2,
-    "training.steps": 14,
-    "training.batch_size": 4,
-    "training.window": 8,
-    "training.warmup_steps": 10,
-    "evaluation.every": 4,
-    "evaluation.lanes": 2,
-    "evaluation.warmup": 5,
-    "evaluation.sample_length": 5,
-    "checkpoints.keep_last": 100,
-    "device": "cpu",
-}
-TEXT = "".join(chr(97 + (i * i + i // 7) % 11) + ("\n" if i % 13 == 0 else "") for i in range(240))
-
-
-def tiny_config(**changes: Any) -> Config:
-    values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
-    return build_config([("test", values)])[0]
-
-
-def tiny_corpus(folder: Path, text: str = TEXT) -> Corpus:
-    path = folder / "text.txt"
-    path.write_text(text, "utf-8")
-    return load_corpus(find_sources([str(path)]))
-
-
-def start(folder: Path, config: Config, corpus: Corpus, clock: Any = lambda: 0.0) -> Session:
-    device = torch.device("cpu")
-    config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, device)
-    run = Run(folder)
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    return Session(run, config, corpus, {"corpus": {"most_frequent": 0}}, clock)
-
-
-def drive(session: Session, until: int | None = None) -> list[Event]:
-    """Run to the end, or until a stop is asked for at step `until`."""
-    progress = session.trainer.progress
-    return list(session.events(lambda: until is not None and progress.step >= until))
+from tests.tiny import TEXT, drive, start, tiny_config, tiny_corpus
 
 
 def fingerprint(run: Run, step: int) -> str:

@@ -60,9 +60,13 @@ def _flags(table: list[tuple[str, str, str, str]]) -> Callable[[Any], Any]:
 
 
 def _flag_layers(table: list[tuple[str, str, str, str]], given: Mapping[str, Any]) -> list[Layer]:
+    """The flags that were given; a budget takes the place of all that a config file sets."""
     from charrnn.config import parse_yaml
 
     layers: list[Layer] = []
+    budget = [key for _, key, _, _ in BUDGET_FLAGS]
+    if any(given.get(key.replace(".", "__")) is not None for key in budget):
+        layers.append(("flags", dict.fromkeys(budget)))
     for flag, key, _, _ in table:
         value = given.get(key.replace(".", "__"))
         if value is not None:
@@ -178,8 +182,7 @@ def resume(
         key: value for _, layer in _flag_layers(BUDGET_FLAGS, flags) for key, value in layer.items()
     }
     if changes:
-        unset = dict.fromkeys(key for _, key, _, _ in BUDGET_FLAGS)
-        changes = {"evaluation.every": "auto", "checkpoints.every": "auto"} | unset | changes
+        changes |= {"evaluation.every": "auto", "checkpoints.every": "auto"}
     new_budget = bool(changes)
     changes |= {"data.unknown": unknown} if unknown else {}
     changes |= {"device": device} if device else {}
@@ -419,6 +422,7 @@ def _summary(session: Session, event: Any) -> dict[str, Any]:
             "unknown_characters": 0,
             "step": event.best["step"],
             "protocol": event.best.get("protocol"),
+            "text_sha256": session.corpus.sha256,
             "schema": SCHEMA,
         }
     return {

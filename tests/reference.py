@@ -1,0 +1,103 @@
+"""The cells' equations in float64 numpy, one lane and one gate at a time.
+
+Written from the papers, in torch's gate order, and kept apart from the package: what is tested
+against these equations shares no code with them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+
+
+class Weights(NamedTuple):
+    weight_ih: Array
+    weight_hh: Array
+    bias_ih: Array
+    bias_hh: Array
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def products(w: Weights, gate: int, x: Array, h: Array) -> tuple[Array, Array]:
+    """What the input and what the hidden state add to one gate."""
+    rows = slice(gate * len(h), (gate + 1) * len(h))
+    return (
+        np.dot(w.weight_ih[rows], x) + w.bias_ih[rows],
+        np.dot(w.weight_hh[rows], h) + w.bias_hh[rows],
+    )
+
+
+def tanh_step(w: Weights, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    return (np.tanh(sum(products(w, 0, x, state[0]))),)
+
+
+def relu_step(w: Weights, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    return (np.maximum(sum(products(w, 0, x, state[0])), 0),)
+
+
+def lstm_step(w: Weights, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    hidden, memory = state
+    i, f, g, o = (sum(products(w, gate, x, hidden)) for gate in range(4))
+    memory = sigmoid(f) * memory + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(memory), memory
+
+
+def gru_step(w: Weights, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    (hidden,) = state
+    reset = sigmoid(sum(products(w, 0, x, hidden)))
+    update = sigmoid(sum(products(w, 1, x, hidden)))
+    from_input, from_hidden = products(w, 2, x, hidden)
+    candidate = np.tanh(from_input + reset * from_hidden)
+    return ((1 - update) * candidate + update * hidden,)
+
+
+STEPS: dict[str, Callable[[Weights, Array, Sequence[Array]], tuple[Array, ...]]] = {
+    "tanh": tanh_step,
+    "relu": relu_step,
+    "lstm": lstm_step,
+    "gru": gru_step,
+}
+
+
+def run(
+    kind: str, weights: Weights, inputs: Array, state: Sequence[Array]
+) -> tuple[Array, list[Array]]:
+    """Outputs (N, T, H) and final state leaves (N, H) from inputs (N, T, D) and state leaves.
+
+    The output of every cell is the first leaf of its new state.
+    """
+    w = Weights(*(np.asarray(part, np.float64) for part in weights))
+    outputs, finals = [], []
+    for lane in range(inputs.shape[0]):
+        carried: tuple[Array, ...] = tuple(np.asarray(leaf[lane], np.float64) for leaf in state)
+        steps = []
+        for x in inputs[lane].astype(np.float64):
+            carried = STEPS[kind](w, x, carried)
+            steps.append(carried[0])
+        outputs.append(np.stack(steps))
+        finals.append(carried)
+    return np.stack(outputs), [np.stack(leaf) for leaf in zip(*finals, strict=True)]
+
+
+def differences(actual: Mapping[str, Array], expected: Mapping[str, Array]) -> list[str]:
+    """The names whose arrays are not equal within the tolerance of the actual array's dtype.
+
+    The error is relative to the largest expected number of the array.
+    """
+    names = sorted(set(actual) ^ set(expected))
+    for name in actual.keys() & expected.keys():
+        a, e = np.asarray(actual[name]), np.asarray(expected[name])
+        if a.shape != e.shape:
+            names.append(name)
+            continue
+        error = np.abs(a.astype(np.float64) - e).max(initial=0)
+        if not error <= TOLERANCE[a.dtype.name] * np.abs(e).max(initial=0):
+            names.append(name)
+    return sorted(names)

@@ -1,0 +1,160 @@
+"""One time step of each cell: its equations, its gradients, where its weights start."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from charrnn.cells import GRUCell, LSTMCell, LSTMState, TorchLayoutCell, VanillaCell
+from charrnn.state import leaves, map_state, replace_leaves
+from tests import reference
+
+CELLS: dict[str, Callable[[int, int], TorchLayoutCell]] = {
+    "tanh": VanillaCell,
+    "relu": lambda d, h: VanillaCell(d, h, "relu"),
+    "lstm": LSTMCell,
+    "gru": GRUCell,
+}
+GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
+
+
+def random_cell(kind: str, inputs: int, hidden: int, dtype: torch.dtype = torch.float64) -> Any:
+    """A cell in which no parameter is zero, so that none can be left out unnoticed."""
+    torch.manual_seed(3)
+    cell = CELLS[kind](inputs, hidden).to(dtype)
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.uniform_(-0.9, 0.9)
+    return cell
+
+
+def random_state(cell: Any, batch: int) -> Any:
+    return map_state(lambda leaf: torch.randn_like(leaf) * 0.7, cell.initial_state(batch))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(("inputs", "hidden"), [(3, 4), (4, 3), (1, 1), (5, 5)])
+@pytest.mark.parametrize("batch", [1, 3, 5])
+@pytest.mark.parametrize("kind", CELLS)
+def test_step_is_the_reference_equation(
+    kind: str, batch: int, inputs: int, hidden: int, dtype: torch.dtype
+) -> None:
+    cell = random_cell(kind, inputs, hidden, dtype)
+    x, state = torch.randn(batch, inputs, dtype=dtype), random_state(cell, batch)
+    with torch.no_grad():
+        output, after = cell(x, state)
+    weights = reference.Weights(*(weight.detach().numpy() for weight in cell.weights))
+    outputs, final = reference.run(
+        kind, weights, x[:, None].numpy(), [leaf.numpy() for leaf in leaves(state)]
+    )
+    actual = {"output": output.numpy()}
+    actual |= {f"state {i}": leaf.numpy() for i, leaf in enumerate(leaves(after))}
+    expected = {"output": outputs[:, 0]} | {f"state {i}": leaf for i, leaf in enumerate(final)}
+    assert reference.differences(actual, expected) == []
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_step_gradient_is_the_numeric_one(kind: str) -> None:
+    cell = random_cell(kind, 2, 3)
+    state = random_state(cell, 2)
+    names = [name for name, _ in cell.named_parameters()]
+    parameters = [parameter.detach().clone() for parameter in cell.parameters()]
+
+    def step(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        weights = dict(zip(names, rest[: len(names)], strict=True))
+        before = replace_leaves(state, iter(rest[len(names) :]))
+        output, after = functional_call(cell, weights, (x, before))
+        return output, *leaves(after)
+
+    tensors = [torch.randn(2, 2, dtype=torch.float64), *parameters, *leaves(state)]
+    assert torch.autograd.gradcheck(step, [tensor.requires_grad_() for tensor in tensors])
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_parameters_have_the_names_and_shapes_of_torch(kind: str) -> None:
+    cell, rows = CELLS[kind](3, 5), GATES[kind] * 5
+    shapes = {name: tuple(parameter.shape) for name, parameter in cell.named_parameters()}
+    assert shapes == {
+        "weight_ih": (rows, 3),
+        "weight_hh": (rows, 5),
+        "bias_ih": (rows,),
+        "bias_hh": (rows,),
+    }
+    assert list(cell.state_dict()) == list(shapes)
+    assert [id(weight) for weight in cell.weights] == [id(p) for p in cell.parameters()]
+    assert cell.output_size == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", CELLS)
+def test_initial_state_is_zero_in_the_dtype_of_the_cell(kind: str, dtype: torch.dtype) -> None:
+    state = CELLS[kind](3, 5).to(dtype).initial_state(2)
+    assert len(list(leaves(state))) == (2 if kind == "lstm" else 1)
+    for leaf in leaves(state):
+        assert leaf.dtype == dtype
+        assert torch.equal(leaf, torch.zeros(2, 5, dtype=dtype))
+
+
+def test_lstm_state_has_names_and_the_output_is_the_hidden_state() -> None:
+    cell = random_cell("lstm", 3, 4)
+    assert isinstance(cell.initial_state(2), LSTMState)
+    output, state = cell(torch.randn(2, 3, dtype=torch.float64), random_state(cell, 2))
+    assert isinstance(state, LSTMState)
+    assert torch.equal(output, state.hidden)
+    assert not torch.equal(state.hidden, state.cell)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_cell_stores_nothing_and_leaves_its_state_alone(kind: str) -> None:
+    cell = random_cell(kind, 3, 4)
+    x, state = torch.randn(2, 3, dtype=torch.float64), random_state(cell, 2)
+    kept = map_state(lambda leaf: leaf.clone(), state)
+    with torch.no_grad():
+        first, after = cell(x, state)
+        cell(torch.randn_like(x), after)
+        second, _ = cell(x, state)
+    assert torch.equal(first, second)
+    assert all(torch.equal(a, b) for a, b in zip(leaves(state), leaves(kept), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["tanh", "lstm", "gru"])
+def test_recurrent_weights_of_each_gate_start_orthogonal(kind: str) -> None:
+    torch.manual_seed(0)
+    gates = CELLS[kind](3, 6).weight_hh.detach().numpy().reshape(GATES[kind], 6, 6)
+    for gate in gates:
+        np.testing.assert_allclose(gate @ gate.T, np.eye(6), atol=1e-5)
+    assert len({gate.tobytes() for gate in gates}) == GATES[kind]
+
+
+def test_recurrent_weights_with_relu_start_as_the_identity() -> None:
+    assert torch.equal(VanillaCell(3, 6, "relu").weight_hh, torch.eye(6))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_input_weights_of_each_gate_start_glorot_uniform(kind: str) -> None:
+    torch.manual_seed(0)
+    weights = CELLS[kind](40, 20).weight_ih.detach().numpy().reshape(GATES[kind], 20, 40)
+    bound = np.sqrt(6 / (20 + 40))
+    for gate in weights:
+        assert 0.95 * bound < np.abs(gate).max() <= bound
+        assert np.std(gate) == pytest.approx(bound / np.sqrt(3), rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["tanh", "relu", "gru"])
+def test_biases_start_at_zero(kind: str) -> None:
+    cell = CELLS[kind](3, 4)
+    assert not cell.bias_ih.any()
+    assert not cell.bias_hh.any()
+
+
+@pytest.mark.parametrize("value", [None, 0.0, 2.5])
+def test_forget_bias_is_the_only_bias_that_starts_elsewhere(value: float | None) -> None:
+    cell = LSTMCell(3, 2) if value is None else LSTMCell(3, 2, value)
+    expected = 1.0 if value is None else value
+    assert cell.bias_ih.tolist() == [0, 0, expected, expected, 0, 0, 0, 0]
+    assert not cell.bias_hh.any()
+    assert cell.bias_ih.requires_grad

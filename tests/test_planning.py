@@ -1,0 +1,309 @@
+"""The plan: every `auto` decided within sensible bounds, no choice of the user's overridden."""
+
+import contextlib
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from charrnn import planning
+from charrnn.config import Config, build_config, flatten
+from charrnn.errors import ConfigError
+from charrnn.planning import (
+    DEFAULT_TIME,
+    EVALUATIONS,
+    LONG_SCORE,
+    Costs,
+    choose_device,
+    evaluation_interval,
+    learning_rate_schedule,
+    plan,
+    set_threads,
+    steps_bound,
+    steps_in_time,
+)
+
+SIZES = [300, 5_000, 1_000_000, 500_000_000]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "measure_speed", lambda device: 1e11)
+
+
+def configured(**values: Any) -> Config:
+    return build_config([("x", {key.replace("__", "."): v for key, v in values.items()})])[0]
+
+
+def autos(config: Config) -> list[str]:
+    return [key for key, value in flatten(config.model_dump()).items() if value == "auto"]
+
+
+@pytest.mark.parametrize("characters", SIZES)
+@pytest.mark.parametrize("device", ["cpu", "cuda:0", "mps"])
+@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
+def test_everything_is_decided(characters: int, device: str, cell: str) -> None:
+    planned = plan(configured(model__cell=cell), characters, 65, torch.device(device))
+    assert autos(planned) == ["evaluation.every", "checkpoints.every"]
+    model, training = planned.model, planned.training
+    window, lanes = int(training.window), int(training.batch_size)
+    assert planned.device == device
+    assert 8 <= window <= 128
+    assert 1 <= lanes <= 64
+    assert lanes * window <= characters
+    assert 64 <= model.widths[0] <= 1024
+    assert 16 <= int(model.embedding_size) <= 65
+    for dropout in (model.dropout, model.input_dropout, model.output_dropout):
+        assert 0 <= float(dropout) <= 0.5
+    assert 1e-4 < float(training.learning_rate) < 0.02
+    assert training.max_time == DEFAULT_TIME
+    assert float(training.epochs or 0) >= 50
+
+
+@pytest.mark.parametrize("characters", [2, 3, 7, 20])
+@pytest.mark.parametrize("symbols", [1, 2, 256, 100_000])
+def test_the_smallest_texts_can_be_planned(characters: int, symbols: int) -> None:
+    planned = plan(Config(), characters, symbols, CPU)
+    assert planned.training.batch_size == 1
+    assert planned.model.hidden_size == 64
+
+
+def test_longer_texts_get_larger_models_and_less_dropout() -> None:
+    plans = [plan(Config(), characters, 65, CPU) for characters in SIZES]
+    widths = [planned.model.widths[0] for planned in plans]
+    assert widths == sorted(widths)
+    assert widths[0] < widths[-1]
+    dropouts = [float(planned.model.dropout) for planned in plans]
+    assert dropouts == sorted(dropouts, reverse=True)
+    assert dropouts[0] == 0.5
+    assert dropouts[-1] == 0
+
+
+def test_more_time_gets_a_larger_model() -> None:
+    plans = [plan(configured(training__max_time=t), 10**8, 65, CPU) for t in (30.0, 600.0, 36000.0)]
+    widths = [planned.model.widths[0] for planned in plans]
+    assert widths[0] < widths[1] < widths[2]
+
+
+CHOICES: dict[str, Any] = {
+    "model.hidden_size": 40,
+    "model.embedding_size": "one_hot",
+    "model.dropout": 0.15,
+    "model.input_dropout": 0.25,
+    "model.output_dropout": 0.35,
+    "training.steps": 123,
+    "training.epochs": 3.5,
+    "training.max_time": 77.0,
+    "training.batch_size": 5,
+    "training.window": 11,
+    "training.learning_rate": 0.5,
+    "evaluation.every": 9,
+    "checkpoints.every": 13,
+    "threads": 3,
+    "model.layers": 4,
+    "training.optimizer": "sgd",
+}
+
+
+@pytest.mark.parametrize("key", [*CHOICES, "all"])
+@pytest.mark.parametrize("characters", [300, 1_000_000])
+def test_what_the_user_chose_is_kept(key: str, characters: int) -> None:
+    chosen = CHOICES if key == "all" else {key: CHOICES[key]}
+    config = build_config([("x", chosen)])[0]
+    planned = flatten(plan(config, characters, 65, CPU).model_dump())
+    assert {name: planned[name] for name in chosen} == chosen
+    given = flatten(config.model_dump())
+    undecided = {name for name, value in given.items() if value == "auto"} | {"device"}
+    assert {name: planned[name] for name in given if name not in undecided} == {
+        name: value for name, value in given.items() if name not in undecided
+    }
+
+
+def test_a_list_of_widths_is_kept() -> None:
+    planned = plan(configured(model__hidden_size=[8, 9]), 1000, 65, CPU)
+    assert planned.model.widths == [8, 9]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "others"),
+    [
+        ("training.steps", 5, ["epochs", "max_time"]),
+        ("training.epochs", 2.0, ["steps", "max_time"]),
+        ("training.max_time", 60.0, ["steps", "epochs"]),
+    ],
+)
+def test_a_chosen_budget_is_the_only_one(key: str, value: Any, others: list[str]) -> None:
+    planned = plan(build_config([("x", {key: value})])[0], 1_000_000, 65, CPU)
+    assert [getattr(planned.training, other) for other in others] == [None, None]
+
+
+@pytest.mark.parametrize("budget", [{"training__epochs": None}, {"training__max_time": None}])
+def test_one_default_budget_can_be_switched_off(budget: dict[str, Any]) -> None:
+    planned = plan(configured(**budget), 1_000_000, 65, CPU)
+    assert (planned.training.epochs is None) == ("training__epochs" in budget)
+    assert (planned.training.max_time is None) == ("training__max_time" in budget)
+
+
+def test_no_budget_at_all_is_at_most_a_config_error() -> None:
+    config = configured(training__epochs=None, training__max_time=None)
+    with contextlib.suppress(ConfigError):
+        assert plan(config, 1_000_000, 65, CPU).training.steps is None
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_tied_embeddings_fit(skip: bool) -> None:
+    config = configured(model__tie_embeddings=True, model__skip_connections=skip)
+    model = plan(config, 1_000_000, 65, CPU).model
+    assert model.embedding_size == (sum(model.widths) if skip else model.widths[-1])
+
+
+def test_the_plan_is_a_fixed_point() -> None:
+    planned = plan(Config(), 1_000_000, 65, CPU)
+    assert plan(planned, 5_000, 10, CPU) == planned
+
+
+def scheduled(kind: str, total: int | None, warmup: int = 100) -> list[float]:
+    config = configured(
+        training__schedule=kind, training__learning_rate=0.5, training__warmup_steps=warmup
+    )
+    rate = learning_rate_schedule(config, total)
+    return [rate(step) for step in range(total or 1000)]
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "plateau"])
+def test_the_warm_up_is_linear_and_independent_of_the_total(kind: str) -> None:
+    expected = [0.5 * (step + 1) / 100 for step in range(100)]
+    for total in (None, 150, 1000, 10**6):
+        config = configured(training__schedule=kind, training__learning_rate=0.5)
+        rate = learning_rate_schedule(config, total)
+        assert [rate(step) for step in range(100)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["constant", "plateau"])
+def test_a_constant_schedule(kind: str) -> None:
+    assert set(scheduled(kind, 1000)[100:]) == {0.5}
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_before_the_total_is_known_the_rate_stays(kind: str) -> None:
+    assert set(scheduled(kind, None)[100:]) == {0.5}
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("total", [200, 1000, 5000])
+def test_the_rate_falls_to_zero_without_jumps(kind: str, total: int) -> None:
+    rates = scheduled(kind, total)
+    assert max(rates) == pytest.approx(0.5)
+    fall = rates[99:]
+    assert all(a > b for a, b in itertools.pairwise(fall))
+    steepest = 0.5 * (math.pi / 2 if kind == "cosine" else 1) / (total - 100)
+    assert all(a - b <= 1.01 * steepest for a, b in itertools.pairwise(fall))
+    assert 0 < rates[-1] < 0.5 * 2 / (total - 100)
+
+
+def test_the_shapes_of_the_fall() -> None:
+    halfway = 100 + (1100 - 100) // 2 - 1
+    assert scheduled("linear", 1100)[halfway] == pytest.approx(0.25, rel=0.01)
+    assert scheduled("cosine", 1100)[halfway] == pytest.approx(0.25, rel=0.01)
+    quarter = 100 + (1100 - 100) // 4 - 1
+    assert scheduled("linear", 1100)[quarter] == pytest.approx(0.375, rel=0.01)
+    eased = 0.25 * (1 + math.cos(math.pi / 4))
+    assert scheduled("cosine", 1100)[quarter] == pytest.approx(eased, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_run_shorter_than_its_warm_up(kind: str) -> None:
+    assert scheduled(kind, 50) == pytest.approx([0.5 * (step + 1) / 100 for step in range(50)])
+    assert min(scheduled(kind, 101)) > 0
+
+
+@pytest.mark.parametrize(
+    ("costs", "every", "expected"),
+    [
+        (Costs(0.1, 0.0, 0.0), None, (1100, True)),
+        (Costs(0.1, 1.0, 0.0), None, (100 + 1000 - 10 * EVALUATIONS, True)),
+        (Costs(0.1, 0.0, 10.0), None, (1000, True)),
+        (Costs(0.1, 0.0, LONG_SCORE * 100 + 0.1), None, (1100, False)),
+        (Costs(0.1, 1.0, 0.0), 10, (600, True)),
+        (Costs(1000.0, 0.0, 0.0), None, (100, True)),
+        (Costs(0.1, 1000.0, 0.0), None, (100, True)),
+    ],
+)
+def test_steps_in_time(costs: Costs, every: int | None, expected: tuple[int, bool]) -> None:
+    assert steps_in_time(100, 100.0, costs, every) == expected
+
+
+@pytest.mark.parametrize("left", [0.0, -5.0])
+def test_no_time_left_means_no_more_steps(left: float) -> None:
+    assert steps_in_time(100, left, Costs(0.1, 0.1, 0.1), None) == (100, False)
+
+
+@pytest.mark.parametrize("evaluation", [0.0, 0.2, 2.0])
+@pytest.mark.parametrize("every", [None, 50])
+def test_the_planned_steps_fit_the_time(evaluation: float, every: int | None) -> None:
+    costs = Costs(0.013, evaluation, 3.0)
+    total, scored = steps_in_time(100, 500.0, costs, every)
+    steps = total - 100
+    count = EVALUATIONS if every is None else steps / every
+    used = steps * costs.step + count * evaluation + (costs.final_score if scored else 0)
+    assert used <= 500
+    assert used > 499
+
+
+@pytest.mark.parametrize(
+    ("values", "bound"),
+    [
+        ({"training__steps": 5}, 5),
+        ({"training__epochs": 2.5}, 25),
+        ({"training__epochs": 3}, 30),
+        ({"training__epochs": 0.001}, 1),
+        ({"training__epochs": 2.5, "training__steps": 24}, 24),
+        ({"training__epochs": 2.5, "training__steps": 26}, 25),
+        ({"training__max_time": 5.0, "training__epochs": None}, None),
+    ],
+)
+def test_the_bound_on_the_steps(values: dict[str, Any], bound: int | None) -> None:
+    assert steps_bound(configured(**values), 10) == bound
+
+
+@pytest.mark.parametrize(("total", "every"), [(1, 1), (12, 1), (13, 2), (1200, 100), (1201, 101)])
+def test_the_evaluation_interval(total: int, every: int) -> None:
+    assert evaluation_interval(Config(), total) == every
+    assert evaluation_interval(configured(evaluation__every=7), total) == 7
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == CPU
+    for wanted in ("cuda", "cuda:0", "cuda:3", "mps"):
+        with pytest.raises(ConfigError, match=rf"'{wanted}' is not available.*--device cpu"):
+            choose_device(wanted)
+
+
+def test_devices_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match="sees 2 CUDA devices"):
+        choose_device("cuda:2")
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(planning.os, "cpu_count", lambda: 2)
+    set_threads("auto")
+    set_threads(3)
+    set_threads(10**9)
+    assert set_to == [3, 8]
+
+
+def test_the_measured_speed_is_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert 1e6 < planning.measure_speed(CPU) < 1e16
