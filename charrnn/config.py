@@ -14,12 +14,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from charrnn.errors import ConfigError
 
 Auto = Literal["auto"]
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+_DURATION = re.compile(
+    r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", re.ASCII
+)
 
 
 def parse_duration(value: Any) -> Any:
@@ -44,7 +54,7 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
 
@@ -70,12 +80,15 @@ class DataConfig(Section):
     reset_state_at_documents: bool = False
     """Zero the hidden state where each file begins."""
 
+    @field_validator("split")
+    @classmethod
+    def _fractions_sum_to_one(cls, split: list[float]) -> list[float]:
+        if abs(sum(split) - 1) > 1e-9 or min(split) <= 0:
+            raise ValueError(f"the fractions of split must be positive and sum to 1, not {split}")
+        return split
+
     @model_validator(mode="after")
-    def _fractions_sum_to_one(self) -> DataConfig:
-        if abs(sum(self.split) - 1) > 1e-9 or min(self.split) <= 0:
-            raise ValueError(
-                f"the fractions of split must be positive and sum to 1, not {self.split}"
-            )
+    def _one_test_set(self) -> DataConfig:
         if self.test and len(self.split) == 3:
             raise ValueError("give either separate test files or a third fraction in split")
         return self
@@ -149,7 +162,7 @@ class TrainingConfig(Section):
     """Stop after this many evaluations without improvement."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of sgd."""
-    betas: tuple[Probability, Probability] = (0.9, 0.99)
+    betas: Annotated[tuple[Probability, Probability], Field(strict=False)] = (0.9, 0.99)
     """Decay rates of Adam's two moments; rmsprop uses the second."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decay of weight matrices towards zero (decoupled in adamw; biases are left alone)."""
@@ -227,17 +240,36 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader`, or another reader of YAML, would not take for a text."""
+
+    def represent_str(self, text: str) -> Any:
+        # In plain style PyYAML breaks lines at U+0085 and its like, and loses them.
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
 for _tag, _pattern, _first in (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
     ("int", r"^[-+]?[0-9][0-9_]{0,30}$", "-+0123456789"),
     ("float", r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
     ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
 ):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}",
-        re.compile(_pattern),
-        [*_first, ""] if _tag == "null" else list(_first),
-    )
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}",
+            re.compile(_pattern),
+            [*_first, ""] if _tag == "null" else list(_first),
+        )
+
+
+# PyYAML's own takes 010 for octal.
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int",
+    lambda loader, node: int(loader.construct_scalar(node)),  # type: ignore[arg-type]
+)
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -250,6 +282,9 @@ def parse_yaml(text: str, name: str) -> Any:
         raise ConfigError(f"{where}: {error.problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
+    except (LookupError, TypeError, AttributeError) as error:
+        # PyYAML's constructors, for a tag like !!bool on a value that is none.
+        raise ConfigError(f"{name}: a value does not fit its tag; write it without one") from error
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -280,6 +315,8 @@ def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     sources: dict[str, str] = {}
     for source, layer in layers:
         for key, value in layer.items():
+            if value is None and key in Config.model_fields:
+                continue  # A section whose keys are all commented out.
             _check_key(key, source)
             values[key] = value
             sources[key] = source
@@ -372,7 +409,9 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def dump_yaml(config: Config) -> str:
     """The configuration as YAML that reads back as the same configuration."""
     data = json.loads(config.model_dump_json())
-    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    text: str = yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
     return text
 
 
@@ -384,6 +423,7 @@ def _check_key(key: str, source: str) -> None:
     if key in sections:
         raise ConfigError(f"{source}: {key!r} is a section; set one of its keys, as {key}.KEY")
     by_tail = [known for known in keys if known.split(".")[-1] == key.rsplit(".", maxsplit=1)[-1]]
+    by_tail.sort(key=lambda known: -difflib.SequenceMatcher(None, key, known).ratio())
     close = by_tail or difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     if not close:
         tails = {known.split(".")[-1]: known for known in keys}

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.errors import ConfigError, DataError, StorageError
+from charrnn.errors import CheckpointError, ConfigError, DataError, StorageError
 from charrnn.sources import Document, Sources, cache_folder
 from charrnn.vocabulary import (
     ByteVocabulary,
@@ -142,8 +142,8 @@ def split_corpus(
             splits[name] = Span(start, stop, start > 0)
     if has_test:
         splits["test"] = spans[-1]
-    for name, needed in (("train", 2), ("validation", 1)):
-        if len(splits[name]) < needed:
+    for name, needed in (("train", 2), ("validation", 1), ("test", 1)):
+        if name in splits and len(splits[name]) < needed:
             raise DataError(
                 f"the text of {ends[-1]:,} characters leaves {len(splits[name])} for the {name} "
                 f"split; give a longer text, or separate files with --validation"
@@ -179,10 +179,10 @@ def read_cache(key: str) -> CachedIds | None:
             return None
         ids = np.memmap(folder / "ids.bin", dtype=dtype, mode="r", shape=(about["count"],))
         starts = np.array(about["document_starts"], np.int64)
-    except (OSError, ValueError, KeyError, TypeError):
+        vocabulary = read_vocabulary(about["vocabulary"])
+        return CachedIds(ids, vocabulary, starts, about["part_ends"], about["sha256"], key)
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
         return None  # Rebuilt from the text, which is the truth.
-    vocabulary = read_vocabulary(about["vocabulary"])
-    return CachedIds(ids, vocabulary, starts, about["part_ends"], about["sha256"], key)
 
 
 def _cache_path(key: str) -> Path:
@@ -197,8 +197,10 @@ def _check_encoding(encoding: str, errors: str) -> None:
             f"unknown text encoding {encoding!r}; utf-8 and latin-1 are two"
         ) from error
     try:
-        codecs.lookup_error(errors)
-    except LookupError as error:
+        codecs.lookup_error(errors)(UnicodeDecodeError("utf-8", b"\xff", 0, 1, ""))
+    except UnicodeDecodeError:
+        pass
+    except (LookupError, TypeError) as error:
         known = "strict, ignore, replace, backslashreplace, surrogateescape"
         raise ConfigError(f"unknown error handling {errors!r}; known: {known}") from error
 
@@ -296,7 +298,8 @@ def _build(
             "vocabulary": made.to_data(),
         }
         (temporary / "about.json").write_text(json.dumps(about), "utf-8")
-        shutil.rmtree(target, ignore_errors=True)  # A damaged entry, or nothing.
+        if read_cache(key) is None:
+            shutil.rmtree(target, ignore_errors=True)  # A damaged entry, or nothing.
         with contextlib.suppress(FileExistsError):  # Another process was faster: same content.
             _rename_folder(temporary, target)
     except OSError as error:

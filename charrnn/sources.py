@@ -24,6 +24,7 @@ from typing import BinaryIO
 
 import fsspec
 import platformdirs
+import zstandard
 from fsspec.utils import infer_compression
 
 from charrnn.errors import DataError, StorageError
@@ -61,6 +62,8 @@ class Document:
     def open(self) -> Iterator[BinaryIO]:
         """The decompressed bytes. Raises DataError where the file cannot be read."""
         try:
+            if self.compression == "zstd":
+                _check_zstd(self.path)
             with fsspec.open(str(self.path), "rb", compression=self.compression) as file:
                 yield file
         except DataError:
@@ -109,25 +112,36 @@ def find_sources(arguments: Sequence[str], retry_seconds: float = 1.0) -> Source
     """
     if not arguments:
         return builtin_corpus()
-    documents: list[Document] = []
     temporary: list[Path] = []
+    try:
+        return _find(arguments, temporary, retry_seconds)
+    except BaseException:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _find(arguments: Sequence[str], temporary: list[Path], retry_seconds: float) -> Sources:
+    documents: list[Document] = []
     kept: list[str] = []
     skipped = 0
     for argument in arguments:
-        path = Path(argument).expanduser()
+        path = Path(os.path.expanduser(argument))
         kept.append(argument)
+        if not argument:
+            raise DataError("an empty word names no text; leave it out")
         if argument == "-":
             temporary.append(_spool(_copy_standard_input))
             documents.append(Document("standard input", temporary[-1]))
         elif "://" in argument:
             temporary.append(download(argument, retry_seconds=retry_seconds))
             documents.append(Document(argument, temporary[-1], infer_compression(argument)))
-        elif path.is_dir():
+        elif os.path.isdir(path):
             found, left_out = _folder(path)
             documents += found
             skipped += left_out
             kept[-1] = str(path.absolute())
-        elif path.exists():
+        elif os.path.exists(path):
             documents.append(_file(path))
             kept[-1] = str(path.absolute())
         elif matches := sorted(glob.glob(str(path), recursive=True)):
@@ -232,8 +246,25 @@ def _spool(fill: Callable[[Path], None]) -> Path:
 def _copy_standard_input(path: Path) -> None:
     if sys.stdin is None:
         raise DataError("standard input is closed; name a file, or pipe a text in")
-    with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, CHUNK)
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, CHUNK)
+    except OSError as error:
+        raise DataError(f"cannot copy standard input to {path}: {error.strerror}") from error
+
+
+def _check_zstd(path: Path) -> None:
+    """Raises EOFError for a file that breaks off: zstandard's own reader ends without a word."""
+    whole = True
+    with path.open("rb") as file:
+        left = b""
+        while left or (left := file.read(CHUNK)):
+            if whole:
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            frame.decompress(left)
+            whole, left = frame.eof, frame.unused_data if frame.eof else b""
+    if not whole:
+        raise EOFError("it breaks off before its end")
 
 
 def _file(path: Path) -> Document:

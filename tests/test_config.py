@@ -479,3 +479,10 @@ def test_the_schema_describes_every_key() -> None:
             seen.append(name)
             assert " ".join(field["description"].split()) == described[name]
     assert seen == all_keys()
+
+
+def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("model:\n  # cell: gru\ntraining:\n  seed: 3\n")
+    config, _ = build_config([file_layer(path)])
+    assert (config.model.cell, config.training.seed) == ("lstm", 3)
