@@ -64,7 +64,7 @@ def unroll(
             state = next_state
         else:
             active = t < lengths
-            output = output * active[:, None]
+            output = output.where(active[:, None], output.new_zeros(()))
             state = select_lanes(active, next_state, state)
         outputs.append(output)
     return torch.stack(outputs, dim=1), state
@@ -118,7 +118,7 @@ class Recurrent(nn.Module):
     def forward(
         self, inputs: Tensor, state: State, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        if self.fused and lengths is None:
+        if self.fused and lengths is None and inputs.shape[1] > 0:
             return FUSED[type(self.cell)](self.cell, inputs, state)
         return unroll(self.cell, inputs, state, lengths)
 
@@ -205,7 +205,7 @@ def from_torch(module: nn.RNNBase) -> Stack:
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 getattr(cell, name).copy_(getattr(module, f"{name}_l{i}"))
         layers.append(Recurrent(cell))
-    return Stack(layers, dropout=float(module.dropout))
+    return Stack(layers, dropout=float(module.dropout)).train(module.training)
 
 
 def to_torch(stack: Stack) -> nn.RNNBase:
@@ -216,10 +216,8 @@ def to_torch(stack: Stack) -> nn.RNNBase:
     """
     cells: list[Any] = [layer.cell for layer in stack.layers]
     first = cells[0]
-    alike = all(type(cell) is type(first) for cell in cells) and all(
-        cell.hidden_size == first.hidden_size for cell in cells
-    )
-    if not alike or stack.skip_connections or type(first) not in FUSED:
+    kinds = {(type(c), c.hidden_size, getattr(c, "activation", None)) for c in cells}
+    if len(kinds) > 1 or stack.skip_connections or type(first) not in FUSED:
         raise ValueError("torch.nn needs standard cells of one kind and width, without skips")
     kind: Any = {VanillaCell: nn.RNN, LSTMCell: nn.LSTM, GRUCell: nn.GRU}[type(first)]
     options: dict[str, Any] = (
@@ -229,7 +227,7 @@ def to_torch(stack: Stack) -> nn.RNNBase:
         first.input_size,
         first.hidden_size,
         num_layers=len(cells),
-        dropout=stack.dropout,
+        dropout=stack.dropout if len(cells) > 1 else 0.0,
         batch_first=True,
         **options,
     ).to(device=first.weight_hh.device, dtype=first.weight_hh.dtype)
@@ -237,4 +235,4 @@ def to_torch(stack: Stack) -> nn.RNNBase:
         for i, cell in enumerate(cells):
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 getattr(module, f"{name}_l{i}").copy_(getattr(cell, name))
-    return module
+    return module.train(stack.training)

@@ -48,28 +48,25 @@ class Choice:
     ) -> NDArray[np.intp]:
         """Ids (N,) from logits (N, V) and one uniform number in [0, 1) a lane.
 
-        Raises ValueError for logits that are not finite.
+        A logit of -inf is a probability of 0. Raises ValueError for logits that are not numbers,
+        or +inf, or all -inf.
         """
-        if self.temperature == 0:
-            greedy: NDArray[np.intp] = np.argmax(logits, axis=1)
-            return greedy
         scaled = logits.astype(np.float64)
-        scaled -= scaled.max(axis=1, keepdims=True)
-        if not np.isfinite(scaled).all():
+        largest = scaled.max(axis=1, keepdims=True)
+        if not np.isfinite(largest).all():  # Not a number wins a maximum.
             raise ValueError("the model's logits are not finite")
-        probabilities = np.exp(scaled / self.temperature)
+        if self.temperature == 0:
+            greedy: NDArray[np.intp] = np.argmax(scaled, axis=1)
+            return greedy
+        probabilities = np.exp((scaled - largest) / self.temperature)
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         if self.top_k or self.top_p or self.min_p:
             probabilities *= self._kept(probabilities)
         cumulative = probabilities.cumsum(axis=1)
-        # Inverse transform. The largest uniform number may meet rounding at the far end, where
-        # the last id with any probability is the right one.
+        # Inverse transform: a number below 1 never reaches the last sum, so what is drawn has
+        # probability.
         thresholds = uniforms[:, None] * cumulative[:, -1:]
-        chosen: NDArray[np.intp] = (cumulative <= thresholds).sum(axis=1)
-        last: NDArray[np.intp] = (
-            probabilities.shape[1] - 1 - np.argmax(probabilities[:, ::-1] > 0, axis=1)
-        )
-        drawn: NDArray[np.intp] = np.minimum(chosen, last)
+        drawn: NDArray[np.intp] = (cumulative <= thresholds).sum(axis=1)
         return drawn
 
     def _kept(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:

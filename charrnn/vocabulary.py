@@ -145,7 +145,7 @@ class ByteVocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the bytes; what is not UTF-8 becomes lone surrogates, which encode back."""
-        return bytes(ids).decode("utf-8", "surrogateescape")
+        return bytes(iter(ids)).decode("utf-8", "surrogateescape")
 
     def unknown_characters(self, text: str) -> Counter[str]:
         """Always empty."""

@@ -69,6 +69,11 @@ def test_every_seed_sample_and_position_draws_its_own_number() -> None:
     assert len(distinct) == 4 * 5 * len(positions)
 
 
+def test_blocks_do_not_overlap() -> None:
+    draws = Draws(0, [0])
+    assert len({float(draws.at(position)[0]) for position in range(3 * BLOCK)}) == 3 * BLOCK
+
+
 def test_numbers_are_uniform_from_zero_to_below_one() -> None:
     draws = Draws(123, range(40))
     numbers = np.concatenate([draws.at(position) for position in range(500)])
@@ -201,6 +206,7 @@ def test_each_lane_has_its_own_filter() -> None:
         (Choice(top_p=0.6), [0, 4]),
         (Choice(min_p=0.25), [0, 3, 4]),
         (Choice(top_k=2, min_p=0.1), [0, 4]),
+        (Choice(top_k=2, top_p=0.5), [4]),
     ],
     ids=str,
 )
