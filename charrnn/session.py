@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import statistics
 import sys
 import time
@@ -299,7 +300,10 @@ class Session:
             "step": progress.step,
             "epoch": progress.epoch + progress.batch / self.task.batches_per_epoch,
             "learning_rate": learning_rate,
-            "train": {"nats_per_character": train.nats_per_character},
+            "train": {
+                "nats_per_character": train.nats_per_character,
+                "bits_per_character": train.nats_per_character / math.log(2),
+            },
             "validation": {
                 "nats_per_character": validation.nats_per_character,
                 "bits_per_character": validation.bits_per_character,

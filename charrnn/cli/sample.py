@@ -118,16 +118,11 @@ def sample(
             raise ConfigError("--interactive keeps one state; leave out --num-samples")
         _converse(model, cursor, choice, draws, length, stop, policy)
     else:
-        show = visible if is_terminal(sys.stdout) else str
         streamed = len(samples) == 1 and not as_json
 
-        def write(text: str) -> None:
-            click.echo(show(text), nl=False)
-            sys.stdout.flush()
-
         if streamed and prompt and load_state is None:
-            write(prompt)
-        texts = _generate(model, cursor, choice, draws, length, stop, write if streamed else None)
+            _write(prompt)
+        texts = _generate(model, cursor, choice, draws, length, stop, _write if streamed else None)
         if streamed and not texts[0].endswith("\n"):
             click.echo()
         for i, text in zip(samples, texts, strict=True) if not streamed else ():
@@ -137,7 +132,7 @@ def sample(
                 click.echo(json.dumps(record))
             else:
                 click.echo(f"--- sample {i}")
-                click.echo(show((prompt or "") + text))
+                _write((prompt or "") + text + "\n")
     if save_state is not None:
         model.save_cursor(save_state, cursor, chosen_seed, samples)
         say(f"saved the hidden state in {save_state}")
@@ -202,13 +197,7 @@ def _converse(
     from charrnn.errors import DataError
     from charrnn.sampler import prime
 
-    show = visible if is_terminal(sys.stdout) else str
     say("type a line for the model to go on from; end with Ctrl-D")
-
-    def write(text: str) -> None:
-        click.echo(show(text), nl=False)
-        sys.stdout.flush()
-
     while True:
         try:
             line = _read_line()
@@ -222,8 +211,13 @@ def _converse(
         if len(ids):
             moved = prime(model, ids[None], cursor)
             cursor.token, cursor.state = moved.token, moved.state
-        if not _generate(model, cursor, choice, draws, length, stop, write)[0].endswith("\n"):
+        if not _generate(model, cursor, choice, draws, length, stop, _write)[0].endswith("\n"):
             click.echo()
+
+
+def _write(text: str) -> None:
+    """Text on standard output at once; on a terminal, control characters are escaped."""
+    click.echo(visible(text) if is_terminal(sys.stdout) else text, nl=False)
 
 
 def _read_line() -> str:

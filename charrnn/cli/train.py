@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import signal
 import time
@@ -244,12 +246,12 @@ def _start(
 ) -> int:
     """From a configuration and a text to the end of this start, for `train` and `resume`."""
     from charrnn.config import dump_yaml
-    from charrnn.planning import choose_device, plan, set_threads
+    from charrnn.planning import choose_device, plan, prepare_process
     from charrnn.runs import differences, environment
     from charrnn.session import Session
 
     device = choose_device(config.device)
-    set_threads(config.threads)
+    prepare_process(config.threads)
     config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, device)
     _be_deterministic(config)
     here = environment(str(device), int(config.threads) if config.threads != "auto" else 0)
@@ -355,7 +357,8 @@ class Stopper:
         else:
             self.exit_code = 130
             message = b"\nstopping after this step, then saving; Ctrl-C again leaves at once\n"
-            os.write(2, message)
+            with contextlib.suppress(OSError):  # Standard error may be closed.
+                os.write(2, message)
 
 
 def _show_evaluation(bar: Bar, event: Any, total: int) -> None:
@@ -363,7 +366,8 @@ def _show_evaluation(bar: Bar, event: Any, total: int) -> None:
     validation = metrics["validation"]
     bar.say(
         f"step {metrics['step']:,}/{total:,}  epoch {metrics['epoch']:.1f}  "
-        f"train {metrics['train']['nats_per_character']:.4f}  "
+        f"train {metrics['train']['nats_per_character']:.4f} nats "
+        f"({metrics['train']['bits_per_character']:.3f} bits)  "
         f"validation {validation['nats_per_character']:.4f} nats "
         f"({validation['bits_per_character']:.3f} bits) per character"
         f"{'  best' if event.is_best else ''}  "
@@ -416,7 +420,7 @@ def _summary(session: Session, event: Any) -> dict[str, Any]:
         score = {
             "split": "validation",
             "nats_per_character": nats,
-            "bits_per_character": nats / 0.6931471805599453 if nats is not None else None,
+            "bits_per_character": nats / math.log(2) if nats is not None else None,
             "bits_per_byte": None,
             "characters": None,
             "unknown_characters": 0,

@@ -32,6 +32,7 @@ from charrnn.state import State, detach, zero_lanes
 from charrnn.task import Loss
 
 NOT_SCORED = -100
+MOST_LOGITS = 1 << 25  # at a time in scoring: 128 MiB in float32
 
 
 class Batch(NamedTuple):
@@ -123,8 +124,9 @@ class LanguageModelTask:
         ends = np.minimum(ends, starts + most)
         warmup = min(warmup, int(starts[-1]) - first)
         begin, stop = -warmup, int((ends - starts).max())
-        for offset in range(begin, max(stop, begin + 1), 256):
-            length = min(256, stop - offset)
+        window = max(1, min(256, MOST_LOGITS // (lanes * self.corpus.vocabulary.size)))
+        for offset in range(begin, max(stop, begin + 1), window):
+            length = min(window, stop - offset)
             batch = self._cut(starts + offset, length, offset == begin, starts, ends, first)
             yield batch._replace(unconditional=unconditional if offset == begin else 0)
 
@@ -173,7 +175,7 @@ class LanguageModelTask:
 
     def _tiles(self, first: int, pairs: int, unconditional: int) -> Iterator[Batch]:
         """Windows that each start from the zero state, many at a time."""
-        rows = max(1, 65536 // self.window)
+        rows = max(1, MOST_LOGITS // (self.window * self.corpus.vocabulary.size))
         firsts = first + np.arange(0, pairs, self.window)
         stops = np.minimum(firsts + self.window, first + pairs)
         for i in range(0, max(len(firsts), 1), rows):
@@ -208,7 +210,8 @@ class LanguageModelTask:
             scored = int(asked.sum())
             zeroed |= positions == first
         if self._borders is not None:
-            zeroed |= np.isin(positions, self._borders)
+            after = np.searchsorted(self._borders, positions, side="right")
+            zeroed |= self._borders[after - 1] == positions
         borders = torch.from_numpy(zeroed).to(self.device) if zeroed.any() else None
         return Batch(inputs.to(self.device), targets.to(self.device), scored, borders, fresh)
 

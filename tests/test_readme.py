@@ -1,0 +1,61 @@
+"""What the documents say is true: the Python examples run, the named options exist."""
+
+import re
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from charrnn.cli.main import _add_commands, cli, main
+from charrnn.config import all_keys
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS = [README, (ROOT / "data" / "README.md").read_text("utf-8")]
+
+
+def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(README, "utf-8")
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["charrnn", "train", "book.txt", "--steps", "3", "--hidden-size", "8", "--batch-size", "4"],
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def options(command: click.Command) -> set[str]:
+    found = {name for parameter in command.params for name in parameter.opts}
+    for child in getattr(command, "commands", {}).values():
+        found |= options(child)
+    return found
+
+
+def test_every_option_and_key_that_is_named_exists() -> None:
+    _add_commands()
+    known = options(cli) | {"--help", "--version", "--index-url"}
+    for text in DOCUMENTS:
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
+        for key in re.findall(r"--set '?([a-z_.]+)=", text):
+            assert key in all_keys()
+    commands = set(re.findall(r"`?charrnn ([a-z]+)\b", README)) - {"on"}
+    assert commands <= {*cli.commands, "config"}
+
+
+def test_every_config_is_valid_and_says_what_it_scored() -> None:
+    from charrnn.config import build_config, file_layer
+
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        config, _ = build_config([file_layer(path)])
+        assert not config.data.sources
+        header = path.read_text("utf-8")
+        assert f"charrnn train --config configs/{path.name}" in header
+        assert re.search(r"# Score: \d\.\d{4} nats", header)
