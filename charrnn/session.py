@@ -174,11 +174,13 @@ class Session:
         Raises DivergedError with nothing bad saved, StorageError when the disk does not take it,
         ConfigError where there is no budget.
         """
-        progress, max_time = self.trainer.progress, self.config.training.max_time
+        progress = self.trainer.progress
+        budget = self.config.training.max_time
+        max_time = budget if isinstance(budget, float) else math.inf
         bound = steps_bound(self.config, self.task.batches_per_epoch)
         total: int | None = None
         every = 0
-        if max_time is None:
+        if max_time == math.inf:
             if bound is None:
                 raise ConfigError("the run has no budget; give --steps, --epochs or --max-time")
             total, every = bound, self._fix(bound)
@@ -199,7 +201,7 @@ class Session:
             seconds += measured[-1]
             characters += report.scored
             yield Stepped(report.step, report.scored)
-            if total is None and report.step < measure_until:
+            if total is None and report.step < measure_until and self.clock() < max_time / 2:
                 continue
             if total is not None and report.step % every and report.step != total:
                 if report.step % int(self.config.checkpoints.every) == 0:
@@ -213,8 +215,9 @@ class Session:
             line, is_best = self._evaluate(characters / max(seconds, 1e-9), report.learning_rate)
             text = self.sample_text(self.config.evaluation.sample_length)
             seconds, characters = 0.0, 0
+            self._save()
+            saved_step = report.step
             if total is None:
-                assert isinstance(max_time, float)
                 # The first steps are slower: caches are cold and buffers are being found.
                 step_seconds = statistics.median(measured[len(measured) // 3 :])
                 costs = Costs(step_seconds, self.clock() - began, self._time_final_score())
@@ -226,8 +229,7 @@ class Session:
                 total = min(total, bound) if bound else total
                 every = self._fix(total)
                 yield self._planned(total, report.scored / step_seconds)
-            self._save()
-            saved_step = report.step
+                self._save()  # Once more, with the plan in it.
             left = (total - report.step) * statistics.median(measured[-200:])
             yield Evaluated(line, is_best, left, text)
             patience = self.config.training.patience
