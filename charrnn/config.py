@@ -164,8 +164,9 @@ class TrainingConfig(Section):
     """Momentum of sgd."""
     betas: Annotated[tuple[Probability, Probability], Field(strict=False)] = (0.9, 0.99)
     """Decay rates of Adam's two moments; rmsprop uses the second."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Decay of weight matrices towards zero (decoupled in adamw; biases are left alone)."""
+    weight_decay: Annotated[float, Field(ge=0)] | Auto = "auto"
+    """Decay of weight matrices towards zero; biases are left alone. auto is 0.1 for adamw, whose
+    decay is decoupled from the gradient, and 0 for the others."""
     clip: PositiveFloat = 1.0
     """Bound on the global norm of the gradient."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -171,6 +172,8 @@ def read_text(sources: Sources, encoding: str = "utf-8", errors: str = "strict")
 
 def read_cache(key: str) -> CachedIds | None:
     """An entry of the cache, or None where there is none or it is damaged."""
+    if not re.fullmatch("[0-9a-f]{64}", key):
+        return None  # A checkpoint says so; it must not choose a path.
     folder = _cache_path(key)
     try:
         about = json.loads((folder / "about.json").read_text("utf-8"))

@@ -31,14 +31,14 @@ def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
 
     Raises DataError.
     """
-    texts = {"sources": find_sources(config.data.sources)}
-    for name in ("validation", "test"):
-        if arguments := getattr(config.data, name):
-            texts[name] = find_sources(arguments)
-    for part in texts.values():
-        if part.skipped:
-            warn(f"{part.described}: {part.skipped:,} binary files were left out")
+    texts: Texts = {}
     try:
+        for name in ("sources", "validation", "test"):
+            arguments = getattr(config.data, name)
+            if arguments or name == "sources":
+                texts[name] = find_sources(arguments)
+                if skipped := texts[name].skipped:
+                    warn(f"{texts[name].described}: {skipped:,} binary files were left out")
         yield texts
     finally:
         for part in texts.values():
@@ -68,10 +68,11 @@ def with_absolute_paths(config: Config, texts: Mapping[str, Sources]) -> Config:
 
 
 def corpus_of_checkpoint(
-    config: Config, checkpoint: Checkpoint, data: Sequence[str], warn: Warn
+    config: Config, checkpoint: Checkpoint, moved: Mapping[str, Sequence[str]], warn: Warn
 ) -> tuple[Config, Corpus]:
-    """The text a checkpoint was trained on, or `data` in its place, in the model's vocabulary.
+    """The text a checkpoint was trained on, in the model's vocabulary.
 
+    `moved` names texts to use in place of the recorded `sources`, `validation` or `test`.
     What could be read only once comes from the cache. Raises DataError where it is gone from
     there, and for characters that the vocabulary lacks.
     """
@@ -81,11 +82,11 @@ def corpus_of_checkpoint(
     except (KeyError, TypeError) as error:
         raise DataError(f"{checkpoint.path} does not say what it was trained on") from error
     vocabulary = read_vocabulary(checkpoint.metadata.get("vocabulary"))
-    if data:
-        config = with_values(config, {"data.sources": list(data)})
+    moved = {f"data.{name}": list(given) for name, given in moved.items() if given}
+    config = with_values(config, moved)
     everything = [*config.data.sources, *config.data.validation, *config.data.test]
     once = [argument for argument in everything if argument == "-" or "://" in argument]
-    if once and not data:
+    if once and not moved:
         cached = read_cache(str(key))
         if cached is None:
             raise DataError(
@@ -151,8 +152,9 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optim
     """The optimizer of a configuration; weight decay falls on matrices only."""
     training = config.training
     parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},
+    decay = training.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     rate = training.learning_rate

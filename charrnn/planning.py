@@ -1,7 +1,7 @@
 """What a user did not choose, chosen from the text and the machine.
 
-`plan` replaces every `auto` of a configuration except those that need a measured speed; `Budget`
-turns a wall-clock budget into a number of steps once the speed is known.
+`plan` replaces every `auto` of a configuration except those that need a measured speed;
+`steps_in_time` turns a wall-clock budget into a number of steps once the speed is known.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +35,8 @@ def choose_device(wanted: str) -> torch.device:
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", wanted):
+        raise ConfigError(f"unknown device {wanted!r}; use auto, cpu, cuda, cuda:N or mps")
     device = torch.device(wanted)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
@@ -62,7 +65,7 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
     `checkpoints.every` and a step count that depends on a wall-clock budget.
 
     `characters` is the length of the training split. The rules are smooth in the size of the
-    text and in the time there is; see ARCHITECTURE.md for the runs they come from.
+    text and in the time there is; see LOG.md for the runs they come from.
     """
     model, training = config.model, config.training
     values: dict[str, Any] = {"device": str(device)}
@@ -105,7 +108,7 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
 
     # How often the text will be read decides how much there is to protect it from: 6 operations
     # a weight and character, at about the speed of the product that was measured.
-    gates = {"vanilla": 1, "gru": 3, "lstm": 4}[model.cell]
+    gates = {"vanilla": 1, "gru": 3, "lstm": 4}.get(model.cell, 4)
     weights = sum(gates * h * (d + h) for d, h in zip([64, *widths], widths, strict=False))
     weights += output_width * vocabulary_size
     passes = min(
@@ -120,12 +123,16 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
     if isinstance(rate, str):
         rate = {"adam": 4e-3, "adamw": 4e-3, "rmsprop": 1e-3, "sgd": 1.0}[training.optimizer]
         rate *= min(2.0, 256 / max(widths)) / (4 if model.cell == "vanilla" else 1)
+    decay = training.weight_decay
+    if decay == "auto":
+        decay = 0.1 if training.optimizer == "adamw" else 0.0
     values |= {
         "training.max_time": max_time,
         "training.epochs": epochs,
         "training.window": window,
         "training.batch_size": batch_size,
         "training.learning_rate": rate,
+        "training.weight_decay": decay,
         "model.hidden_size": hidden,
         "model.embedding_size": embedding,
     }

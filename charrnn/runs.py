@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import json
 import os
 import platform
@@ -43,7 +44,6 @@ from charrnn.errors import CheckpointError, ConfigError, LockedError, StorageErr
 SCHEMA = 1
 DISTRIBUTION = "charrnn-trainer"
 _STEP = re.compile(r"step-(\d+)\.safetensors")
-_FIELDS_OF_TIME = ("seconds", "characters_per_second", "time")
 
 Warn = Callable[[str], None]
 
@@ -64,8 +64,9 @@ class Run:
         """Raise ConfigError where there is something at this path already."""
         path = self.path
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            verb = f"charrnn resume {path}" if (path / "checkpoints").is_dir() else "another --out"
-            raise ConfigError(f"{path} exists already; use {verb}")
+            other = "delete it, or use another --out"
+            remedy = f"use charrnn resume {path}" if self.steps() else other
+            raise ConfigError(f"{path} exists already; {remedy}")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -84,9 +85,10 @@ class Run:
                 f"{self.path} is in use by process {who.get('pid', '?')} on "
                 f"{who.get('host', '?')}; wait for it, or stop it first"
             ) from error
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise StorageError(
-                f"cannot make or lock the run directory {self.path}: {error.strerror}"
+                f"cannot make or lock the run directory {self.path}: {reason}"
             ) from error
         try:
             identity = {"pid": os.getpid(), "host": socket.gethostname()}
@@ -124,7 +126,10 @@ class Run:
                 return self.load(step)
             except CheckpointError as error:
                 warn(f"{error}; falling back to an older one")
-        raise CheckpointError(f"{self.path} has no usable checkpoint; train it anew")
+        raise CheckpointError(
+            f"{self.path} has no usable checkpoint; start again with "
+            f"charrnn train --config {self.path / 'config.yaml'} --out ANOTHER"
+        )
 
     def best(self, warn: Warn) -> Checkpoint:
         """The checkpoint with the best validation score, else the latest."""
@@ -149,12 +154,12 @@ class Run:
         save_checkpoint(path, tensors, metadata)
         return path
 
-    def prune(self, keep_last: int, best_step: int | None) -> None:
-        """Delete all but the last and the best; the newest was verified when it was written."""
-        steps = self.steps()
-        for step in steps[:-keep_last]:
-            if step != best_step:
-                self.checkpoint_path(step).unlink(missing_ok=True)
+    def prune(self, step: int, keep_last: int, best_step: int | None) -> None:
+        """Delete all up to `step`, just written and verified, but the last ones and the best."""
+        steps = [s for s in self.steps() if s <= step]
+        for old in steps[:-keep_last]:
+            if old != best_step:
+                self.checkpoint_path(old).unlink(missing_ok=True)
 
     # Records -----------------------------------------------------------------------------------
 
@@ -171,13 +176,12 @@ class Run:
         best = _read_json(self.path / "best.json")
         return best if isinstance(best, dict) else {}
 
-    def record_environment(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        """Add an entry for this start and give back the one before it, if any."""
+    def record_environment(self, entry: dict[str, Any]) -> None:
+        """Add an entry for this start."""
         path = self.path / "environment.json"
         entries = _read_json(path)
         entries = entries if isinstance(entries, list) else []
         write_atomically(path, _json([*entries, entry]).encode())
-        return entries[-1] if entries else None
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a line that was cut off by a crash does not count."""
@@ -205,18 +209,22 @@ class Run:
             write_atomically(self.path / "metrics.jsonl", text.encode())
 
 
-def without_times(line: dict[str, Any]) -> dict[str, Any]:
-    """A metrics line less what depends on the clock."""
-    return {key: value for key, value in line.items() if key not in _FIELDS_OF_TIME}
+def claim_run(name: str, root: Path = Path("runs")) -> Run:
+    """Make `runs/<name>-<n>` with the first n that is free; no two starts get the same one.
 
-
-def new_run_path(name: str, root: Path = Path("runs")) -> Path:
-    """`runs/<name>-<n>` with the first n that is free."""
+    Raises StorageError where nothing can be made.
+    """
     clean = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "text"
-    n = 1
-    while (root / f"{clean}-{n}").exists():
-        n += 1
-    return root / f"{clean}-{n}"
+    for n in itertools.count(1):
+        path = root / f"{clean}-{n}"
+        try:
+            path.mkdir(parents=True)
+            return Run(path)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StorageError(f"cannot make {path}: {error.strerror}") from error
+    raise AssertionError("unreachable")
 
 
 def all_runs(root: Path = Path("runs")) -> list[Run]:
@@ -262,10 +270,11 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         with contextlib.suppress(PackageNotFoundError):
             packages[package] = version(package)
     commit = None
+    checkout = Path(__file__).parents[1]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        commit = subprocess.run(
+        commit = (checkout / ".git").exists() and subprocess.run(
             ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
+            cwd=checkout,
             capture_output=True,
             text=True,
             timeout=5,

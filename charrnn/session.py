@@ -22,10 +22,11 @@ import torch
 from charrnn.checkpoint import Arrays, Checkpoint
 from charrnn.config import Config, dump_yaml, with_values
 from charrnn.corpus import Corpus
-from charrnn.errors import CheckpointError, ConfigError
+from charrnn.errors import CheckpointError, ConfigError, DivergedError
 from charrnn.experiment import build_model, build_optimizer, build_task
 from charrnn.planning import (
     AIM,
+    LONG_SCORE,
     Costs,
     evaluation_interval,
     learning_rate_schedule,
@@ -101,13 +102,11 @@ class Session:
 
     def __init__(
         self,
-        run: Run,
         config: Config,
         corpus: Corpus,
         about: dict[str, Any],
         clock: Callable[[], float],
     ) -> None:
-        self.run = run
         self.config = config
         self.corpus = corpus
         self.about = about  # of the text and the machine: goes into each checkpoint
@@ -124,6 +123,7 @@ class Session:
             clip=config.training.clip,
             seed=config.training.seed,
         )
+        self.run: Run
         self.best: dict[str, Any] | None = None
         self.without_improvement = 0
         self.since_drop = 0
@@ -144,12 +144,17 @@ class Session:
                 f"use --vocabulary {theirs.kind}"
             )
         load_weights(self.model, source.model, mine.symbols, theirs.symbols)
-        added = [str(s) for s in mine.symbols if s not in set(theirs.symbols)]
-        dropped = [str(s) for s in theirs.symbols if s not in set(mine.symbols)]
+        old, new = set(theirs.symbols), set(mine.symbols)
+        added = [str(s) for s in mine.symbols if s not in old]
+        dropped = [str(s) for s in theirs.symbols if s not in new]
         return added, dropped
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint. Raises CheckpointError where it does not fit."""
+        """Go on from a checkpoint. Raises CheckpointError where it does not fit.
+
+        Patience starts anew with a new budget. With another text, so do the epoch, the carried
+        state and the search for the best: losses on two texts do not compare.
+        """
         tensors = {name: torch.from_numpy(value) for name, value in checkpoint.tensors.items()}
         metadata = checkpoint.metadata
         try:
@@ -165,15 +170,22 @@ class Session:
             raise CheckpointError(
                 f"{checkpoint.path} does not fit its own config: {error}"
             ) from error
-        if self.trainer.progress.batch > self.task.batches_per_epoch:
-            self.trainer.progress.batch = 0  # Another text: its lanes are read from their start.
+        before = metadata["config"].get("training", {})
+        now = self.config.training
+        if any(before.get(k) != getattr(now, k) for k in ("steps", "epochs", "max_time")):
+            self.without_improvement = self.since_drop = 0
+        if metadata.get("corpus", {}).get("sha256") not in (None, self.corpus.sha256):
+            self.trainer.progress.batch = 0
+            self.trainer.carry = self.best = None
+            self.without_improvement = self.since_drop = 0
 
-    def events(self, stop: Callable[[], bool]) -> Iterator[Event]:
-        """Train until the budget, patience or `stop()` ends it.
+    def events(self, run: Run, stop: Callable[[], bool]) -> Iterator[Event]:
+        """Train in `run` until the budget, patience or `stop()` ends it.
 
         Raises DivergedError with nothing bad saved, StorageError when the disk does not take it,
         ConfigError where there is no budget.
         """
+        self.run = run
         progress = self.trainer.progress
         budget = self.config.training.max_time
         max_time = budget if isinstance(budget, float) else math.inf
@@ -185,6 +197,10 @@ class Session:
                 raise ConfigError("the run has no budget; give --steps, --epochs or --max-time")
             total, every = bound, self._fix(bound)
             yield self._planned(total, None)
+        elif progress.step and self.trained_seconds:
+            # Measure at about the rate that the new schedule will have, not at the highest.
+            guess = int(progress.step * (1 + max_time / self.trained_seconds))
+            self.trainer.schedule = learning_rate_schedule(self.config, guess)
         self._find_best()
         measure_until = progress.step + self.config.training.warmup_steps
         measured: list[float] = []
@@ -200,6 +216,8 @@ class Session:
             measured.append(time.perf_counter() - start)
             seconds += measured[-1]
             characters += report.scored
+            self.trained_seconds += measured[-1]
+            self.trained_characters += report.scored
             yield Stepped(report.step, report.scored)
             if total is None and report.step < measure_until and self.clock() < max_time / 2:
                 continue
@@ -209,17 +227,17 @@ class Session:
                     saved_step = report.step
                 continue
 
-            began = self.clock()
-            self.trained_seconds += seconds
-            self.trained_characters += characters
             line, is_best = self._evaluate(characters / max(seconds, 1e-9), report.learning_rate)
             text = self.sample_text(self.config.evaluation.sample_length)
             seconds, characters = 0.0, 0
-            self._save()
-            saved_step = report.step
             if total is None:
                 # The first steps are slower: caches are cold and buffers are being found.
                 step_seconds = statistics.median(measured[len(measured) // 3 :])
+                # So is a first evaluation: a second one is timed, with its sample and checkpoint.
+                began = self.clock()
+                self.estimate()
+                self.sample_text(self.config.evaluation.sample_length)
+                self._save()
                 costs = Costs(step_seconds, self.clock() - began, self._time_final_score())
                 left = max_time * AIM - self.clock()
                 chosen = self.config.evaluation.every
@@ -229,7 +247,8 @@ class Session:
                 total = min(total, bound) if bound else total
                 every = self._fix(total)
                 yield self._planned(total, report.scored / step_seconds)
-                self._save()  # Once more, with the plan in it.
+            self._save()
+            saved_step = report.step
             left = (total - report.step) * statistics.median(measured[-200:])
             yield Evaluated(line, is_best, left, text)
             patience = self.config.training.patience
@@ -237,8 +256,6 @@ class Session:
                 reason = "patience"
                 break
         if saved_step != progress.step:
-            self.trained_seconds += seconds
-            self.trained_characters += characters
             self._save()
         yield self._finish(reason)
 
@@ -282,6 +299,11 @@ class Session:
         progress, training = self.trainer.progress, self.config.training
         train = self.trainer.interval_score()
         validation = self.estimate()
+        if not math.isfinite(validation.nats_per_character):
+            raise DivergedError(
+                f"the validation loss is not finite at step {progress.step:,}; "
+                f"try a lower --learning-rate"
+            )
         is_best = (
             self.best is None or validation.nats_per_character < self.best["nats_per_character"]
         )
@@ -337,16 +359,25 @@ class Session:
         span = self.corpus.splits["validation"]
         size = min(PROBE, len(span))
         stretch = type(span)(span.start, span.start + size, span.has_context)
-        start = time.perf_counter()
-        self.trainer.evaluate(self.task.unbroken(stretch, self.config.evaluation.window))
-        return (time.perf_counter() - start) * len(span) / size
+        seconds = math.inf
+        for _ in range(2):
+            start = time.perf_counter()
+            self.trainer.evaluate(self.task.unbroken(stretch, self.config.evaluation.window))
+            seconds = min(seconds, time.perf_counter() - start)
+        return seconds * len(span) / size
 
     def _save(self) -> None:
         step = self.trainer.progress.step
+        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
+            raise DivergedError(
+                f"the weights are not finite after step {step:,}; try a lower --learning-rate; "
+                f"nothing of it was saved"
+            )
         self.run.save(step, self._contents)
         if self.best:
             self.run.write_best(self.best | {"score": None})
-        self.run.prune(self.config.checkpoints.keep_last, self.best["step"] if self.best else None)
+        best_step = self.best["step"] if self.best else None
+        self.run.prune(step, self.config.checkpoints.keep_last, best_step)
 
     def _contents(self) -> tuple[Arrays, dict[str, Any]]:
         tensors = {
@@ -372,11 +403,12 @@ class Session:
         step = self.trainer.progress.step
         best = self.best or {"step": step}
         score = None
-        if reason != "interrupted" and self.best is not None and self.score_at_end:
+        quick = self._time_final_score() <= max(60.0, LONG_SCORE * self.trained_seconds)
+        if reason != "interrupted" and self.best is not None and self.score_at_end and quick:
             model = copy.deepcopy(self.model)
             weights = self.run.load(best["step"]).tensors
             load_model_tensors(model, weights)
-            trained = TrainedModel(model, self.corpus.vocabulary, self.config, {})
+            trained = TrainedModel(model, self.corpus.vocabulary, self.config, self.about)
             score = trained.evaluate_split(self.corpus, "validation", best["step"])
             self.run.write_best(best | {"score": asdict(score)})
             self.run.append_metrics({"step": step, "final": asdict(score)})

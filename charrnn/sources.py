@@ -7,6 +7,7 @@ once (standard input, a download) is first copied into the user's cache folder.
 from __future__ import annotations
 
 import difflib
+import errno
 import glob
 import hashlib
 import os
@@ -25,6 +26,7 @@ from typing import BinaryIO
 import fsspec
 import platformdirs
 import zstandard
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import infer_compression
 
 from charrnn.errors import DataError, StorageError
@@ -64,7 +66,8 @@ class Document:
         try:
             if self.compression == "zstd":
                 _check_zstd(self.path)
-            with fsspec.open(str(self.path), "rb", compression=self.compression) as file:
+            opened = LocalFileSystem().open(self.path, "rb", compression=self.compression)
+            with opened as file:
                 yield file
         except DataError:
             raise
@@ -135,7 +138,7 @@ def _find(arguments: Sequence[str], temporary: list[Path], retry_seconds: float)
             documents.append(Document("standard input", temporary[-1]))
         elif "://" in argument:
             temporary.append(download(argument, retry_seconds=retry_seconds))
-            documents.append(Document(argument, temporary[-1], infer_compression(argument)))
+            documents.append(Document(argument, temporary[-1], _compression(argument)))
         elif os.path.isdir(path):
             found, left_out = _folder(path)
             documents += found
@@ -152,7 +155,7 @@ def _find(arguments: Sequence[str], temporary: list[Path], retry_seconds: float)
         else:
             raise DataError(_no_such(argument))
     first = arguments[0]
-    name = {"-": "stdin"}.get(first, first.rstrip("/").rsplit("/", 1)[-1].split(".")[0]) or "text"
+    name = {"-": "stdin"}.get(first, os.path.basename(first.rstrip("/")).split(".")[0]) or "text"
     described = first if len(arguments) == 1 else f"{first} and {len(arguments) - 1} more"
     if len(documents) > 1:
         described += f" ({len(documents):,} documents)"
@@ -195,7 +198,15 @@ def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) ->
     """
 
     def fetch(path: Path) -> None:
-        filesystem, remote = fsspec.core.url_to_fs(url)
+        options = {}
+        if url.startswith(("http:", "https:")):
+            from aiohttp import ClientTimeout
+
+            # A large text may take long; a server that says nothing may not.
+            options["client_kwargs"] = {
+                "timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)
+            }
+        filesystem, remote = fsspec.core.url_to_fs(url, **options)
         filesystem.get_file(remote, str(path))
         if sha256 and (got := _sha256(path)) != sha256:
             raise DataError(f"{url} has SHA-256 {got}, not {sha256}: it changed or was damaged")
@@ -211,6 +222,8 @@ def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) ->
         except Exception as error:
             # Every remote file system has its own family of errors, so all of them are caught
             # here; none is swallowed, the last one is the cause of what is raised.
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise StorageError(f"no room in {cache_folder()} for {url}") from error
             if attempt + 1 == attempts or isinstance(error, FileNotFoundError):
                 reason = error if str(error) else type(error).__name__
                 raise DataError(f"cannot fetch {url}: {reason}") from error
@@ -267,8 +280,14 @@ def _check_zstd(path: Path) -> None:
         raise EOFError("it breaks off before its end")
 
 
+def _compression(name: str) -> str | None:
+    """How a file is compressed, by its name; an archive of several files is none of ours."""
+    found = infer_compression(name)
+    return found if found in {"gzip", "bz2", "xz", "zstd"} else None
+
+
 def _file(path: Path) -> Document:
-    return Document(str(path), path, infer_compression(str(path)))
+    return Document(str(path), path, _compression(str(path)))
 
 
 def _folder(root: Path) -> tuple[list[Document], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,16 @@ from typing import Any
 from charrnn.errors import ConfigError
 
 
-def event_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """A function that writes a line of metrics as events into `folder`.
+def require_tensorboard() -> None:
+    """Raise ConfigError where the package `tensorboard` is missing."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("tensorboard: true needs a package; run pip install tensorboard")
 
-    Raises ConfigError where the package `tensorboard` is missing.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            "tensorboard: true needs the package tensorboard; pip install tensorboard"
-        ) from error
+
+def event_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
+    """A function that writes a line of metrics as events into `folder`."""
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(folder))
 
     def write(metrics: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from charrnn.runs import SCHEMA, find_checkpoint
 from charrnn.sampler import Choice, Cursor, Draws, prime, sample
 from charrnn.state import leaves, map_state, replace_leaves
 from charrnn.tasks.language_model import NOT_SCORED, LanguageModelTask
-from charrnn.trainer import Score, evaluate
+from charrnn.trainer import Score, evaluate, full_precision
 from charrnn.vocabulary import Unknown, Vocabulary, read_vocabulary
 
 UNBROKEN = "unbroken"
@@ -41,6 +41,7 @@ class Evaluation:
     unknown_characters: int
     step: int | None
     protocol: str
+    text: str | None
     text_sha256: str | None
     schema: int = SCHEMA
 
@@ -52,6 +53,7 @@ def evaluation_of(
     step: int | None,
     byte_count: int | None = None,
     unknown_characters: int = 0,
+    text: str | None = None,
     text_sha256: str | None = None,
 ) -> Evaluation:
     """Name a summed loss."""
@@ -65,6 +67,7 @@ def evaluation_of(
         unknown_characters=unknown_characters,
         step=step,
         protocol=protocol,
+        text=text,
         text_sha256=text_sha256,
     )
 
@@ -245,6 +248,9 @@ class TrainedModel:
                 for i, _ in enumerate(leaves(zero))
             ]
             shapes = [leaf.shape for leaf in leaves(zero)]
+            samples = [int(i) for i in about["samples"]]
+            if len(samples) != len(token) or token.min(initial=0) < 0:
+                raise ValueError("its samples are not its state's")
             if [value.shape for value in values] != shapes or token.max(
                 initial=0
             ) >= self.vocabulary.size:
@@ -253,7 +259,7 @@ class TrainedModel:
             return (
                 Cursor(token, state, int(about["position"])),
                 int(about["seed"]),
-                [int(i) for i in about["samples"]],
+                samples,
             )
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is no state of this model: {error}") from error
@@ -292,14 +298,13 @@ class TrainedModel:
             first = int(corpus.ids[span.start])
             yield self.vocabulary.decode([first]), math.log(self.vocabulary.size)
         task, carry = self._scoring_task(corpus), None
-        with torch.inference_mode():
-            for batch in task.unbroken(span, self.config.evaluation.window):
+        for batch in task.unbroken(span, self.config.evaluation.window):
+            with torch.inference_mode(), full_precision():
                 each, carry = task.surprisals(self.model, batch, carry)
                 scored = batch.targets != NOT_SCORED
-                for target, nats in zip(
-                    batch.targets[scored].tolist(), each[scored].tolist(), strict=True
-                ):
-                    yield self.vocabulary.decode([target]), nats
+                targets, nats = batch.targets[scored].tolist(), each[scored].tolist()
+            for target, surprisal in zip(targets, nats, strict=True):
+                yield self.vocabulary.decode([target]), surprisal
 
     def _evaluate(self, corpus: Corpus, split: str, step: int | None, skipped: int) -> Evaluation:
         span = self._span(corpus, split)
@@ -310,7 +315,8 @@ class TrainedModel:
         if not self.config.training.carry_state:
             protocol = f"windows of {window} from the zero state"
         size = corpus.byte_count(span)
-        return evaluation_of(score, split, protocol, step, size, skipped, corpus.sha256)
+        text = self.metadata.get("corpus", {}).get("described") if corpus.key else None
+        return evaluation_of(score, split, protocol, step, size, skipped, text, corpus.sha256)
 
     def _span(self, corpus: Corpus, split: str) -> Span:
         if split not in corpus.splits:

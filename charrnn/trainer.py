@@ -6,6 +6,7 @@ iterates decides when to evaluate, save, print or stop.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, NamedTuple
@@ -190,17 +191,25 @@ class Trainer(Generic[Batch]):
         return asdict(self.progress)
 
 
+def full_precision() -> contextlib.AbstractContextManager[None]:
+    """No TF32 in cuDNN's recurrent kernels, which is their default: a score is a float32 score."""
+    if not torch.cuda.is_available():
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 def evaluate(model: nn.Module, task: Task[Batch], batches: Iterable[Batch]) -> Score:
     """The summed loss of `batches` in order, the state carried from one to the next.
 
-    Runs in evaluation mode without gradients and leaves the model in the mode it was in.
+    Runs in evaluation mode, in full float32 and without gradients, and leaves the model in the
+    mode it was in.
     """
     was_training = model.training
     model.eval()
     nats, characters = 0.0, 0
     carry: State | None = None
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             for batch in batches:
                 loss = task.loss(model, batch, carry)
                 nats += float(loss.total)

@@ -20,7 +20,7 @@ from charrnn.planning import (
     evaluation_interval,
     learning_rate_schedule,
     plan,
-    set_threads,
+    prepare_process,
     steps_bound,
     steps_in_time,
 )
@@ -298,9 +298,9 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     set_to: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
     monkeypatch.setattr(planning.os, "cpu_count", lambda: 2)
-    set_threads("auto")
-    set_threads(3)
-    set_threads(10**9)
+    prepare_process("auto")
+    prepare_process(3)
+    prepare_process(10**9)
     assert set_to == [3, 8]
 
 

@@ -422,3 +422,10 @@ def test_the_builtin_corpus_is_never_empty(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(DataError, match="name a text"):
         builtin_corpus()
+
+
+def test_names_with_colons_and_archives_are_plain_files(tmp_path: Path) -> None:
+    for name in ("a::b.txt", "x.zip"):
+        (tmp_path / name).write_bytes(b"text")
+        (document,) = find_sources([str(tmp_path / name)]).documents
+        assert b"".join(document.chunks()) == b"text"

@@ -46,12 +46,13 @@ def tiny_corpus(folder: Path, text: str = TEXT) -> Corpus:
 def start(folder: Path, config: Config, corpus: Corpus, clock: Any = lambda: 0.0) -> Session:
     device = torch.device("cpu")
     config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, device)
-    run = Run(folder)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    return Session(run, config, corpus, {"corpus": {"most_frequent": 0}}, clock)
+    session = Session(config, corpus, {"corpus": {"most_frequent": 0}}, clock)
+    session.run = Run(folder)
+    return session
 
 
 def drive(session: Session, until: int | None = None) -> list[Event]:
     """Run to the end, or until a stop is asked for at step `until`."""
     progress = session.trainer.progress
-    return list(session.events(lambda: until is not None and progress.step >= until))
+    return list(session.events(session.run, lambda: until is not None and progress.step >= until))

@@ -53,7 +53,9 @@ def describe_model(config: Config) -> str:
     """`2 x LSTM 256, embedding 64, dropout 0.25`."""
     model = config.model
     widths = model.widths
-    name = {"vanilla": f"vanilla ({model.activation})", "lstm": "LSTM", "gru": "GRU"}[model.cell]
+    name = {"vanilla": f"vanilla ({model.activation})", "lstm": "LSTM", "gru": "GRU"}.get(
+        model.cell, model.cell
+    )
     shape = (
         f"{len(widths)} x {name} {widths[0]}" if len(set(widths)) == 1 else f"{name} {list(widths)}"
     )

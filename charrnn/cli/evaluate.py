@@ -18,6 +18,8 @@ from charrnn.cli.display import say, warn
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default=None,
               help="A split of the run's own text [validation].")  # fmt: skip
 @click.option("--data", multiple=True, metavar="DATA", help="The run's text, where it has moved.")
+@click.option("--validation", multiple=True, metavar="DATA", help="Likewise, the validation text.")
+@click.option("--test", multiple=True, metavar="DATA", help="Likewise, the test text.")
 @click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step.")
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default="error", show_default=True,
@@ -32,6 +34,8 @@ def evaluate(
     text: tuple[str, ...],
     split: str | None,
     data: tuple[str, ...],
+    validation: tuple[str, ...],
+    test: tuple[str, ...],
     step: int | None,
     last: bool,
     unknown: str,
@@ -63,7 +67,7 @@ def evaluate(
     from charrnn.trained import TrainedModel
     from charrnn.vocabulary import name_characters
 
-    if text and (split or data):
+    if text and (split or data or validation or test):
         raise ConfigError("--split and --data are about the run's own text; leave TEXT out")
     checkpoint = find_checkpoint(run, warn, step, last)
     model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
@@ -85,7 +89,8 @@ def evaluate(
             return
         result = model.evaluate(content, policy)
     else:
-        _, corpus = corpus_of_checkpoint(model.config, checkpoint, data, warn)
+        moved = {"sources": data, "validation": validation, "test": test}
+        _, corpus = corpus_of_checkpoint(model.config, checkpoint, moved, warn)
         wanted = split or "validation"
         if per_character:
             for character, nats in model.surprisals_of(corpus, wanted):

@@ -7,6 +7,7 @@ at once. Commands import what they need when they run.
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 import time
@@ -71,9 +72,14 @@ def _add_commands() -> None:
 def main() -> None:
     """Run the command line and leave with its exit code."""
     began = time.monotonic()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None and stream.encoding.lower().replace("-", "") != "utf8":
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # A model may write what the locale cannot, and lone surrogates stand for bytes of no text.
+    for stream, errors in (
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+        (sys.stdin, "surrogateescape"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     _add_commands()
     try:
         code = cli.main(prog_name="charrnn", standalone_mode=False, obj=began)

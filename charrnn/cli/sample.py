@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import sys
 from collections.abc import Callable
@@ -85,9 +86,15 @@ def sample(
 
     if prompt is not None and prompt_file is not None:
         raise ConfigError("give either --prompt or --prompt-file, not both")
+    if load_state is not None and num_samples != 1:
+        raise ConfigError("--load-state has its own samples; leave out --num-samples")
+    if interactive and (as_json or num_samples != 1):
+        raise ConfigError("--interactive keeps one state; leave out --num-samples and --json")
+    if math.isnan(temperature):
+        raise ConfigError("--temperature is not a number; 0.7 is a good one")
     if prompt_file is not None:
         try:
-            prompt = prompt_file.read_text("utf-8")
+            prompt = prompt_file.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise DataError(f"cannot read the prompt file {prompt_file}: {reason}") from error
@@ -115,7 +122,7 @@ def sample(
     draws = Draws(chosen_seed, samples)
     if interactive:
         if len(samples) != 1:
-            raise ConfigError("--interactive keeps one state; leave out --num-samples")
+            raise ConfigError("--interactive keeps one state; this one has several samples")
         _converse(model, cursor, choice, draws, length, stop, policy)
     else:
         streamed = len(samples) == 1 and not as_json
@@ -203,6 +210,8 @@ def _converse(
             line = _read_line()
         except EOFError:
             return
+        if model.vocabulary.unknown_characters("\n"):
+            line = line.removesuffix("\n")
         try:
             ids = model.vocabulary.encode(line, unknown).astype("int64")
         except DataError as error:

@@ -72,7 +72,8 @@ def _flag_layers(table: list[tuple[str, str, str, str]], given: Mapping[str, Any
     for flag, key, _, _ in table:
         value = given.get(key.replace(".", "__"))
         if value is not None:
-            layers.append((flag, {key: parse_yaml(value, flag)}))
+            text = key in {"data.encoding", "data.errors", "device"}
+            layers.append((flag, {key: value if text else parse_yaml(value, flag)}))
     return layers
 
 
@@ -116,7 +117,7 @@ def train(
     """
     from charrnn.config import build_config, environment_layers, file_layer, override_layers
     from charrnn.experiment import find_texts, read_corpus, with_absolute_paths
-    from charrnn.runs import Run, new_run_path
+    from charrnn.runs import Run
 
     layers: list[Layer] = []
     source = None
@@ -140,13 +141,15 @@ def train(
         corpus = read_corpus(config, texts)
     main = texts["sources"]
     config = with_absolute_paths(config, texts)
-    run = Run(out or new_run_path(main.name))
+    run = Run(out) if out else None
     return _start(began, run, config, corpus, main.name, main.described, as_json, origin=source)
 
 
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.option("--data", multiple=True, metavar="DATA", help="The text, where it has moved.")
+@click.option("--validation", multiple=True, metavar="DATA", help="Likewise, the validation text.")
+@click.option("--test", multiple=True, metavar="DATA", help="Likewise, the test text.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory for a lone checkpoint.")
 @_flags(BUDGET_FLAGS)
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default=None,
@@ -159,6 +162,8 @@ def resume(
     /,
     run: str,
     data: tuple[str, ...],
+    validation: tuple[str, ...],
+    test: tuple[str, ...],
     out: Path | None,
     unknown: str | None,
     device: str | None,
@@ -178,38 +183,38 @@ def resume(
       charrnn resume step-00000500.safetensors --data book.txt
     """
     from charrnn.checkpoint import load_checkpoint
-    from charrnn.runs import Run, find_run, new_run_path
+    from charrnn.runs import Run, find_run
 
     changes = {
         key: value for _, layer in _flag_layers(BUDGET_FLAGS, flags) for key, value in layer.items()
     }
     if changes:
         changes |= {"evaluation.every": "auto", "checkpoints.every": "auto"}
-    new_budget = bool(changes)
     changes |= {"data.unknown": unknown} if unknown else {}
     changes |= {"device": device} if device else {}
+    moved = {"sources": data, "validation": validation, "test": test}
     found = find_run(run)
     if isinstance(found, Run):
         if out is not None:
             raise click.UsageError("a run goes on in its own directory; --out is for a checkpoint")
         with found.lock():
             checkpoint = found.latest(warn)
-            return _go_on(began, found, checkpoint, changes, new_budget, data, as_json)
-    target = Run(out or new_run_path(found.stem))
-    target.require_free()
-    return _go_on(began, target, load_checkpoint(found), changes, new_budget, data, as_json)
+            return _go_on(began, found, checkpoint, changes, moved, as_json)
+    target = Run(out) if out else None
+    if target:
+        target.require_free()
+    return _go_on(began, target, load_checkpoint(found), changes, moved, as_json)
 
 
 def _go_on(
     began: float,
-    run: Run,
+    run: Run | None,
     checkpoint: Checkpoint,
     changes: dict[str, Any],
-    new_budget: bool,
-    data: tuple[str, ...],
+    moved: dict[str, tuple[str, ...]],
     as_json: bool,
 ) -> int:
-    """Resume from a checkpoint, in `run`."""
+    """Resume from a checkpoint, in `run` or in a new one."""
     from charrnn.config import config_from_data, with_values
     from charrnn.errors import CheckpointError
     from charrnn.experiment import corpus_of_checkpoint
@@ -218,24 +223,18 @@ def _go_on(
         raise CheckpointError(f"{checkpoint.path} is no training checkpoint")
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config = with_values(config, changes)
-    step, steps = checkpoint.metadata["progress"]["step"], config.training.steps
-    if not new_budget and steps is not None and step >= steps:
-        raise click.UsageError(
-            f"{checkpoint.path} has reached its budget of {steps:,} steps; "
-            f"give more with --steps, --epochs or --max-time"
-        )
     say(f"going on from {checkpoint.path}")
-    config, corpus = corpus_of_checkpoint(config, checkpoint, data, warn)
+    config, corpus = corpus_of_checkpoint(config, checkpoint, moved, warn)
     recorded = checkpoint.metadata["corpus"]
     name, described = str(recorded["name"]), visible(str(recorded["described"]))
-    if data:
-        described = ", ".join(data)
+    if moved["sources"]:
+        described = ", ".join(moved["sources"])
     return _start(began, run, config, corpus, name, described, as_json, checkpoint)
 
 
 def _start(
     began: float,
-    run: Run,
+    run: Run | None,
     config: Config,
     corpus: Corpus,
     name: str,
@@ -245,16 +244,21 @@ def _start(
     origin: TrainedModel | None = None,
 ) -> int:
     """From a configuration and a text to the end of this start, for `train` and `resume`."""
-    from charrnn.config import dump_yaml
-    from charrnn.planning import choose_device, plan, prepare_process
-    from charrnn.runs import differences, environment
-    from charrnn.session import Session
+    import torch
 
+    from charrnn.config import dump_yaml
+    from charrnn.planning import choose_device, plan, prepare_process, steps_bound
+    from charrnn.runs import claim_run, differences, environment
+    from charrnn.session import Session
+    from charrnn.tensorboard import require_tensorboard
+
+    if config.tensorboard:
+        require_tensorboard()
     device = choose_device(config.device)
+    _be_deterministic(config)
     prepare_process(config.threads)
     config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, device)
-    _be_deterministic(config)
-    here = environment(str(device), int(config.threads) if config.threads != "auto" else 0)
+    here = environment(str(device), torch.get_num_threads())
     about = {
         "corpus": {
             "name": name,
@@ -266,26 +270,33 @@ def _start(
         },
         "environment": here,
     }
-    session = Session(run, config, corpus, about, lambda: time.monotonic() - began)
+    session = Session(config, corpus, about, lambda: time.monotonic() - began)
     if checkpoint is not None:
         session.restore(checkpoint)
+        bound = steps_bound(config, session.task.batches_per_epoch)
+        if bound is not None and bound <= session.trainer.progress.step:
+            raise click.UsageError(
+                f"{checkpoint.path} has reached its budget of {bound:,} steps; "
+                f"give more with --steps, --epochs or --max-time"
+            )
         for line in differences(checkpoint.metadata.get("environment", {}), here):
             warn(f"not bit for bit what the run would have been: {line}")
     elif origin is not None:
         added, dropped = session.adopt_weights(origin)
         say(f"from the other model: {_changes(added, dropped)}")
+    run = run or claim_run(name)
     with run.lock():
         run.cut_metrics(session.trainer.progress.step)
         run.record_environment(here)
         run.write_config(dump_yaml(session.config))
         _banner(session, described, run.path)
-        code = _drive(session, as_json)
+        code = _drive(session, run, as_json)
     if not as_json:
         click.echo(str(run.path))
     return code
 
 
-def _drive(session: Session, as_json: bool) -> int:
+def _drive(session: Session, run: Run, as_json: bool) -> int:
     """Show a session's events; the exit code."""
     from charrnn.runs import SCHEMA
     from charrnn.session import Evaluated, Finished, Planned, Stepped
@@ -293,12 +304,12 @@ def _drive(session: Session, as_json: bool) -> int:
 
     stopper = Stopper()
     bar = Bar(shown=not as_json)
-    write_event = event_writer(session.run.path) if session.config.tensorboard else None
+    write_event = event_writer(run.path) if session.config.tensorboard else None
     emit = _emit if as_json else lambda _: None
-    total = 0
+    total = code = 0
     bar.start(None, session.trainer.progress.step)
     try:
-        for event in session.events(stopper.requested):
+        for event in session.events(run, stopper.requested):
             match event:
                 case Stepped():
                     bar.advance()
@@ -322,12 +333,13 @@ def _drive(session: Session, as_json: bool) -> int:
                         write_event(event.metrics)
                 case Finished():
                     bar.close()
-                    _show_end(session, event)
-                    emit(_summary(session, event))
+                    code = stopper.exit_code if event.reason == "interrupted" else 0
+                    _show_end(run.path, event)
+                    emit(_summary(session, run.path, event))
     finally:
         bar.close()
         stopper.restore()
-    return stopper.exit_code
+    return code
 
 
 class Stopper:
@@ -379,8 +391,7 @@ def _show_evaluation(bar: Bar, event: Any, total: int) -> None:
         bar.say(f"    {line}", dim=True)
 
 
-def _show_end(session: Session, event: Any) -> None:
-    path = session.run.path
+def _show_end(path: Path, event: Any) -> None:
     if event.reason == "interrupted":
         say(f"stopped at step {event.step:,}; saved {event.checkpoint}")
         say(f"go on with: charrnn resume {path}")
@@ -409,7 +420,7 @@ def _show_end(session: Session, event: Any) -> None:
     say(f"        charrnn resume {path} --max-time 10m")
 
 
-def _summary(session: Session, event: Any) -> dict[str, Any]:
+def _summary(session: Session, path: Path, event: Any) -> dict[str, Any]:
     """The last object of `train --json`: the score, and how it was come by."""
     from charrnn.runs import SCHEMA
 
@@ -419,6 +430,7 @@ def _summary(session: Session, event: Any) -> dict[str, Any]:
         nats = event.best.get("nats_per_character")
         score = {
             "split": "validation",
+            "text": session.about["corpus"]["described"],
             "nats_per_character": nats,
             "bits_per_character": nats / math.log(2) if nats is not None else None,
             "bits_per_byte": None,
@@ -432,7 +444,7 @@ def _summary(session: Session, event: Any) -> dict[str, Any]:
     return {
         "event": "end",
         "reason": event.reason,
-        "run": str(session.run.path),
+        "run": str(path),
         "parameters": event.parameters,
         "steps": event.step,
         "characters_per_second": event.characters_per_second,
@@ -454,7 +466,7 @@ def _banner(session: Session, described: str, path: Path) -> None:
         f"{corpus.vocabulary.size:,} symbols; {splits}"
     )
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
-    say(f"device  {config.device}, {config.threads} threads; fused {config.model.cell}, float32")
+    say(f"device  {config.device}, {config.threads} threads; {path_in_use(session)}, float32")
     training = config.training
     budget = [
         f"{training.steps:,} steps" if training.steps else "",
@@ -467,6 +479,15 @@ def _banner(session: Session, described: str, path: Path) -> None:
         f"{training.schedule}"
     )
     say(f"run     {path}")
+
+
+def path_in_use(session: Session) -> str:
+    """Whether the layers run on fused kernels or by the plain equations."""
+    from charrnn.layers import Recurrent
+
+    layers = [module for module in session.model.modules() if isinstance(module, Recurrent)]
+    fused = all(layer.fused for layer in layers)
+    return f"{'fused' if fused else 'plain'} {session.config.model.cell}"
 
 
 def _describe_arguments(arguments: list[str]) -> str:

@@ -175,7 +175,8 @@ class LanguageModelTask:
 
     def _tiles(self, first: int, pairs: int, unconditional: int) -> Iterator[Batch]:
         """Windows that each start from the zero state, many at a time."""
-        rows = max(1, MOST_LOGITS // (self.window * self.corpus.vocabulary.size))
+        most = min(1 << 16, MOST_LOGITS // self.corpus.vocabulary.size)
+        rows = max(1, most // self.window)
         firsts = first + np.arange(0, pairs, self.window)
         stops = np.minimum(firsts + self.window, first + pairs)
         for i in range(0, max(len(firsts), 1), rows):
