@@ -12,6 +12,7 @@ import math
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -202,8 +203,8 @@ class Session:
             guess = int(progress.step * (1 + max_time / self.trained_seconds))
             self.trainer.schedule = learning_rate_schedule(self.config, guess)
         self._find_best()
-        measure_until = progress.step + self.config.training.warmup_steps
-        measured: list[float] = []
+        measure_until = min(progress.step + self.config.training.warmup_steps, bound or sys.maxsize)
+        measured: deque[float] = deque(maxlen=1000)
         seconds, characters = 0.0, 0
         saved_step, reason = -1, "budget"
         steps = self.trainer.run(sys.maxsize)
@@ -232,7 +233,7 @@ class Session:
             seconds, characters = 0.0, 0
             if total is None:
                 # The first steps are slower: caches are cold and buffers are being found.
-                step_seconds = statistics.median(measured[len(measured) // 3 :])
+                step_seconds = statistics.median(list(measured)[len(measured) // 3 :])
                 # So is a first evaluation: a second one is timed, with its sample and checkpoint.
                 began = self.clock()
                 self.estimate()
@@ -249,8 +250,8 @@ class Session:
                 yield self._planned(total, report.scored / step_seconds)
             self._save()
             saved_step = report.step
-            left = (total - report.step) * statistics.median(measured[-200:])
-            yield Evaluated(line, is_best, left, text)
+            seconds_left = (total - report.step) * statistics.median(measured)
+            yield Evaluated(line, is_best, seconds_left, text)
             patience = self.config.training.patience
             if patience is not None and self.without_improvement >= patience:
                 reason = "patience"

@@ -252,6 +252,13 @@ def test_wall_clock_budget_becomes_a_step_count(tmp_path: Path, monkeypatch: Any
     assert "auto" not in written
 
 
+def test_of_two_budgets_the_first_to_be_reached_ends_the_run(tmp_path: Path) -> None:
+    config = tiny_config(training__steps=5, training__max_time=1000.0)
+    session = start(tmp_path / "run", config, tiny_corpus(tmp_path))
+    drive(session)
+    assert session.trainer.progress.step == 5
+
+
 def test_a_run_killed_before_its_plan_measures_again(tmp_path: Path) -> None:
     corpus = tiny_corpus(tmp_path)
     config = tiny_config(training__steps=None, training__max_time=0.001)
