@@ -404,8 +404,9 @@ class Session:
         step = self.trainer.progress.step
         best = self.best or {"step": step}
         score = None
-        quick = self._time_final_score() <= max(60.0, LONG_SCORE * self.trained_seconds)
-        if reason != "interrupted" and self.best is not None and self.score_at_end and quick:
+        wanted = reason != "interrupted" and self.best is not None and self.score_at_end
+        longest = max(60.0, LONG_SCORE * self.trained_seconds)
+        if wanted and self._time_final_score() <= longest:
             model = copy.deepcopy(self.model)
             weights = self.run.load(best["step"]).tensors
             load_model_tensors(model, weights)
