@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -217,19 +218,52 @@ class Config(Section):
     """Also write TensorBoard events (needs the extra `tensorboard`)."""
 
 
+MAX_YAML = 1_000_000  # characters; with the next two, any text is read or refused in a second
+MAX_NODES = 10_000
+MAX_DEPTH = 20
+
+
 class _Loader(yaml.SafeLoader):
     """YAML with one meaning a text: 1e-3 is a number, `no` a word, no aliases, no key twice."""
 
     # The resolvers are shared through the class; ours must not change PyYAML's own.
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
 
+    depth = nodes = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.get_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(None, None, "aliases are not used here", event.start_mark)
-        return super().compose_node(parent, index)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self.depth += 1
+        self.nodes += 1
+        problem = (
+            "aliases are not used here" if isinstance(event, yaml.AliasEvent)
+            else "this is nested too deep" if self.depth > MAX_DEPTH
+            else f"there are more than {MAX_NODES:,} values" if self.nodes > MAX_NODES
+            else None
+        )  # fmt: skip
+        if problem:
+            raise yaml.MarkedYAMLError(None, None, problem, event.start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # PyYAML's constructors, for a tag like !!bool on a value that is none.
+            shown = str(node.value)[:30]
+            raise yaml.MarkedYAMLError(
+                None, None, f"{shown!r} is no {node.tag.rsplit(':', 1)[-1]}", node.start_mark
+            ) from error
+        if isinstance(value, float) and not math.isfinite(value):
+            shown = f"{str(node.value)[:30]!r} is no number that fits"
+            raise yaml.MarkedYAMLError(None, None, shown, node.start_mark)
+        return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.MarkedYAMLError(None, None, "this is no mapping", node.start_mark)
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
@@ -275,23 +309,27 @@ _Loader.add_constructor(
 
 def parse_yaml(text: str, name: str) -> Any:
     """Plain data from YAML. Raises ConfigError with the line and column of what is wrong."""
+    if len(text) > MAX_YAML:
+        raise ConfigError(f"{name}: {len(text):,} characters are more than a config can be")
     try:
         return yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader, made stricter
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise ConfigError(f"{where}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
-    except (LookupError, TypeError, AttributeError) as error:
-        # PyYAML's constructors, for a tag like !!bool on a value that is none.
-        raise ConfigError(f"{name}: a value does not fit its tag; write it without one") from error
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise ConfigError(
+            f"{name}:{line}:{column}: the character U+{error.character:04X} is not allowed in YAML"
+        ) from error
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
     """The values a config file sets. Raises ConfigError."""
     try:
-        text = path.read_text("utf-8")
+        with path.open("rb") as file:
+            text = file.read(4 * MAX_YAML + 1).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"cannot read the config {path}: {reason}") from error
