@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.errors import CheckpointError, ConfigError, DataError, StorageError
-from charrnn.sources import Document, Sources, cache_folder
+from charrnn.sources import Document, Scratch, Sources, cache_folder
 from charrnn.vocabulary import (
     ByteVocabulary,
     CharacterVocabulary,
@@ -38,7 +37,8 @@ from charrnn.vocabulary import (
     read_vocabulary,
 )
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
+IN_MEMORY = 1 << 26  # ids: a text up to this size is read whole
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,55 @@ class Span:
         return self.stop - self.start
 
 
+class IdFile:
+    """Ids in a file, indexed like an array, and read when they are asked for.
+
+    No memory map: a file that shrinks under a map ends the process with a bus error, and the
+    pages that were touched count as the process's memory. Here it is a DataError.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], count: int) -> None:
+        self._path, self._dtype, self._count = path, dtype, count
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int | slice | NDArray[np.int64]) -> Ids:
+        """One id, a slice with step 1, or positions in rows (N, T), each a short stretch."""
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(self._count)
+            return self._read(start, stop)
+        positions = np.atleast_2d(np.asarray(index))
+        rows = [
+            self._read(first, last + 1)[row - first]
+            for row, first, last in zip(
+                positions, positions.min(axis=1), positions.max(axis=1), strict=True
+            )
+        ]
+        return np.stack(rows).reshape(np.shape(index))
+
+    def _read(self, start: int, stop: int) -> Ids:
+        size = self._dtype.itemsize
+        os.lseek(self._file, int(start) * size, os.SEEK_SET)
+        content = os.read(self._file, wanted := max(0, int(stop - start)) * size)
+        if len(content) < wanted:
+            raise DataError(
+                f"the id cache {self._path} became shorter while it was read; start again: "
+                f"it is rebuilt, and charrnn resume goes on from the last checkpoint"
+            )
+        return np.frombuffer(content, self._dtype)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Ids of the whole text, its vocabulary, its splits and where its documents begin."""
 
-    ids: Ids
+    ids: Ids | IdFile
     vocabulary: Vocabulary
     splits: dict[str, Span]
     document_starts: NDArray[np.int64]
@@ -117,7 +161,7 @@ def load_corpus(
 class CachedIds:
     """What one entry of the cache holds."""
 
-    ids: Ids
+    ids: Ids | IdFile
     vocabulary: Vocabulary
     document_starts: NDArray[np.int64]
     part_ends: list[int]
@@ -178,13 +222,16 @@ def read_cache(key: str) -> CachedIds | None:
     try:
         about = json.loads((folder / "about.json").read_text("utf-8"))
         dtype = np.dtype(about["dtype"])
-        if (folder / "ids.bin").stat().st_size != about["count"] * dtype.itemsize:
-            return None
-        ids = np.memmap(folder / "ids.bin", dtype=dtype, mode="r", shape=(about["count"],))
+        with (folder / "ids.bin").open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != about["ids_sha256"]:
+                return None
+            ids: Ids | IdFile = IdFile(folder / "ids.bin", dtype, about["count"])
+            if about["count"] <= IN_MEMORY:
+                ids = ids[:]
         starts = np.array(about["document_starts"], np.int64)
         vocabulary = read_vocabulary(about["vocabulary"])
         return CachedIds(ids, vocabulary, starts, about["part_ends"], about["sha256"], key)
-    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError, DataError):
         return None  # Rebuilt from the text, which is the truth.
 
 
@@ -273,16 +320,20 @@ def _build(
     count = 0
     starts: list[int] = []
     part_ends: list[int] = []
-    temporary: Path | None = None
+    scratch: Scratch | None = None
+    digest = hashlib.sha256()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix="building-"))
+        scratch = Scratch(target.parent)
+        temporary = scratch.path / "entry"
+        temporary.mkdir()
         with (temporary / "ids.bin").open("wb") as file:
             for sources in parts:
                 for document in sources.documents:
                     starts.append(count)
                     for ids in _encoded(document, made, encoding, errors, unknown):
-                        file.write(ids.tobytes())
+                        content = ids.tobytes()
+                        digest.update(content)
+                        file.write(content)
                         count += len(ids)
                 part_ends.append(count)
             file.flush()
@@ -298,6 +349,7 @@ def _build(
             "document_starts": starts,
             "part_ends": part_ends,
             "sha256": sha256,
+            "ids_sha256": digest.hexdigest(),
             "vocabulary": made.to_data(),
         }
         (temporary / "about.json").write_text(json.dumps(about), "utf-8")
@@ -312,8 +364,8 @@ def _build(
             f"set CHARRNN_CACHE_DIR to a folder with room"
         ) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if scratch is not None:
+            scratch.discard()
 
 
 def _rename_folder(source: Path, target: Path) -> None:

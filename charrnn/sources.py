@@ -6,6 +6,7 @@ once (standard input, a download) is first copied into the user's cache folder.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import glob
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import filelock
 import fsspec
 import platformdirs
 import zstandard
@@ -93,13 +95,42 @@ class Sources:
     name: str
     described: str
     arguments: list[str]
-    temporary: list[Path]
+    temporary: list[Scratch]
     skipped: int = 0
 
     def discard(self) -> None:
         """Delete the copies of what could be read only once."""
-        for path in self.temporary:
-            path.unlink(missing_ok=True)
+        for scratch in self.temporary:
+            scratch.discard()
+
+
+class Scratch:
+    """A folder for what is temporary, locked while its process lives.
+
+    Making one sweeps those beside it whose processes were killed.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        parent.mkdir(parents=True, exist_ok=True)
+        for folder in parent.glob("scratch-*"):
+            with contextlib.suppress(filelock.Timeout, OSError):
+                lock = filelock.FileLock(folder / "lock", timeout=0)
+                lock.acquire()
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.release()
+        while True:
+            self.path = Path(tempfile.mkdtemp(dir=parent, prefix="scratch-"))
+            try:
+                self._lock = filelock.FileLock(self.path / "lock", timeout=0)
+                self._lock.acquire()
+                return
+            except (FileNotFoundError, filelock.Timeout):
+                continue  # Swept by another process before it was locked.
+
+    def discard(self) -> None:
+        """Delete it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.release()
 
 
 def cache_folder() -> Path:
@@ -115,16 +146,16 @@ def find_sources(arguments: Sequence[str], retry_seconds: float = 1.0) -> Source
     """
     if not arguments:
         return builtin_corpus()
-    temporary: list[Path] = []
+    temporary: list[Scratch] = []
     try:
         return _find(arguments, temporary, retry_seconds)
     except BaseException:
-        for path in temporary:
-            path.unlink(missing_ok=True)
+        for scratch in temporary:
+            scratch.discard()
         raise
 
 
-def _find(arguments: Sequence[str], temporary: list[Path], retry_seconds: float) -> Sources:
+def _find(arguments: Sequence[str], temporary: list[Scratch], retry_seconds: float) -> Sources:
     documents: list[Document] = []
     kept: list[str] = []
     skipped = 0
@@ -135,10 +166,11 @@ def _find(arguments: Sequence[str], temporary: list[Path], retry_seconds: float)
             raise DataError("an empty word names no text; leave it out")
         if argument == "-":
             temporary.append(_spool(_copy_standard_input))
-            documents.append(Document("standard input", temporary[-1]))
+            documents.append(Document("standard input", temporary[-1].path / "text"))
         elif "://" in argument:
             temporary.append(download(argument, retry_seconds=retry_seconds))
-            documents.append(Document(argument, temporary[-1], _compression(argument)))
+            path = temporary[-1].path / "text"
+            documents.append(Document(argument, path, _compression(argument)))
         elif os.path.isdir(path):
             found, left_out = _folder(path)
             documents += found
@@ -185,14 +217,16 @@ def named_corpus(name: str, retry_seconds: float = 1.0) -> Path:
         fetched = download(corpus.url, corpus.sha256, retry_seconds)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(fetched, target)
+            os.replace(fetched.path / "text", target)
         except OSError as error:
             raise StorageError(f"cannot write {target}: {error.strerror}") from error
+        finally:
+            fetched.discard()
     return target
 
 
-def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) -> Path:
-    """Fetch `url` into a temporary file in the cache folder, in up to three attempts.
+def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) -> Scratch:
+    """Fetch `url` into the file `text` of a temporary folder, in up to three attempts.
 
     Raises DataError when it cannot be fetched or does not have the given SHA-256.
     """
@@ -236,24 +270,22 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _spool(fill: Callable[[Path], None]) -> Path:
-    """A temporary file in the cache folder, filled by `fill`; nothing is left where it fails."""
+def _spool(fill: Callable[[Path], None]) -> Scratch:
+    """A temporary folder in the cache with the file `text`, filled by `fill`; nothing is left
+    where that fails."""
     folder = cache_folder() / "incoming"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=folder)
-        os.close(descriptor)
+        scratch = Scratch(folder)
     except OSError as error:
         raise StorageError(
             f"cannot write to the cache folder {folder}: {error.strerror}"
         ) from error
-    path = Path(name)
     try:
-        fill(path)
+        fill(scratch.path / "text")
     except BaseException:
-        path.unlink(missing_ok=True)
+        scratch.discard()
         raise
-    return path
+    return scratch
 
 
 def _copy_standard_input(path: Path) -> None:

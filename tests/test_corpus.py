@@ -20,6 +20,7 @@ from charrnn import sources as sources_module
 from charrnn.corpus import (
     CachedIds,
     Corpus,
+    IdFile,
     Span,
     corpus_of_text,
     load_corpus,
@@ -27,7 +28,7 @@ from charrnn.corpus import (
     split_corpus,
 )
 from charrnn.errors import ConfigError, DataError, StorageError
-from charrnn.sources import Document, Sources, find_sources
+from charrnn.sources import Document, Scratch, Sources, find_sources
 from charrnn.vocabulary import ByteVocabulary, CharacterVocabulary
 
 FAMILY = "👩\u200d👩\u200d👧\u200d👦"
@@ -73,12 +74,11 @@ def test_the_ids_are_the_text(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("symbols", "name"), [(1, "uint8"), (256, "uint8"), (257, "uint16"), (65_537, "uint32")]
 )
-def test_ids_take_the_smallest_type_and_no_memory(tmp_path: Path, symbols: int, name: str) -> None:
+def test_ids_take_the_smallest_type(tmp_path: Path, symbols: int, name: str) -> None:
     points = [p for p in range(0xD800 + symbols) if not 0xD800 <= p < 0xE000]
     text = "".join(map(chr, points[:symbols])) * 3
     corpus = load_corpus(sources_of(tmp_path, text))
     assert corpus.ids.dtype.name == name
-    assert isinstance(corpus.ids, np.memmap)
     assert whole_text(corpus) == text
 
 
@@ -544,3 +544,49 @@ def test_the_ids_outlive_their_cache(tmp_path: Path, cache: Path) -> None:
     corpus = load_corpus(sources_of(tmp_path, TEXTS["letters"]))
     shutil.rmtree(cache / "ids")
     assert whole_text(corpus) == TEXTS["letters"]
+
+
+def test_ids_of_a_long_text_stay_in_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "".join(map(chr, range(300, 700))) * 5
+    whole = load_corpus(sources_of(tmp_path, text)).ids
+    monkeypatch.setattr("charrnn.corpus.IN_MEMORY", 100)
+    corpus = load_corpus(sources_of(tmp_path, text))
+    ids = corpus.ids
+    assert isinstance(whole, np.ndarray)
+    assert isinstance(ids, IdFile)
+    assert len(ids) == len(whole) == 2000
+    assert ids[1999] == whole[1999]
+    for piece in (slice(0, 0), slice(5, 9), slice(1990, 3000), slice(None)):
+        assert ids[piece].tolist() == whole[piece].tolist()
+        assert ids[piece].dtype == whole.dtype
+    rows = np.clip(np.array([[0], [700], [1980]]) + np.arange(40), 0, 1999)
+    assert ids[rows].tolist() == whole[rows].tolist()
+    assert corpus.byte_count(corpus.splits["train"]) == 2 * len(corpus.splits["train"])
+
+
+def test_a_cache_that_shrinks_while_it_is_read_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setattr("charrnn.corpus.IN_MEMORY", 0)
+    corpus = load_corpus(sources_of(tmp_path, "ab" * 5000))
+    (file,) = cache.glob("ids/*/ids.bin")
+    os.truncate(file, 4000)
+    assert len(corpus.ids[:4000]) == 4000
+    with pytest.raises(DataError, match="became shorter while it was read; start again"):
+        corpus.ids[np.array([[3998, 3999, 4000]])]
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    left = tmp_path / "scratch-left"
+    left.mkdir()
+    (left / "text").write_text("half")
+    mine = Scratch(tmp_path)
+    (mine.path / "text").write_text("mine")
+    other = Scratch(tmp_path)
+    assert not left.exists()
+    assert (mine.path / "text").read_text() == "mine"
+    mine.discard()
+    other.discard()
+    assert list(tmp_path.iterdir()) == []

@@ -215,7 +215,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     sources = find_sources(["-"])
     assert contents(sources) == contents(sources) == [TEXT]
     assert sources.name == "stdin"
-    assert incoming(cache) == sources.temporary
+    assert incoming(cache) == [scratch.path for scratch in sources.temporary]
     sources.discard()
     assert incoming(cache) == []
     sources.discard()
@@ -294,7 +294,7 @@ def test_a_url(server: Server, cache: Path) -> None:
     assert contents(sources) == contents(sources) == [TEXT]
     assert sources.name == "a"
     assert sources.arguments == [server.url("/a.txt")]
-    assert incoming(cache) == sources.temporary
+    assert incoming(cache) == [scratch.path for scratch in sources.temporary]
     sources.discard()
     assert incoming(cache) == []
 

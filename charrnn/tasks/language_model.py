@@ -200,9 +200,9 @@ class LanguageModelTask:
         before `first` is fed something there, and its state is zeroed when it gets to `first`.
         """
         positions = at[:, None] + np.arange(length)
-        last = len(self.corpus.ids) - 1
-        inputs = self._ids(np.clip(positions, first, last))
-        targets = self._ids(np.clip(positions + 1, first, last))
+        read = np.clip(at[:, None] + np.arange(length + 1), first, len(self.corpus.ids) - 1)
+        ids = torch.from_numpy(self.corpus.ids[read].astype(np.int64))
+        inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
         scored = targets.numel()
         zeroed = np.zeros(positions.shape, bool)
         if begin is not None and end is not None:
@@ -215,6 +215,3 @@ class LanguageModelTask:
             zeroed |= self._borders[after - 1] == positions
         borders = torch.from_numpy(zeroed).to(self.device) if zeroed.any() else None
         return Batch(inputs.to(self.device), targets.to(self.device), scored, borders, fresh)
-
-    def _ids(self, positions: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self.corpus.ids[positions].astype(np.int64))
