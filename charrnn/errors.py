@@ -45,3 +45,12 @@ class StorageError(CharrnnError):
     """A file or folder that cannot be written or read."""
 
     exit_code = 7
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is Python's, numpy's or torch's way of saying that memory ran out."""
+    signs = ("out of memory", "can't allocate memory", "bad_alloc")
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+    )

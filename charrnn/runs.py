@@ -34,16 +34,20 @@ import filelock
 
 from charrnn.checkpoint import (
     SUFFIX,
+    Arrays,
     Checkpoint,
     load_checkpoint,
     save_checkpoint,
+    sweep,
     write_atomically,
 )
 from charrnn.errors import CheckpointError, ConfigError, LockedError, StorageError
+from charrnn.layout import check_layout
 
 SCHEMA = 1
 DISTRIBUTION = "charrnn-trainer"
-_STEP = re.compile(r"step-(\d+)\.safetensors")
+_STEP = re.compile(r"step-(\d{8,18})\.safetensors")
+_OWN = {"lock", "owner.json", "checkpoints"}  # what taking the lock makes
 
 Warn = Callable[[str], None]
 
@@ -60,27 +64,26 @@ class Run:
         """The directory's own name."""
         return self.path.name
 
-    def require_free(self) -> None:
-        """Raise ConfigError where there is something at this path already."""
-        path = self.path
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            other = "delete it, or use another --out"
-            remedy = f"use charrnn resume {path}" if self.steps() else other
-            raise ConfigError(f"{path} exists already; {remedy}")
-
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, new: bool = False) -> Iterator[None]:
         """Be the only trainer here, and make the directory where there is none.
 
-        The lock dies with the process; taking it again in the same process is free. Raises
-        LockedError naming the process and host that hold it.
+        The lock dies with the process; taking it again in the same process is free. What a killed
+        process left half-written is swept. A directory in which nothing was recorded is taken
+        away again. Raises LockedError naming the process and host that hold it, and ConfigError
+        where the run is to be `new` and there is something at its path already.
         """
         owner = self.path / "owner.json"
+        foreign = self.path.exists() and not self.path.is_dir()
+        if new and not (self.path / "lock").exists() and (foreign or self._is_used()):
+            raise self._refusal()
+        fresh = not self._entries()
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            who = _read_json(owner) or {}
+            who = _read_json(owner)
+            who = who if isinstance(who, dict) else {}
             raise LockedError(
                 f"{self.path} is in use by process {who.get('pid', '?')} on "
                 f"{who.get('host', '?')}; wait for it, or stop it first"
@@ -91,6 +94,10 @@ class Run:
                 f"cannot make or lock the run directory {self.path}: {reason}"
             ) from error
         try:
+            if new and self._is_used():
+                raise self._refusal()
+            for folder in (self.path, self.path / "checkpoints"):
+                sweep(folder)
             identity = {"pid": os.getpid(), "host": socket.gethostname()}
             write_atomically(owner, json.dumps(identity).encode())
             yield
@@ -98,7 +105,22 @@ class Run:
             if self._lock.lock_counter == 1:
                 with contextlib.suppress(OSError):
                     owner.unlink(missing_ok=True)
+                    if fresh and not self._is_used():
+                        (self.path / "checkpoints").rmdir()
+                        (self.path / "lock").unlink(missing_ok=True)
+                        self.path.rmdir()
             self._lock.release()
+
+    def _entries(self) -> list[str]:
+        return os.listdir(self.path) if self.path.is_dir() else []
+
+    def _is_used(self) -> bool:
+        return bool(self.steps()) or not _OWN.issuperset(self._entries())
+
+    def _refusal(self) -> ConfigError:
+        other = "delete it, or use another --out"
+        remedy = f"use charrnn resume {self.path}" if self.steps() else other
+        return ConfigError(f"{self.path} exists already; {remedy}")
 
     # Checkpoints -------------------------------------------------------------------------------
 
@@ -117,7 +139,7 @@ class Run:
         if step not in self.steps():
             have = ", ".join(f"{s:,}" for s in self.steps()) or "none"
             raise CheckpointError(f"{self.path} has no checkpoint of step {step:,}; it has {have}")
-        return load_checkpoint(self.checkpoint_path(step))
+        return load_checkpoint(self.checkpoint_path(step), check_layout)
 
     def latest(self, warn: Warn) -> Checkpoint:
         """The newest checkpoint that is whole, with a warning for each newer one that is not."""
@@ -133,11 +155,10 @@ class Run:
 
     def best(self, warn: Warn) -> Checkpoint:
         """The checkpoint with the best validation score, else the latest."""
-        best = _read_json(self.path / "best.json")
-        step = best.get("step") if isinstance(best, dict) else None
-        if step is None:
+        step = self.read_best().get("step")
+        if not isinstance(step, int):
             newest = self.latest(warn)
-            recorded = newest.metadata.get("session", {}).get("best")
+            recorded = newest.metadata["session"]["best"]
             step = recorded["step"] if recorded else None
             if step is None or step == newest.metadata["progress"]["step"]:
                 return newest
@@ -147,12 +168,9 @@ class Run:
             warn(f"{error}; falling back to the latest one")
             return self.latest(warn)
 
-    def save(self, step: int, checkpoint: Callable[[], tuple[Any, dict[str, Any]]]) -> Path:
+    def save(self, step: int, tensors: Arrays, metadata: dict[str, Any]) -> None:
         """Write the checkpoint of a step, durably."""
-        tensors, metadata = checkpoint()
-        path = self.checkpoint_path(step)
-        save_checkpoint(path, tensors, metadata)
-        return path
+        save_checkpoint(self.checkpoint_path(step), tensors, metadata)
 
     def prune(self, step: int, keep_last: int, best_step: int | None) -> None:
         """Delete all up to `step`, just written and verified, but the last ones and the best."""
@@ -187,9 +205,11 @@ class Run:
         """The lines of metrics.jsonl; a line that was cut off by a crash does not count."""
         lines = []
         with contextlib.suppress(FileNotFoundError):
-            for line in (self.path / "metrics.jsonl").read_text("utf-8").splitlines():
-                with contextlib.suppress(ValueError):
-                    lines.append(json.loads(line))
+            for line in (self.path / "metrics.jsonl").read_bytes().splitlines():
+                with contextlib.suppress(ValueError, RecursionError):
+                    entry = json.loads(line)
+                    if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                        lines.append(entry)
         return lines
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -198,15 +218,21 @@ class Run:
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"schema": SCHEMA, **line}, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
     def cut_metrics(self, step: int) -> None:
-        """Drop the lines of steps after `step`, which are about to be taken again, and `final`."""
+        """Drop the lines of steps after `step`, which are about to be taken again, and `final`.
+
+        A line that a crash cut off goes as well, or the next one would be written behind it.
+        """
+        path = self.path / "metrics.jsonl"
         kept = [line for line in self.metrics() if line["step"] <= step and "final" not in line]
-        if len(kept) != len(self.metrics()):
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            write_atomically(self.path / "metrics.jsonl", text.encode())
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        if path.exists() and path.read_bytes() != text.encode():
+            write_atomically(path, text.encode())
 
 
 def claim_run(name: str, root: Path = Path("runs")) -> Run:
@@ -257,7 +283,7 @@ def find_checkpoint(
     if isinstance(found, Path):
         if step is not None or last:
             raise ConfigError(f"--step and --last choose within a run; {found} is one checkpoint")
-        return load_checkpoint(found)
+        return load_checkpoint(found, check_layout)
     if step is not None:
         return found.load(step)
     return found.latest(warn) if last else found.best(warn)
@@ -317,5 +343,5 @@ def _json(value: Any) -> str:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # Missing or torn: whoever asks has another source.

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from charrnn.checkpoint import Arrays, Checkpoint
+from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config, dump_yaml, with_values
 from charrnn.corpus import Corpus
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
@@ -78,7 +78,8 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Finished:
-    """How a start ended: `reason` is budget, patience or interrupted."""
+    """How a start ended: `reason` is budget, patience, interrupted, or unscored, which is
+    interrupted when only the final score was left to do."""
 
     reason: str
     step: int
@@ -203,6 +204,8 @@ class Session:
             guess = int(progress.step * (1 + max_time / self.trained_seconds))
             self.trainer.schedule = learning_rate_schedule(self.config, guess)
         self._find_best()
+        if progress.step not in run.steps():
+            self._save()  # So that from here on there is always something to resume from.
         measure_until = min(progress.step + self.config.training.warmup_steps, bound or sys.maxsize)
         measured: deque[float] = deque(maxlen=1000)
         seconds, characters = 0.0, 0
@@ -258,15 +261,12 @@ class Session:
                 break
         if saved_step != progress.step:
             self._save()
-        yield self._finish(reason)
+        yield self._finish(reason, stop)
 
     def _find_best(self) -> None:
         """A run that goes on from a lone checkpoint may not have the file of the best one."""
-        if self.best and self.best["step"] not in self.run.steps():
-            if self.best["step"] == self.trainer.progress.step:
-                self._save()
-            else:
-                self.best = None
+        if self.best and self.best["step"] not in [*self.run.steps(), self.trainer.progress.step]:
+            self.best = None
 
     def sample_text(self, length: int) -> str:
         """A sample from the model as it is now; the same draws at every step."""
@@ -369,22 +369,22 @@ class Session:
 
     def _save(self) -> None:
         step = self.trainer.progress.step
-        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
-            raise DivergedError(
-                f"the weights are not finite after step {step:,}; try a lower --learning-rate; "
-                f"nothing of it was saved"
-            )
-        self.run.save(step, self._contents)
+        tensors = self.trainer.tensors()
+        for name, value in tensors.items():
+            if not torch.isfinite(value).all():
+                raise DivergedError(
+                    f"{name} is not finite after step {step:,}; try a lower --learning-rate; "
+                    f"nothing of it was saved"
+                )
+        arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+        self.run.save(step, arrays, self._metadata())
         if self.best:
             self.run.write_best(self.best | {"score": None})
         best_step = self.best["step"] if self.best else None
         self.run.prune(step, self.config.checkpoints.keep_last, best_step)
 
-    def _contents(self) -> tuple[Arrays, dict[str, Any]]:
-        tensors = {
-            name: value.detach().cpu().numpy() for name, value in self.trainer.tensors().items()
-        }
-        metadata = {
+    def _metadata(self) -> dict[str, Any]:
+        return {
             "config": json.loads(self.config.model_dump_json()),
             "vocabulary": self.corpus.vocabulary.to_data(),
             "progress": self.trainer.progress_data(),
@@ -398,9 +398,8 @@ class Session:
             },
             **self.about,
         }
-        return tensors, metadata
 
-    def _finish(self, reason: str) -> Finished:
+    def _finish(self, reason: str, stop: Callable[[], bool]) -> Finished:
         step = self.trainer.progress.step
         best = self.best or {"step": step}
         score = None
@@ -411,9 +410,12 @@ class Session:
             weights = self.run.load(best["step"]).tensors
             load_model_tensors(model, weights)
             trained = TrainedModel(model, self.corpus.vocabulary, self.config, self.about)
-            score = trained.evaluate_split(self.corpus, "validation", best["step"])
-            self.run.write_best(best | {"score": asdict(score)})
-            self.run.append_metrics({"step": step, "final": asdict(score)})
+            try:
+                score = trained.evaluate_split(self.corpus, "validation", best["step"], stop)
+                self.run.write_best(best | {"score": asdict(score)})
+                self.run.append_metrics({"step": step, "final": asdict(score)})
+            except KeyboardInterrupt:
+                reason = "unscored"
         return Finished(
             reason,
             step,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charrnn.checkpoint import Arrays, Checkpoint, load_checkpoint, save_checkpoint
+from charrnn.checkpoint import Arrays, Checkpoint, Layout, load_checkpoint, save_checkpoint
 from charrnn.config import Config, config_from_data
 from charrnn.corpus import Corpus, Span, corpus_of_text
 from charrnn.errors import CheckpointError, ConfigError, DataError
@@ -22,7 +22,7 @@ from charrnn.models import LanguageModel
 from charrnn.runs import SCHEMA, find_checkpoint
 from charrnn.sampler import Choice, Cursor, Draws, prime, sample
 from charrnn.state import leaves, map_state, replace_leaves
-from charrnn.tasks.language_model import NOT_SCORED, LanguageModelTask
+from charrnn.tasks.language_model import NOT_SCORED, Batch, LanguageModelTask
 from charrnn.trainer import Score, evaluate, full_precision
 from charrnn.vocabulary import Unknown, Vocabulary, read_vocabulary
 
@@ -236,33 +236,31 @@ class TrainedModel:
 
         Raises CheckpointError where it belongs to a model of another shape or vocabulary.
         """
-        stored = load_checkpoint(path)
-        try:
-            about = stored.metadata["cursor"]
-            if stored.metadata["model"] != self._identity():
-                raise ValueError("it belongs to a model of another shape or vocabulary")
-            token = stored.tensors["token"].astype(np.int64)
-            zero = self.model.initial_state(len(token))
-            values = [
-                torch.from_numpy(stored.tensors[f"state/{i}"]).to(self.device)
-                for i, _ in enumerate(leaves(zero))
-            ]
-            shapes = [leaf.shape for leaf in leaves(zero)]
-            samples = [int(i) for i in about["samples"]]
-            if len(samples) != len(token) or token.min(initial=0) < 0:
-                raise ValueError("its samples are not its state's")
-            if [value.shape for value in values] != shapes or token.max(
-                initial=0
-            ) >= self.vocabulary.size:
-                raise ValueError("its shapes are not this model's")
-            state = replace_leaves(zero, iter(values))
-            return (
-                Cursor(token, state, int(about["position"])),
-                int(about["seed"]),
-                samples,
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} is no state of this model: {error}") from error
+
+        def check(metadata: Mapping[str, Any], layout: Layout) -> None:
+            about = metadata.get("cursor")
+            if not isinstance(about, dict) or metadata.get("model") != self._identity():
+                raise CheckpointError("it is no state of a model of this shape and vocabulary")
+            counts = [about.get("seed"), about.get("position"), *about["samples"]]
+            lanes = len(about["samples"])
+            shapes = [("F32", (lanes, *shape)) for shape in metadata["model"]["state"]]
+            expected = {f"state/{i}": shape for i, shape in enumerate(shapes)}
+            if layout != expected | {"token": ("I64", (lanes,))} or not all(
+                isinstance(n, int) and 0 <= n < 2**64 for n in counts
+            ):
+                raise CheckpointError("its samples are not its state's")
+
+        stored = load_checkpoint(path, check)
+        about, token = stored.metadata["cursor"], stored.tensors["token"]
+        if token.min(initial=0) < 0 or token.max(initial=0) >= self.vocabulary.size:
+            raise CheckpointError(f"{path} is no state of this model: a character is not in it")
+        zero = self.model.initial_state(len(token))
+        values = [
+            torch.from_numpy(stored.tensors[f"state/{i}"]).to(self.device)
+            for i, _ in enumerate(leaves(zero))
+        ]
+        state = replace_leaves(zero, iter(values))
+        return Cursor(token, state, about["position"]), about["seed"], about["samples"]
 
     def _identity(self) -> dict[str, Any]:
         leaf_shapes: list[Any] = []
@@ -281,11 +279,21 @@ class TrainedModel:
         skipped = sum(self.vocabulary.unknown_characters(text).values())
         if not len(corpus.ids):
             raise DataError("there is nothing to score: the text has no characters")
-        return self._evaluate(corpus, "text", self.training_step, skipped)
+        return self._evaluate(corpus, "text", self.training_step, skipped, lambda: False)
 
-    def evaluate_split(self, corpus: Corpus, split: str, step: int | None = None) -> Evaluation:
-        """The score of a split of a corpus, by the same protocol."""
-        return self._evaluate(corpus, split, self.training_step if step is None else step, 0)
+    def evaluate_split(
+        self,
+        corpus: Corpus,
+        split: str,
+        step: int | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Evaluation:
+        """The score of a split of a corpus, by the same protocol.
+
+        Raises KeyboardInterrupt once `stop` says so.
+        """
+        step = self.training_step if step is None else step
+        return self._evaluate(corpus, split, step, 0, stop)
 
     def surprisals(self, text: str, unknown: Unknown = "error") -> Iterator[tuple[str, float]]:
         """Each character of a text with its surprisal, -ln P in nats, in reading order."""
@@ -306,10 +314,24 @@ class TrainedModel:
             for target, surprisal in zip(targets, nats, strict=True):
                 yield self.vocabulary.decode([target]), surprisal
 
-    def _evaluate(self, corpus: Corpus, split: str, step: int | None, skipped: int) -> Evaluation:
+    def _evaluate(
+        self,
+        corpus: Corpus,
+        split: str,
+        step: int | None,
+        skipped: int,
+        stop: Callable[[], bool],
+    ) -> Evaluation:
         span = self._span(corpus, split)
         task = self._scoring_task(corpus)
-        score = evaluate(self.model, task, task.unbroken(span, self.config.evaluation.window))
+
+        def batches() -> Iterator[Batch]:
+            for batch in task.unbroken(span, self.config.evaluation.window):
+                if stop():
+                    raise KeyboardInterrupt
+                yield batch
+
+        score = evaluate(self.model, task, batches())
         window = self.config.training.window
         protocol = UNBROKEN
         if not self.config.training.carry_state:

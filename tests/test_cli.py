@@ -360,9 +360,10 @@ def test_an_overflow_within_one_step_exits_6(run: Run, tmp_path: Path) -> None:
     )
     assert result.code == 6, result.err
     assert "Traceback" not in result.err
-    assert not list((tmp_path / "runs" / "book-1" / "checkpoints").iterdir())
+    saved = [file.name for file in (tmp_path / "runs" / "book-1" / "checkpoints").iterdir()]
+    assert saved == ["step-00000000.safetensors"]
     again = run("train", "book.txt", *TINY, "--out", "runs/book-1")
-    assert "delete it" in again.err
+    assert "use charrnn resume" in again.err
 
 
 # Sampling ------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ MODULES = {
 ORDER = [
     ["errors", "state", "tasks.__init__", "cli.__init__", "__init__"],
     ["cells", "vocabulary", "checkpoint", "sampler", "sources", "config", "tensorboard"],
-    ["layers", "corpus", "task", "runs", "planning"],
+    ["layers", "corpus", "task", "layout", "planning"],
+    ["runs"],
     ["models", "trainer"],
     ["tasks.language_model"],
     ["experiment"],

@@ -8,7 +8,7 @@ import torch
 from charrnn.config import Config, build_config
 from charrnn.corpus import Corpus, load_corpus
 from charrnn.planning import plan
-from charrnn.runs import Run
+from charrnn.runs import Run, environment
 from charrnn.session import Event, Session
 from charrnn.sources import find_sources
 
@@ -47,7 +47,18 @@ def start(folder: Path, config: Config, corpus: Corpus, clock: Any = lambda: 0.0
     device = torch.device("cpu")
     config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, device)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    session = Session(config, corpus, {"corpus": {"most_frequent": 0}}, clock)
+    about = {
+        "corpus": {
+            "name": "tiny",
+            "described": "a tiny text",
+            "sha256": corpus.sha256,
+            "key": corpus.key,
+            "most_frequent": 0,
+            "splits": {name: len(span) for name, span in corpus.splits.items()},
+        },
+        "environment": environment("cpu", 1),
+    }
+    session = Session(config, corpus, about, clock)
     session.run = Run(folder)
     return session
 

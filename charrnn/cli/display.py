@@ -21,6 +21,7 @@ def is_terminal(stream: Any) -> bool:
 
 def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
     """A line on standard error, styled only on a terminal and never with NO_COLOR."""
+    text = visible(text)
     if is_terminal(sys.stderr) and not os.environ.get("NO_COLOR"):
         text = click.style(text, bold=bold or None, dim=dim or None) if text else text
     click.echo(text, err=True)
@@ -28,7 +29,12 @@ def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
 
 def warn(text: str) -> None:
     """A warning on standard error."""
-    say(f"warning: {text}")
+    say(f"warning: {one_line(text)}")
+
+
+def show(text: str) -> None:
+    """A line for people on standard output."""
+    click.echo(visible(text))
 
 
 def visible(text: str) -> str:
@@ -37,6 +43,11 @@ def visible(text: str) -> str:
         c if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160) else f"\\x{ord(c):02x}"
         for c in text
     )
+
+
+def one_line(text: str) -> str:
+    """The same for a message, which is one line whatever it quotes."""
+    return visible(text).replace("\n", " ")
 
 
 def duration(seconds: float) -> str:

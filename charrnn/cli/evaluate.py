@@ -60,16 +60,17 @@ def evaluate(
     """
     from charrnn.corpus import read_text
     from charrnn.errors import ConfigError
-    from charrnn.experiment import corpus_of_checkpoint
-    from charrnn.planning import choose_device
     from charrnn.runs import find_checkpoint
     from charrnn.sources import find_sources
-    from charrnn.trained import TrainedModel
     from charrnn.vocabulary import name_characters
 
     if text and (split or data or validation or test):
         raise ConfigError("--split and --data are about the run's own text; leave TEXT out")
-    checkpoint = find_checkpoint(run, warn, step, last)
+    checkpoint = find_checkpoint(run, warn, step, last)  # Judged before torch is imported.
+    from charrnn.experiment import corpus_of_checkpoint
+    from charrnn.planning import choose_device
+    from charrnn.trained import TrainedModel
+
     model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
     policy: Any = unknown
     if text:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from charrnn.cli.display import describe_model, duration, visible, warn
+from charrnn.cli.display import describe_model, duration, show, warn
 
 
 @click.command()
@@ -26,7 +26,6 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
       charrnn info step-00000500.safetensors --json
     """
     from charrnn.config import config_from_data
-    from charrnn.errors import CheckpointError
     from charrnn.runs import SCHEMA, Run, find_checkpoint, find_run
     from charrnn.vocabulary import read_vocabulary
 
@@ -34,16 +33,13 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     metadata = checkpoint.metadata
     found = find_run(run)
     recorded = found.read_best() if isinstance(found, Run) else {}
-    try:
-        config = config_from_data(metadata["config"], str(checkpoint.path))
-        vocabulary = read_vocabulary(metadata["vocabulary"])
-        best = metadata["session"]["best"] or {}
-        corpus, environment = metadata["corpus"], metadata["environment"]
-        seconds = metadata["session"]["trained_seconds"]
-        characters = metadata["session"]["trained_characters"]
-        trained_steps = metadata["progress"]["step"]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint.path} lacks {error} in its header") from error
+    config = config_from_data(metadata["config"], str(checkpoint.path))
+    vocabulary = read_vocabulary(metadata["vocabulary"])
+    best = metadata["session"]["best"] or {}
+    corpus, environment = metadata["corpus"], metadata["environment"]
+    seconds = metadata["session"]["trained_seconds"]
+    characters = metadata["session"]["trained_characters"]
+    trained_steps = metadata["progress"]["step"]
     parts: dict[str, int] = {}
     tied = config.model.tie_embeddings
     for name, tensor in checkpoint.tensors.items():
@@ -69,41 +65,41 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts))
         return
-    click.echo(f"checkpoint  {checkpoint.path}")
-    click.echo(f"model       {facts['model']}")
+    show(f"checkpoint  {checkpoint.path}")
+    show(f"model       {facts['model']}")
     for part, count in facts["parameters"].items():
-        click.echo(f"            {part:<10} {count:>12,} parameters")
-    click.echo(f"vocabulary  {vocabulary.size:,} {vocabulary.kind} symbols")
+        show(f"            {part:<10} {count:>12,} parameters")
+    show(f"vocabulary  {vocabulary.size:,} {vocabulary.kind} symbols")
     if best:
-        click.echo(
+        show(
             f"validation  {best['nats_per_character']:.4f} nats per character at step "
             f"{best['step']:,} ({best['protocol']})"
         )
     if score:
-        click.echo(
+        show(
             f"score       {score['nats_per_character']:.4f} nats, "
             f"{score['bits_per_character']:.4f} bits per character "
             f"on {score['split']} ({score['protocol']})"
         )
     splits = ", ".join(f"{count:,} {name}" for name, count in corpus["splits"].items())
-    click.echo(f"text        {visible(corpus['described'])}: {splits}")
-    click.echo(f"            SHA-256 {corpus['sha256']}")
+    show(f"text        {corpus['described']}: {splits}")
+    show(f"            SHA-256 {corpus['sha256']}")
     training = config.training
-    click.echo(
+    show(
         f"trained     {trained_steps:,} steps of {training.batch_size} lanes x {training.window} "
         f"characters in {duration(seconds)}, "
         f"{facts['trained']['characters_per_second']:,.0f} characters/s"
     )
-    click.echo(
+    show(
         f"            {training.optimizer}, learning rate {training.learning_rate:g}, "
         f"{training.schedule}, seed {training.seed}"
     )
     versions = ", ".join(f"{name} {number}" for name, number in environment["packages"].items())
-    click.echo(
-        f"            on {visible(str(environment['device']))}, {environment['threads']} threads "
-        f"(fused {config.model.cell}, float32), {visible(str(environment['processor']))}"
+    show(
+        f"            on {environment['device']}, {environment['threads']} threads "
+        f"(fused {config.model.cell}, float32), {environment['processor']}"
     )
-    click.echo(f"            Python {environment['python']}, {versions}")
+    show(f"            Python {environment['python']}, {versions}")
 
 
 @click.command("list")
@@ -139,10 +135,10 @@ def list_runs(root: Path, as_json: bool) -> None:
         click.echo(f"no runs in {root}; charrnn train makes one", err=True)
         return
     width = max(len(str(row["run"])) for row in rows)
-    click.echo(f"{'run':<{width}}  {'step':>9}  {'nats':>7}  {'age':>7}  protocol")
+    show(f"{'run':<{width}}  {'step':>9}  {'nats':>7}  {'age':>7}  protocol")
     for row in rows:
         nats, old = row["nats_per_character"], row["age_seconds"]
-        click.echo(
+        show(
             f"{row['run']:<{width}}  {row['step']:>9,}  {f'{nats:.4f}' if nats else '-':>7}  "
             f"{duration(old) if old is not None else '-':>7}  {row['protocol'] or '-'}"
         )

@@ -14,7 +14,8 @@ import time
 
 import click
 
-from charrnn.errors import CharrnnError
+from charrnn.cli.display import one_line
+from charrnn.errors import CharrnnError, is_out_of_memory
 
 EXIT_CODES = """\b
 Exit codes:
@@ -101,10 +102,7 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{where}{error.strerror or error}", 7)
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(
-            sign in text for sign in ("out of memory", "can't allocate memory")
-        ):
+        if not is_out_of_memory(error):
             raise
         code = _fail("out of memory; use a smaller --batch-size, --window or --hidden-size", 1)
     sys.exit(code if isinstance(code, int) else 0)
@@ -116,5 +114,5 @@ def _flush() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"charrnn: {message}", err=True)
+    click.echo(f"charrnn: {one_line(message)}", err=True)
     return code

@@ -79,10 +79,8 @@ def sample(
       charrnn sample book-1 --interactive
     """
     from charrnn.errors import ConfigError, DataError
-    from charrnn.planning import choose_device
     from charrnn.runs import SCHEMA, find_checkpoint
     from charrnn.sampler import Choice, Draws, prime
-    from charrnn.trained import TrainedModel
 
     if prompt is not None and prompt_file is not None:
         raise ConfigError("give either --prompt or --prompt-file, not both")
@@ -98,7 +96,10 @@ def sample(
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise DataError(f"cannot read the prompt file {prompt_file}: {reason}") from error
-    checkpoint = find_checkpoint(run, warn, step, last)
+    checkpoint = find_checkpoint(run, warn, step, last)  # Judged before torch is imported.
+    from charrnn.planning import choose_device
+    from charrnn.trained import TrainedModel
+
     model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
     policy: Any = unknown
     missing = model.vocabulary.unknown_characters(prompt or "")

@@ -134,15 +134,14 @@ def train(
             layers.append((name, {f"data.{name}": list(given)}))
     config, _ = build_config(layers)
 
-    if out is not None:
-        Run(out).require_free()
-    say(f"reading {_describe_arguments(config.data.sources)}")
-    with find_texts(config, warn) as texts:
-        corpus = read_corpus(config, texts)
-    main = texts["sources"]
-    config = with_absolute_paths(config, texts)
     run = Run(out) if out else None
-    return _start(began, run, config, corpus, main.name, main.described, as_json, origin=source)
+    with run.lock(new=True) if run else contextlib.nullcontext():
+        say(f"reading {_describe_arguments(config.data.sources)}")
+        with find_texts(config, warn) as texts:
+            corpus = read_corpus(config, texts)
+        main = texts["sources"]
+        config = with_absolute_paths(config, texts)
+        return _start(began, run, config, corpus, main.name, main.described, as_json, origin=source)
 
 
 @click.command()
@@ -183,6 +182,7 @@ def resume(
       charrnn resume step-00000500.safetensors --data book.txt
     """
     from charrnn.checkpoint import load_checkpoint
+    from charrnn.layout import check_layout
     from charrnn.runs import Run, find_run
 
     changes = {
@@ -200,10 +200,10 @@ def resume(
         with found.lock():
             checkpoint = found.latest(warn)
             return _go_on(began, found, checkpoint, changes, moved, as_json)
+    checkpoint = load_checkpoint(found, check_layout)
     target = Run(out) if out else None
-    if target:
-        target.require_free()
-    return _go_on(began, target, load_checkpoint(found), changes, moved, as_json)
+    with target.lock(new=True) if target else contextlib.nullcontext():
+        return _go_on(began, target, checkpoint, changes, moved, as_json)
 
 
 def _go_on(
@@ -216,14 +216,20 @@ def _go_on(
 ) -> int:
     """Resume from a checkpoint, in `run` or in a new one."""
     from charrnn.config import config_from_data, with_values
-    from charrnn.errors import CheckpointError
+    from charrnn.errors import ConfigError
     from charrnn.experiment import corpus_of_checkpoint
+    from charrnn.planning import choose_device
 
-    if "session" not in checkpoint.metadata:
-        raise CheckpointError(f"{checkpoint.path} is no training checkpoint")
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config = with_values(config, changes)
     say(f"going on from {checkpoint.path}")
+    try:
+        choose_device(config.device)
+    except ConfigError as error:
+        if "device" in changes:
+            raise
+        warn(f"{error}; going on with --device auto")
+        config = with_values(config, {"device": "auto"})
     config, corpus = corpus_of_checkpoint(config, checkpoint, moved, warn)
     recorded = checkpoint.metadata["corpus"]
     name, described = str(recorded["name"]), visible(str(recorded["described"]))
@@ -298,6 +304,7 @@ def _start(
 
 def _drive(session: Session, run: Run, as_json: bool) -> int:
     """Show a session's events; the exit code."""
+    from charrnn.errors import CharrnnError, is_out_of_memory
     from charrnn.runs import SCHEMA
     from charrnn.session import Evaluated, Finished, Planned, Stepped
     from charrnn.tensorboard import event_writer
@@ -333,9 +340,19 @@ def _drive(session: Session, run: Run, as_json: bool) -> int:
                         write_event(event.metrics)
                 case Finished():
                     bar.close()
-                    code = stopper.exit_code if event.reason == "interrupted" else 0
+                    stopped = event.reason in {"interrupted", "unscored"}
+                    code = stopper.exit_code if stopped else 0
                     _show_end(run.path, event)
                     emit(_summary(session, run.path, event))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        lanes = int(session.config.training.batch_size)
+        less = f"--batch-size {lanes // 2}" if lanes > 1 else "a smaller --hidden-size"
+        raise CharrnnError(
+            f"out of memory with {lanes:,} lanes; start again with {less}, or a smaller --window; "
+            f"{run.path} keeps its last checkpoint, of step {run.steps()[-1]:,}"
+        ) from error
     finally:
         bar.close()
         stopper.restore()
@@ -396,6 +413,8 @@ def _show_end(path: Path, event: Any) -> None:
         say(f"stopped at step {event.step:,}; saved {event.checkpoint}")
         say(f"go on with: charrnn resume {path}")
         return
+    if event.reason == "unscored":
+        say("stopped during the final score; all steps are trained and saved")
     if event.reason == "patience":
         say(f"stopped at step {event.step:,}: validation has not improved for a while")
     say(
@@ -505,9 +524,11 @@ def _most_frequent(corpus: Corpus) -> int:
 
 def _load_model(name: str) -> Any:
     from charrnn.runs import find_checkpoint
+
+    checkpoint = find_checkpoint(name, warn)  # Judged before torch is imported.
     from charrnn.trained import TrainedModel
 
-    return TrainedModel.from_checkpoint(find_checkpoint(name, warn))
+    return TrainedModel.from_checkpoint(checkpoint)
 
 
 def _model_of(config: Config, kind: str) -> dict[str, Any]:

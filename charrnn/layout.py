@@ -1,0 +1,145 @@
+"""What must stand in a model's checkpoint, judged from its header alone.
+
+A checkpoint may come from a stranger: before its data is read, and before torch is imported, its
+metadata must be of the right types and its tensors of the shapes that its own configuration and
+vocabulary imply.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from charrnn.checkpoint import Layout
+from charrnn.config import Config, config_from_data
+from charrnn.errors import CheckpointError, ConfigError
+from charrnn.vocabulary import read_vocabulary
+
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+GATES = {"vanilla": 1, "lstm": 4, "gru": 3}
+STATES = {"vanilla": 1, "lstm": 2, "gru": 1}  # hidden state, and the LSTM's cell state
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Progress(_Part):
+    step: Count
+    epoch: Count
+    batch: Count
+    learning_rate_factor: Annotated[Finite, Field(gt=0)]
+    interval_characters: Count
+
+
+class _Best(_Part):
+    step: Count
+    nats_per_character: Finite
+    protocol: str
+
+
+class _Session(_Part):
+    best: _Best | None
+    without_improvement: Count
+    since_drop: Count
+    score_at_end: bool
+    trained_seconds: Annotated[Finite, Field(ge=0)]
+    trained_characters: Count
+
+
+class _Corpus(_Part):
+    name: str
+    described: str
+    sha256: Digest
+    key: Digest
+    most_frequent: Count
+    splits: dict[Literal["train", "validation", "test"], Count]
+
+
+class _Environment(_Part):
+    python: str
+    platform: str
+    processor: str
+    packages: dict[str, str]
+    device: str
+    threads: Count
+
+
+class _Metadata(_Part):
+    progress: _Progress
+    session: _Session
+    corpus: _Corpus
+    environment: _Environment
+
+
+def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
+    """Raise CheckpointError where metadata or tensors are not those of a model we can build."""
+    try:
+        parts = _Metadata.model_validate(dict(metadata))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"its {place} is not usable: {first['msg'].lower()}") from error
+    try:
+        config = config_from_data(metadata.get("config"), "its config")
+        expected = model_shapes(
+            config, (vocabulary := read_vocabulary(metadata.get("vocabulary"))).size
+        )
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    if parts.corpus.most_frequent >= vocabulary.size:
+        raise CheckpointError("its most frequent character is not in its vocabulary")
+    carry = [
+        (config.training.batch_size, width)
+        for width in config.model.widths
+        for _ in range(STATES[config.model.cell])
+    ]
+    found = {name: shape for name, (_, shape) in layout.items()}
+    for name, (dtype, shape) in layout.items():
+        kind, _, rest = name.partition("/")
+        of = rest.rpartition("/")[0]
+        if kind == "model":
+            fits = expected.get(rest) == shape
+        elif kind == "optimizer":
+            fits = of in expected and shape in ((), expected[of])
+        elif kind == "carry" and re.fullmatch(r"\d{1,3}", rest):
+            fits = int(rest) < len(carry) and shape == carry[int(rest)]
+        else:
+            fits = name == "interval_nats" and shape == ()
+        if not fits or dtype not in ("F32", "F64"):
+            raise CheckpointError(
+                f"the tensor {name} ({dtype} {list(shape)}) is not one that its config implies"
+            )
+    if missing := [name for name in expected if f"model/{name}" not in found]:
+        raise CheckpointError(f"the tensor model/{missing[0]} that its config implies is missing")
+
+
+def model_shapes(config: Config, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a model's weights, without making any.
+
+    Raises ConfigError where the configuration still has `auto` widths.
+    """
+    model = config.model
+    if model.embedding_size == "auto":
+        raise ConfigError("model.embedding_size is still 'auto'; give it a number")
+    one_hot = model.embedding_size == "one_hot"
+    width = vocabulary_size if isinstance(model.embedding_size, str) else model.embedding_size
+    shapes: dict[str, tuple[int, ...]] = (
+        {} if one_hot else {"embedding.weight": (vocabulary_size, width)}
+    )
+    for i, hidden in enumerate(model.widths):
+        rows, prefix = GATES[model.cell] * hidden, f"stack.layers.{i}.cell"
+        shapes[f"{prefix}.weight_ih"] = (rows, width)
+        shapes[f"{prefix}.weight_hh"] = (rows, hidden)
+        shapes[f"{prefix}.bias_ih"] = shapes[f"{prefix}.bias_hh"] = (rows,)
+        width = hidden
+    outputs = sum(model.widths) if model.skip_connections else model.widths[-1]
+    shapes["head.weight"] = (vocabulary_size, outputs)
+    shapes["head.bias"] = (vocabulary_size,)
+    return shapes

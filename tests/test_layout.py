@@ -1,0 +1,121 @@
+"""A checkpoint is judged by its header: what does not fit is refused before it is read."""
+
+import copy
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from charrnn.checkpoint import Arrays, load_checkpoint, save_checkpoint
+from charrnn.config import build_config
+from charrnn.errors import CheckpointError
+from charrnn.experiment import build_model
+from charrnn.layout import check_layout, model_shapes
+from tests.tiny import drive, start, tiny_config, tiny_corpus
+
+COMBINATIONS = list(
+    itertools.product(
+        ["vanilla", "lstm", "gru"], [[5], [5, 3]], [4, "one_hot"], [False, True], [False, True]
+    )
+)
+
+
+@pytest.mark.parametrize(("cell", "widths", "embedding", "skips", "tied"), COMBINATIONS)
+def test_the_shapes_are_those_of_the_model(
+    cell: str, widths: list[int], embedding: Any, skips: bool, tied: bool
+) -> None:
+    if tied:
+        embedding = sum(widths) if skips else widths[-1]
+    values = {
+        "model.cell": cell,
+        "model.hidden_size": widths,
+        "model.embedding_size": embedding,
+        "model.skip_connections": skips,
+        "model.tie_embeddings": tied,
+        "model.dropout": 0.0,
+        "model.input_dropout": 0.0,
+        "model.output_dropout": 0.0,
+    }
+    config, _ = build_config([("test", values)])
+    state = build_model(config, 7).state_dict()
+    assert model_shapes(config, 7) == {name: tuple(value.shape) for name, value in state.items()}
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> tuple[Arrays, dict[str, Any]]:
+    session = start(tmp_path / "run", tiny_config(training__steps=4), tiny_corpus(tmp_path))
+    drive(session)
+    checkpoint = load_checkpoint(session.run.checkpoint_path(4), check_layout)
+    return checkpoint.tensors, checkpoint.metadata
+
+
+def refused(path: Path, tensors: Arrays, metadata: dict[str, Any], why: str) -> None:
+    save_checkpoint(path / "changed.safetensors", tensors, metadata)
+    with pytest.raises(CheckpointError, match=why):
+        load_checkpoint(path / "changed.safetensors", check_layout)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("progress.step", -1),
+        ("progress.step", "1"),
+        ("progress.step", 1.5),
+        ("progress.learning_rate_factor", 0.0),
+        ("session.best", {"step": 1}),
+        ("session.score_at_end", 1),
+        ("session.trained_seconds", -1.0),
+        ("corpus.key", "../../etc"),
+        ("corpus.splits", {"../x": 1}),
+        ("corpus.most_frequent", 10_000),
+        ("environment.packages", []),
+        ("config.model.cell", "os.system"),
+        ("config.model.hidden_size", 9),
+        ("config.model.hidden_size", 65_536),
+        ("config.model.hidden_size", "auto"),
+        ("config.model.cell", "gru"),
+        ("config.training.batch_size", 5),
+        ("config.extra", 1),
+        ("config", []),
+        ("vocabulary", {"kind": "word"}),
+        ("vocabulary.symbols", "abc"),
+    ],
+)
+def test_metadata_that_cannot_be_used(
+    tmp_path: Path, whole: tuple[Arrays, dict[str, Any]], place: str, value: Any
+) -> None:
+    tensors, metadata = whole[0], copy.deepcopy(whole[1])
+    *parents, last = place.split(".")
+    at = metadata
+    for parent in parents:
+        at = at[parent]
+    assert last in at or last == "extra"
+    at[last] = value
+    refused(tmp_path, tensors, metadata, "is not a usable checkpoint")
+
+
+@pytest.mark.parametrize("part", ["progress", "session", "corpus", "environment", "config"])
+def test_a_missing_part_is_named(
+    tmp_path: Path, whole: tuple[Arrays, dict[str, Any]], part: str
+) -> None:
+    metadata = {name: value for name, value in whole[1].items() if name != part}
+    refused(tmp_path, whole[0], metadata, part)
+
+
+def test_tensors_that_the_config_does_not_imply(
+    tmp_path: Path, whole: tuple[Arrays, dict[str, Any]]
+) -> None:
+    tensors, metadata = whole
+    for name in tensors:
+        other = {key: value for key, value in tensors.items() if key != name}
+        wider = np.zeros((*tensors[name].shape, 2), np.float32)
+        refused(tmp_path, other | {name: wider}, metadata, f"the tensor {name} ")
+        integers = np.zeros(tensors[name].shape, np.int32)
+        refused(tmp_path, other | {name: integers}, metadata, f"the tensor {name} ")
+        if name.startswith("model/"):
+            refused(tmp_path, other, metadata, f"{name} that its config implies is missing")
+    for name in ("model/x", "optimizer/x/y", "carry/9", "carry/x", "../x", "x"):
+        extra = {name: np.zeros(3, np.float32)}
+        refused(tmp_path, tensors | extra, metadata, "is not one that its config implies")
