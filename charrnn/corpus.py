@@ -231,7 +231,9 @@ def read_cache(key: str) -> CachedIds | None:
         starts = np.array(about["document_starts"], np.int64)
         vocabulary = read_vocabulary(about["vocabulary"])
         return CachedIds(ids, vocabulary, starts, about["part_ends"], about["sha256"], key)
-    except (OSError, ValueError, KeyError, TypeError, CheckpointError, DataError):
+    except (
+        OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError, DataError,
+    ):  # fmt: skip
         return None  # Rebuilt from the text, which is the truth.
 
 
@@ -250,7 +252,7 @@ def _check_encoding(encoding: str, errors: str) -> None:
         codecs.lookup_error(errors)(UnicodeDecodeError("utf-8", b"\xff", 0, 1, ""))
     except UnicodeDecodeError:
         pass
-    except (LookupError, TypeError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         known = "strict, ignore, replace, backslashreplace, surrogateescape"
         raise ConfigError(f"unknown error handling {errors!r}; known: {known}") from error
 
@@ -355,6 +357,8 @@ def _build(
         (temporary / "about.json").write_text(json.dumps(about), "utf-8")
         if read_cache(key) is None:
             shutil.rmtree(target, ignore_errors=True)  # A damaged entry, or nothing.
+            if target.is_file():
+                target.unlink()
         with contextlib.suppress(FileExistsError):  # Another process was faster: same content.
             _rename_folder(temporary, target)
     except OSError as error:

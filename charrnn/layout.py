@@ -22,6 +22,12 @@ Count = Annotated[int, Field(ge=0, lt=2**62)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
+MOMENTS = {
+    "adam": {"step", "exp_avg", "exp_avg_sq"},
+    "adamw": {"step", "exp_avg", "exp_avg_sq"},
+    "rmsprop": {"step", "square_avg"},
+    "sgd": {"momentum_buffer"},
+}
 GATES = {"vanilla": 1, "lstm": 4, "gru": 3}
 STATES = {"vanilla": 1, "lstm": 2, "gru": 1}  # hidden state, and the LSTM's cell state
 
@@ -42,6 +48,20 @@ class _Best(_Part):
     step: Count
     nats_per_character: Finite
     protocol: str
+
+
+class _Score(_Part):
+    split: str
+    nats_per_character: Finite
+    bits_per_character: Finite
+    protocol: str
+
+
+class _BestFile(_Part):
+    step: Count
+    nats_per_character: Finite
+    protocol: str
+    score: _Score | None
 
 
 class _Session(_Part):
@@ -76,6 +96,15 @@ class _Metadata(_Part):
     session: _Session
     corpus: _Corpus
     environment: _Environment
+
+
+def usable_best(data: Any) -> dict[str, Any]:
+    """What a best.json holds, or nothing where it is not of the right types."""
+    try:
+        _BestFile.model_validate(data)
+    except ValidationError:
+        return {}
+    return dict(data)
 
 
 def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
@@ -116,6 +145,19 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
             raise CheckpointError(
                 f"the tensor {name} ({dtype} {list(shape)}) is not one that its config implies"
             )
+    moments: dict[str, set[str]] = {name: set() for name in expected}
+    for name in layout:
+        if name.startswith("optimizer/"):
+            of, _, kind = name.removeprefix("optimizer/").rpartition("/")
+            moments[of].add(kind)
+    carried = sum(name.startswith("carry/") for name in layout)
+    if (
+        any(kinds not in (set(), MOMENTS[config.training.optimizer]) for kinds in moments.values())
+        or len({frozenset(kinds) for kinds in moments.values()}) > 1
+        or carried not in (0, len(carry))
+        or "interval_nats" not in layout
+    ):
+        raise CheckpointError("the optimizer's state, the carried state or the loss is incomplete")
     if missing := [name for name in expected if f"model/{name}" not in found]:
         raise CheckpointError(f"the tensor model/{missing[0]} that its config implies is missing")
 

@@ -33,6 +33,7 @@ from typing import Any
 import filelock
 
 from charrnn.checkpoint import (
+    MAX_HEADER,
     SUFFIX,
     Arrays,
     Checkpoint,
@@ -42,7 +43,7 @@ from charrnn.checkpoint import (
     write_atomically,
 )
 from charrnn.errors import CheckpointError, ConfigError, LockedError, StorageError
-from charrnn.layout import check_layout
+from charrnn.layout import check_layout, usable_best
 
 SCHEMA = 1
 DISTRIBUTION = "charrnn-trainer"
@@ -156,7 +157,7 @@ class Run:
     def best(self, warn: Warn) -> Checkpoint:
         """The checkpoint with the best validation score, else the latest."""
         step = self.read_best().get("step")
-        if not isinstance(step, int):
+        if step is None:
             newest = self.latest(warn)
             recorded = newest.metadata["session"]["best"]
             step = recorded["step"] if recorded else None
@@ -190,9 +191,8 @@ class Run:
         write_atomically(self.path / "best.json", _json(best).encode())
 
     def read_best(self) -> dict[str, Any]:
-        """What `write_best` recorded, or nothing."""
-        best = _read_json(self.path / "best.json")
-        return best if isinstance(best, dict) else {}
+        """What `write_best` recorded, or nothing where that is missing or not usable."""
+        return usable_best(_read_json(self.path / "best.json"))
 
     def record_environment(self, entry: dict[str, Any]) -> None:
         """Add an entry for this start."""
@@ -204,24 +204,27 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a line that was cut off by a crash does not count."""
         lines = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in (self.path / "metrics.jsonl").read_bytes().splitlines():
-                with contextlib.suppress(ValueError, RecursionError):
-                    entry = json.loads(line)
-                    if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-                        lines.append(entry)
+        path = self.path / "metrics.jsonl"
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
+            with contextlib.suppress(ValueError, RecursionError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                    lines.append(entry)
         return lines
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one line. Raises StorageError."""
         path = self.path / "metrics.jsonl"
+        text = json.dumps({"schema": SCHEMA, **line}, allow_nan=False) + "\n"
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"schema": SCHEMA, **line}, allow_nan=False) + "\n")
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+            raise StorageError(
+                f"cannot write {path} ({len(text):,} bytes): {error.strerror}"
+            ) from error
 
     def cut_metrics(self, step: int) -> None:
         """Drop the lines of steps after `step`, which are about to be taken again, and `final`.
@@ -231,7 +234,7 @@ class Run:
         path = self.path / "metrics.jsonl"
         kept = [line for line in self.metrics() if line["step"] <= step and "final" not in line]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        if path.exists() and path.read_bytes() != text.encode():
+        if path.is_file() and path.read_bytes() != text.encode():
             write_atomically(path, text.encode())
 
 
@@ -342,6 +345,8 @@ def _json(value: Any) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
+        if not path.is_file() or path.stat().st_size > MAX_HEADER:
+            return None  # Never a pipe or a device: reading one may not end.
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return None  # Missing or torn: whoever asks has another source.

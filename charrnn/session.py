@@ -45,6 +45,7 @@ from charrnn.trained import (
 )
 from charrnn.trainer import Trainer
 
+HOPELESS = 10.0  # times the loss of a uniform guess: no run comes back from there
 PROBE = 2048  # characters of an unbroken score that are timed to plan the final one
 
 
@@ -300,9 +301,11 @@ class Session:
         progress, training = self.trainer.progress, self.config.training
         train = self.trainer.interval_score()
         validation = self.estimate()
-        if not math.isfinite(validation.nats_per_character):
+        uniform = math.log(self.corpus.vocabulary.size)
+        if not validation.nats_per_character < HOPELESS * max(1.0, uniform):
             raise DivergedError(
-                f"the validation loss is not finite at step {progress.step:,}; "
+                f"the validation loss is {validation.nats_per_character:.4g} nats per character at "
+                f"step {progress.step:,}, where guessing costs {uniform:.4g}; "
                 f"try a lower --learning-rate"
             )
         is_best = (
@@ -412,8 +415,9 @@ class Session:
             trained = TrainedModel(model, self.corpus.vocabulary, self.config, self.about)
             try:
                 score = trained.evaluate_split(self.corpus, "validation", best["step"], stop)
-                self.run.write_best(best | {"score": asdict(score)})
+                # In this order: a start that finds no score here takes it again.
                 self.run.append_metrics({"step": step, "final": asdict(score)})
+                self.run.write_best(best | {"score": asdict(score)})
             except KeyboardInterrupt:
                 reason = "unscored"
         return Finished(

@@ -116,7 +116,6 @@ def train(
       charrnn train poems.txt --from runs/shakespeare-1
     """
     from charrnn.config import build_config, environment_layers, file_layer, override_layers
-    from charrnn.experiment import find_texts, read_corpus, with_absolute_paths
     from charrnn.runs import Run
 
     layers: list[Layer] = []
@@ -125,6 +124,8 @@ def train(
         say(f"starting from {origin}")
         source = _load_model(origin)
         layers.append((f"--from {origin}", _model_of(source.config, source.vocabulary.kind)))
+    from charrnn.experiment import find_texts, read_corpus, with_absolute_paths
+
     if config_path is not None:
         layers.append(file_layer(config_path))
     layers += environment_layers(os.environ)
@@ -280,7 +281,8 @@ def _start(
     if checkpoint is not None:
         session.restore(checkpoint)
         bound = steps_bound(config, session.task.batches_per_epoch)
-        if bound is not None and bound <= session.trainer.progress.step:
+        unscored = run is not None and session.best and run.read_best().get("score") is None
+        if bound is not None and bound <= session.trainer.progress.step and not unscored:
             raise click.UsageError(
                 f"{checkpoint.path} has reached its budget of {bound:,} steps; "
                 f"give more with --steps, --epochs or --max-time"
@@ -415,6 +417,7 @@ def _show_end(path: Path, event: Any) -> None:
         return
     if event.reason == "unscored":
         say("stopped during the final score; all steps are trained and saved")
+        say(f"score it with: charrnn resume {path}")
     if event.reason == "patience":
         say(f"stopped at step {event.step:,}: validation has not improved for a while")
     say(

@@ -1,0 +1,72 @@
+"""`python -m tests.faults [--fast] [--list] [WORDS]`: the table of what was broken and what held.
+
+WORDS choose the rows whose name contains one of them.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # Before torch is imported, here and in every child.
+
+import argparse
+import sys
+import time
+
+# So that forked children start in milliseconds; nothing is computed here.
+import torch._dynamo  # noqa: F401
+
+import charrnn.cli.train
+import charrnn.session  # noqa: F401
+from tests.faults import hostile, killing, machine, storage, usage  # noqa: F401 -- they fill CHECKS
+from tests.faults.harness import CHECKS, Check, Effort, Result, scratch
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", metavar="WORDS")
+    parser.add_argument(
+        "--fast", action="store_true", help="smaller counts; minutes become seconds"
+    )
+    parser.add_argument("--list", action="store_true", help="only name the checks")
+    given = parser.parse_args()
+    chosen = [
+        row
+        for row in CHECKS
+        if (not given.words or any(word in row.name for word in given.words))
+        and not (given.fast and row.slow)
+    ]
+    if given.list:
+        print("\n".join(f"{row.name}  (sabotage: {row.sabotage})" for row in chosen))
+        return 0
+    bad, began = 0, time.monotonic()
+    for row in chosen:
+        start = time.monotonic()
+        real = measured(row, Effort(given.fast), sabotaged=False)
+        broken = measured(row, Effort(given.fast), sabotaged=True)
+        good = real.holds and not broken.holds
+        bad += not good
+        print(
+            f"{'ok  ' if good else 'FAIL'}  {row.name}: {real.figure}"
+            f"  ({time.monotonic() - start:.0f} s)\n"
+            f"        sabotaged ({row.sabotage}): "
+            f"{'passes, so the check proves nothing' if broken.holds else 'red'}, {broken.figure}",
+            flush=True,
+        )
+    print(f"{len(chosen) - bad} of {len(chosen)} checks hold, in {time.monotonic() - began:.0f} s")
+    return 1 if bad else 0
+
+
+def measured(row: Check, effort: Effort, sabotaged: bool) -> Result:
+    """The row's result; a check that cannot be measured fails in both columns."""
+    with scratch():
+        try:
+            return row.measure(effort, sabotaged)
+        except Exception as error:
+            if sabotaged:
+                return Result(True, f"the sabotaged check itself failed: {error!r}")
+            return Result(False, repr(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
