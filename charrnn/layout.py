@@ -145,11 +145,12 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
             raise CheckpointError(
                 f"the tensor {name} ({dtype} {list(shape)}) is not one that its config implies"
             )
-    moments: dict[str, set[str]] = {name: set() for name in expected}
+    shared = {"head.weight"} if config.model.tie_embeddings else set()
+    moments: dict[str, set[str]] = {name: set() for name in expected if name not in shared}
     for name in layout:
         if name.startswith("optimizer/"):
             of, _, kind = name.removeprefix("optimizer/").rpartition("/")
-            moments[of].add(kind)
+            moments.setdefault(of, set()).add(kind)
     carried = sum(name.startswith("carry/") for name in layout)
     if (
         any(kinds not in (set(), MOMENTS[config.training.optimizer]) for kinds in moments.values())
