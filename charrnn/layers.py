@@ -23,6 +23,7 @@ from charrnn.cells import (
     TorchLayoutCell,
     VanillaCell,
 )
+from charrnn.kernels import GRUKernel, VanillaKernel
 from charrnn.state import State, select_lanes
 
 
@@ -71,6 +72,10 @@ def unroll(
 
 
 def _fused_vanilla(cell: VanillaCell, inputs: Tensor, state: Tensor) -> tuple[Tensor, State]:
+    if inputs.device.type == "cpu":
+        relu = cell.activation == "relu"
+        outputs = VanillaKernel.apply(inputs, state, *cell.weights, relu)  # type: ignore[no-untyped-call]
+        return outputs, outputs[:, -1].clone()
     kernel = torch.rnn_tanh if cell.activation == "tanh" else torch.rnn_relu
     outputs, hidden = kernel(
         inputs, state[None], cell.weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
@@ -87,6 +92,9 @@ def _fused_lstm(cell: LSTMCell, inputs: Tensor, state: LSTMState) -> tuple[Tenso
 
 
 def _fused_gru(cell: GRUCell, inputs: Tensor, state: Tensor) -> tuple[Tensor, State]:
+    if inputs.device.type == "cpu":
+        outputs = GRUKernel.apply(inputs, state, *cell.weights)  # type: ignore[no-untyped-call]
+        return outputs, outputs[:, -1].clone()
     outputs, hidden = torch.gru(
         inputs, state[None], cell.weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
     )
