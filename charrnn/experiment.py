@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config, with_values
@@ -131,6 +132,50 @@ def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
     except ValueError as error:
         raise ConfigError(f"{error}; set model.embedding_size to that width") from error
     return network.to(torch.device("cpu" if config.device == "auto" else config.device))
+
+
+def load_arrays(model: LanguageModel, weights: Mapping[str, NDArray[Any]]) -> LanguageModel:
+    """Copy weights by name into a model and return it. Raises RuntimeError where they differ."""
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return model
+
+
+def adopt_weights(
+    model: LanguageModel,
+    source: LanguageModel,
+    symbols: Sequence[str] | Sequence[int],
+    source_symbols: Sequence[str] | Sequence[int],
+) -> None:
+    """Copy another model's weights, matching symbols by identity.
+
+    Embedding rows, output rows and output biases of common symbols are carried over; new symbols
+    keep their fresh ones. With one-hot inputs the first layer's columns are matched instead.
+    Raises ConfigError where the shapes differ in anything but the vocabulary.
+    """
+    place = {symbol: i for i, symbol in enumerate(source_symbols)}
+    common = [(i, place[s]) for i, s in enumerate(symbols) if s in place]
+    to = torch.tensor([i for i, _ in common], dtype=torch.long)
+    of = torch.tensor([j for _, j in common], dtype=torch.long)
+    theirs = source.state_dict()
+    with torch.no_grad():
+        for name, mine in model.state_dict().items():
+            given = theirs.get(name)
+            by_row = name.startswith(("embedding.", "head."))
+            by_column = name == "stack.layers.0.cell.weight_ih" and not any(
+                n.startswith("embedding.") for n in theirs
+            )
+            if given is not None and by_row and mine.shape[1:] == given.shape[1:]:
+                mine[to.to(mine.device)] = given.to(mine.device)[of.to(mine.device)]
+            elif given is not None and by_column and mine.shape[0] == given.shape[0]:
+                mine[:, to.to(mine.device)] = given.to(mine.device)[:, of.to(mine.device)]
+            elif given is not None and mine.shape == given.shape:
+                mine.copy_(given)
+            else:
+                raise ConfigError(
+                    f"--from does not fit: {name} is {tuple(mine.shape)} here and "
+                    f"{tuple(given.shape) if given is not None else 'missing'} there; "
+                    f"use the same model options"
+                )
 
 
 def build_task(config: Config, corpus: Corpus) -> LanguageModelTask:

@@ -6,13 +6,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from charrnn.cells import Activation, Cell, GRUCell, LSTMCell, VanillaCell
 from charrnn.layers import Layer, Recurrent, Stack
-from charrnn.state import State
+from charrnn.state import State, map_state
 
 
 class OneHot(nn.Module):
@@ -120,3 +122,26 @@ def language_model(
         # The head's scale: unit-variance embeddings would start with logits of order sqrt(H).
         embedding.weight = head.weight
     return LanguageModel(embedding, stack, head, input_dropout, output_dropout)
+
+
+class TorchStepper:
+    """A language model in the sampler's terms: numpy ids in, numpy logits out, without dropout."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._device = next(model.parameters()).device
+
+    def initial_state(self, batch_size: int) -> State:
+        """The zero state for `batch_size` lanes."""
+        return self._model.initial_state(batch_size)
+
+    def step(self, token: NDArray[np.int64], state: State) -> tuple[NDArray[np.float32], State]:
+        """Ids (N,) and a state, of tensors or arrays, give logits (N, V) and the next state."""
+        was_training = self._model.training
+        self._model.eval()
+        with torch.inference_mode():
+            ids = torch.as_tensor(np.asarray(token, np.int64), device=self._device)
+            state = map_state(lambda leaf: torch.as_tensor(leaf, device=self._device), state)
+            logits, state = self._model.step(ids, state)
+        self._model.train(was_training)
+        return logits.float().cpu().numpy(), state

@@ -24,7 +24,7 @@ from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config, dump_yaml, with_values
 from charrnn.corpus import Corpus
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
-from charrnn.experiment import build_model, build_optimizer, build_task
+from charrnn.experiment import adopt_weights, build_model, build_optimizer, build_task, load_arrays
 from charrnn.planning import (
     AIM,
     LONG_SCORE,
@@ -35,14 +35,9 @@ from charrnn.planning import (
     steps_in_time,
 )
 from charrnn.runs import Run
+from charrnn.scoring import Evaluation, evaluation_of, score_split
 from charrnn.tasks.language_model import Batch, LanguageModelTask
-from charrnn.trained import (
-    Evaluation,
-    TrainedModel,
-    evaluation_of,
-    load_model_tensors,
-    load_weights,
-)
+from charrnn.trained import TrainedModel, model_weights
 from charrnn.trainer import Trainer
 
 HOPELESS = 10.0  # times the loss of a uniform guess: no run comes back from there
@@ -146,7 +141,7 @@ class Session:
                 f"--from has a {theirs.kind} vocabulary, this run a {mine.kind} one; "
                 f"use --vocabulary {theirs.kind}"
             )
-        load_weights(self.model, source.model, mine.symbols, theirs.symbols)
+        adopt_weights(self.model, source.model, mine.symbols, theirs.symbols)
         old, new = set(theirs.symbols), set(mine.symbols)
         added = [str(s) for s in mine.symbols if s not in old]
         dropped = [str(s) for s in theirs.symbols if s not in new]
@@ -271,8 +266,13 @@ class Session:
 
     def sample_text(self, length: int) -> str:
         """A sample from the model as it is now; the same draws at every step."""
-        trained = TrainedModel(self.model, self.corpus.vocabulary, self.config, self.about)
-        return trained.sample_text(length=length, seed=self.config.training.seed)
+        return self.trained().sample_text(length=length, seed=self.config.training.seed)
+
+    def trained(self) -> TrainedModel:
+        """The model as it is now."""
+        state = self.model.state_dict()
+        weights = {name: value.detach().cpu().numpy() for name, value in state.items()}
+        return TrainedModel(weights, self.corpus.vocabulary, self.config, self.about)
 
     def _planned(self, total: int, speed: float | None) -> Planned:
         epochs = total / self.task.batches_per_epoch
@@ -410,11 +410,18 @@ class Session:
         longest = max(60.0, LONG_SCORE * self.trained_seconds)
         if wanted and self._time_final_score() <= longest:
             model = copy.deepcopy(self.model)
-            weights = self.run.load(best["step"]).tensors
-            load_model_tensors(model, weights)
-            trained = TrainedModel(model, self.corpus.vocabulary, self.config, self.about)
+            load_arrays(model, model_weights(self.run.load(best["step"]).tensors))
+            described = self.about["corpus"]["described"]
             try:
-                score = trained.evaluate_split(self.corpus, "validation", best["step"], stop)
+                score = score_split(
+                    model,
+                    self.config,
+                    self.corpus,
+                    "validation",
+                    stop,
+                    step=best["step"],
+                    text=described,
+                )
                 # In this order: a start that finds no score here takes it again.
                 self.run.append_metrics({"step": step, "final": asdict(score)})
                 self.run.write_best(best | {"score": asdict(score)})

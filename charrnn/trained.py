@@ -1,113 +1,38 @@
-"""A trained model with its vocabulary: sample from it, score texts with it, or step it by hand."""
+"""A trained model with its vocabulary: sample from it, score texts with it, or step it by hand.
+
+Nothing here imports torch before it is needed: sampling on a CPU does without.
+"""
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from charrnn.checkpoint import Arrays, Checkpoint, Layout, load_checkpoint, save_checkpoint
 from charrnn.config import Config, config_from_data
-from charrnn.corpus import Corpus, Span, corpus_of_text
-from charrnn.errors import CheckpointError, ConfigError, DataError
-from charrnn.experiment import build_model
-from charrnn.models import LanguageModel
-from charrnn.runs import SCHEMA, find_checkpoint
-from charrnn.sampler import Choice, Cursor, Draws, prime, sample
+from charrnn.errors import CheckpointError, DataError
+from charrnn.runs import find_checkpoint
+from charrnn.sampler import Choice, Cursor, Draws, Stepper, prime, sample
 from charrnn.state import leaves, map_state, replace_leaves
-from charrnn.tasks.language_model import NOT_SCORED, Batch, LanguageModelTask
-from charrnn.trainer import Score, evaluate, full_precision
+from charrnn.stepping import NumpyModel
 from charrnn.vocabulary import Unknown, Vocabulary, read_vocabulary
 
-UNBROKEN = "unbroken"
+if TYPE_CHECKING:
+    from charrnn.corpus import Corpus
+    from charrnn.models import LanguageModel
+    from charrnn.scoring import Evaluation
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A score with all that is needed to compare it: on what, and by which protocol."""
-
-    split: str
-    nats_per_character: float
-    bits_per_character: float
-    bits_per_byte: float | None
-    characters: int
-    unknown_characters: int
-    step: int | None
-    protocol: str
-    text: str | None
-    text_sha256: str | None
-    schema: int = SCHEMA
-
-
-def evaluation_of(
-    score: Score,
-    split: str,
-    protocol: str,
-    step: int | None,
-    byte_count: int | None = None,
-    unknown_characters: int = 0,
-    text: str | None = None,
-    text_sha256: str | None = None,
-) -> Evaluation:
-    """Name a summed loss."""
-    bits = score.nats / math.log(2)
-    return Evaluation(
-        split=split,
-        nats_per_character=score.nats_per_character,
-        bits_per_character=bits / score.characters,
-        bits_per_byte=bits / byte_count if byte_count else None,
-        characters=score.characters,
-        unknown_characters=unknown_characters,
-        step=step,
-        protocol=protocol,
-        text=text,
-        text_sha256=text_sha256,
-    )
-
-
-def load_weights(
-    model: LanguageModel,
-    source: LanguageModel,
-    symbols: Sequence[str] | Sequence[int],
-    source_symbols: Sequence[str] | Sequence[int],
-) -> None:
-    """Copy another model's weights, matching symbols by identity.
-
-    Embedding rows, output rows and output biases of common symbols are carried over; new symbols
-    keep their fresh ones. With one-hot inputs the first layer's columns are matched instead.
-    Raises ConfigError where the shapes differ in anything but the vocabulary.
-    """
-    place = {symbol: i for i, symbol in enumerate(source_symbols)}
-    common = [(i, place[s]) for i, s in enumerate(symbols) if s in place]
-    to = torch.tensor([i for i, _ in common], dtype=torch.long)
-    of = torch.tensor([j for _, j in common], dtype=torch.long)
-    theirs = source.state_dict()
-    with torch.no_grad():
-        for name, mine in model.state_dict().items():
-            given = theirs.get(name)
-            by_row = name.startswith(("embedding.", "head."))
-            by_column = name == "stack.layers.0.cell.weight_ih" and not any(
-                n.startswith("embedding.") for n in theirs
-            )
-            if given is not None and by_row and mine.shape[1:] == given.shape[1:]:
-                mine[to.to(mine.device)] = given.to(mine.device)[of.to(mine.device)]
-            elif given is not None and by_column and mine.shape[0] == given.shape[0]:
-                mine[:, to.to(mine.device)] = given.to(mine.device)[:, of.to(mine.device)]
-            elif given is not None and mine.shape == given.shape:
-                mine.copy_(given)
-            else:
-                raise ConfigError(
-                    f"--from does not fit: {name} is {tuple(mine.shape)} here and "
-                    f"{tuple(given.shape) if given is not None else 'missing'} there; "
-                    f"use the same model options"
-                )
+def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A checkpoint's weights under the names that they have in the model."""
+    prefix = "model/"
+    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 
 class TrainedModel:
@@ -118,32 +43,44 @@ class TrainedModel:
 
     def __init__(
         self,
-        model: LanguageModel,
+        weights: Mapping[str, NDArray[Any]],
         vocabulary: Vocabulary,
         config: Config,
         metadata: dict[str, Any],
+        device: str = "cpu",
     ) -> None:
-        self.model = model
+        self.weights = weights
         self.vocabulary = vocabulary
         self.config = config
         self.metadata = metadata
-        self.device = next(model.parameters()).device
+        self.device = device
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> TrainedModel:
-        """The model of a checkpoint on `device`. Raises CheckpointError where it does not fit."""
-        metadata = checkpoint.metadata
-        try:
-            stored = dict(metadata["config"]) | {"device": device}
-            config = config_from_data(stored, str(checkpoint.path))
-            vocabulary = read_vocabulary(metadata["vocabulary"])
-            model = build_model(config, vocabulary.size)
-            load_model_tensors(model, checkpoint.tensors)
-        except (ConfigError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{checkpoint.path} does not fit its own config: {error}"
-            ) from error
-        return cls(model.eval(), vocabulary, config, metadata)
+        """The model of a checkpoint that `check_layout` has passed, on `device`."""
+        config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+        vocabulary = read_vocabulary(checkpoint.metadata["vocabulary"])
+        return cls(
+            model_weights(checkpoint.tensors), vocabulary, config, checkpoint.metadata, device
+        )
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The network in torch, on the device."""
+        from charrnn.config import with_values
+        from charrnn.experiment import build_model, load_arrays
+
+        config = with_values(self.config, {"device": self.device})
+        return load_arrays(build_model(config, self.vocabulary.size), self.weights).eval()
+
+    @cached_property
+    def _stepper(self) -> Stepper:
+        kind = (self.config.model.cell, self.config.model.activation)
+        if self.device == "cpu" and NumpyModel.fits(self.weights, *kind):
+            return NumpyModel(self.weights, *kind, self.config.model.skip_connections)
+        from charrnn.models import TorchStepper
+
+        return TorchStepper(self.model)
 
     @property
     def training_step(self) -> int | None:
@@ -155,19 +92,14 @@ class TrainedModel:
 
     def initial_state(self, batch_size: int = 1) -> Any:
         """The zero state for `batch_size` lanes."""
-        return self.model.initial_state(batch_size)
+        return self._stepper.initial_state(batch_size)
 
     def step(self, token: NDArray[np.int64], state: Any) -> tuple[NDArray[np.float32], Any]:
-        """One character a lane: ids (N,) and a state give logits (N, V) and the next state."""
-        was_training = self.model.training
-        if was_training:
-            self.model.eval()
-        with torch.inference_mode():
-            ids = torch.as_tensor(np.asarray(token, np.int64), device=self.device)
-            logits, state = self.model.step(ids, state)
-        if was_training:
-            self.model.train()
-        return logits.float().cpu().numpy(), state
+        """One character a lane: ids (N,) and a state give logits (N, V) and the next state.
+
+        On a CPU numpy computes it, on the same weights, where it knows the cell.
+        """
+        return self._stepper.step(token, state)
 
     # Sampling ----------------------------------------------------------------------------------
 
@@ -222,7 +154,8 @@ class TrainedModel:
     def save_cursor(self, path: Path, cursor: Cursor, seed: int, streams: Sequence[int]) -> None:
         """Save where a generation stands: hidden state, last character, position of the draws."""
         tensors: Arrays = {
-            f"state/{i}": x.cpu().numpy() for i, x in enumerate(leaves(cursor.state))
+            f"state/{i}": leaf if isinstance(leaf, np.ndarray) else leaf.cpu().numpy()
+            for i, leaf in enumerate(leaves(cursor.state))
         }
         tensors["token"] = cursor.token
         metadata = {
@@ -254,12 +187,9 @@ class TrainedModel:
         about, token = stored.metadata["cursor"], stored.tensors["token"]
         if token.min(initial=0) < 0 or token.max(initial=0) >= self.vocabulary.size:
             raise CheckpointError(f"{path} is no state of this model: a character is not in it")
-        zero = self.model.initial_state(len(token))
-        values = [
-            torch.from_numpy(stored.tensors[f"state/{i}"]).to(self.device)
-            for i, _ in enumerate(leaves(zero))
-        ]
-        state = replace_leaves(zero, iter(values))
+        zero = self.initial_state(len(token))
+        arrays: Any = [stored.tensors[f"state/{i}"] for i, _ in enumerate(leaves(zero))]
+        state = replace_leaves(zero, iter(arrays))
         return Cursor(token, state, about["position"]), about["seed"], about["samples"]
 
     def _identity(self) -> dict[str, Any]:
@@ -275,97 +205,49 @@ class TrainedModel:
         With `unknown="skip"`, characters that the vocabulary lacks are neither fed nor scored.
         Raises DataError for unknown characters otherwise, and for an empty text.
         """
+        from charrnn.corpus import corpus_of_text
+
         corpus = corpus_of_text(text, self.vocabulary, unknown)
-        skipped = sum(self.vocabulary.unknown_characters(text).values())
         if not len(corpus.ids):
             raise DataError("there is nothing to score: the text has no characters")
-        return self._evaluate(corpus, "text", self.training_step, skipped, lambda: False)
+        skipped = sum(self.vocabulary.unknown_characters(text).values())
+        return self.evaluate_split(corpus, "text", unknown_characters=skipped)
 
     def evaluate_split(
         self,
         corpus: Corpus,
         split: str,
-        step: int | None = None,
         stop: Callable[[], bool] = lambda: False,
+        unknown_characters: int = 0,
     ) -> Evaluation:
         """The score of a split of a corpus, by the same protocol.
 
         Raises KeyboardInterrupt once `stop` says so.
         """
-        step = self.training_step if step is None else step
-        return self._evaluate(corpus, split, step, 0, stop)
+        from charrnn.scoring import score_split
+
+        return score_split(
+            self.model,
+            self.config,
+            corpus,
+            split,
+            stop,
+            step=self.training_step,
+            unknown_characters=unknown_characters,
+            text=self.metadata.get("corpus", {}).get("described") if corpus.key else None,
+        )
 
     def surprisals(self, text: str, unknown: Unknown = "error") -> Iterator[tuple[str, float]]:
         """Each character of a text with its surprisal, -ln P in nats, in reading order."""
+        from charrnn.corpus import corpus_of_text
+
         return self.surprisals_of(corpus_of_text(text, self.vocabulary, unknown), "text")
 
     def surprisals_of(self, corpus: Corpus, split: str) -> Iterator[tuple[str, float]]:
         """The same for a split of a corpus."""
-        span = self._span(corpus, split)
-        if len(span) and not span.has_context:
-            first = int(corpus.ids[span.start])
-            yield self.vocabulary.decode([first]), math.log(self.vocabulary.size)
-        task, carry = self._scoring_task(corpus), None
-        for batch in task.unbroken(span, self.config.evaluation.window):
-            with torch.inference_mode(), full_precision():
-                each, carry = task.surprisals(self.model, batch, carry)
-                scored = batch.targets != NOT_SCORED
-                targets, nats = batch.targets[scored].tolist(), each[scored].tolist()
-            for target, surprisal in zip(targets, nats, strict=True):
-                yield self.vocabulary.decode([target]), surprisal
+        from charrnn.scoring import surprisals
 
-    def _evaluate(
-        self,
-        corpus: Corpus,
-        split: str,
-        step: int | None,
-        skipped: int,
-        stop: Callable[[], bool],
-    ) -> Evaluation:
-        span = self._span(corpus, split)
-        task = self._scoring_task(corpus)
-
-        def batches() -> Iterator[Batch]:
-            for batch in task.unbroken(span, self.config.evaluation.window):
-                if stop():
-                    raise KeyboardInterrupt
-                yield batch
-
-        score = evaluate(self.model, task, batches())
-        window = self.config.training.window
-        protocol = UNBROKEN
-        if not self.config.training.carry_state:
-            protocol = f"windows of {window} from the zero state"
-        size = corpus.byte_count(span)
-        text = self.metadata.get("corpus", {}).get("described") if corpus.key else None
-        return evaluation_of(score, split, protocol, step, size, skipped, text, corpus.sha256)
-
-    def _span(self, corpus: Corpus, split: str) -> Span:
-        if split not in corpus.splits:
-            have = ", ".join(corpus.splits)
-            raise DataError(f"the corpus has no {split!r} split; it has {have}")
-        return corpus.splits[split]
-
-    def _scoring_task(self, corpus: Corpus) -> LanguageModelTask:
-        window = self.config.training.window
-        return LanguageModelTask(
-            corpus,
-            batch_size=1,
-            window=window if isinstance(window, int) else 1,
-            carry_state=self.config.training.carry_state,
-            reset_state_at_documents=self.config.data.reset_state_at_documents,
-            device=self.device,
-        )
-
-
-def load_model_tensors(model: LanguageModel, tensors: Arrays) -> None:
-    """Copy a checkpoint's weights into a model. Raises RuntimeError where shapes differ."""
-    state = {
-        name.removeprefix("model/"): torch.from_numpy(value)
-        for name, value in tensors.items()
-        if name.startswith("model/")
-    }
-    model.load_state_dict(state)
+        return surprisals(self.model, self.config, corpus, split)
 
 
 def load(name: str | Path, device: str = "cpu") -> TrainedModel:

@@ -7,7 +7,6 @@ import pytest
 
 from charrnn.corpus import load_corpus
 from charrnn.sources import NAMED, find_sources
-from charrnn.trained import TrainedModel
 from tests.tiny import drive, start, tiny_config
 
 
@@ -43,7 +42,7 @@ def test_a_memoryless_run_reaches_the_bigram_entropy(shared_data: Path, tmp_path
     )
     session = start(tmp_path / "run", config, corpus)
     drive(session)
-    model = TrainedModel(session.model, corpus.vocabulary, session.config, {})
+    model = session.trained()
     score = model.evaluate_split(corpus, "validation").nats_per_character
     print(f"memoryless validation score: {score:.4f} nats per character")
     assert score == pytest.approx(2.48, abs=0.02)

@@ -335,7 +335,7 @@ def test_weights_are_adopted_by_symbol(tmp_path: Path) -> None:
 def test_one_hot_columns_are_adopted_by_symbol(tmp_path: Path) -> None:
     config = tiny_config(model__embedding_size="one_hot")
     old = start(tmp_path / "old", config, tiny_corpus(tmp_path))
-    origin = TrainedModel(old.model, old.corpus.vocabulary, config, {})
+    origin = old.trained()
     text = TEXT.replace("a", "z")
     new = start(tmp_path / "new", config, tiny_corpus(tmp_path, text))
     new.adopt_weights(origin)
@@ -348,7 +348,7 @@ def test_one_hot_columns_are_adopted_by_symbol(tmp_path: Path) -> None:
 
 def test_adoption_refuses_another_shape(tmp_path: Path) -> None:
     old = start(tmp_path / "old", tiny_config(), tiny_corpus(tmp_path))
-    origin = TrainedModel(old.model, old.corpus.vocabulary, old.config, {})
+    origin = old.trained()
     new = start(tmp_path / "new", tiny_config(model__hidden_size=9), tiny_corpus(tmp_path))
     with pytest.raises(ConfigError, match="does not fit"):
         new.adopt_weights(origin)

@@ -6,6 +6,7 @@ import json
 import math
 import secrets
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ def sample(
     from charrnn.errors import ConfigError, DataError
     from charrnn.runs import SCHEMA, find_checkpoint
     from charrnn.sampler import Choice, Draws, prime
+    from charrnn.trained import TrainedModel
 
     if prompt is not None and prompt_file is not None:
         raise ConfigError("give either --prompt or --prompt-file, not both")
@@ -96,11 +98,12 @@ def sample(
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise DataError(f"cannot read the prompt file {prompt_file}: {reason}") from error
-    checkpoint = find_checkpoint(run, warn, step, last)  # Judged before torch is imported.
-    from charrnn.planning import choose_device
-    from charrnn.trained import TrainedModel
+    checkpoint = find_checkpoint(run, warn, step, last)
+    if device != "cpu":  # numpy steps on a CPU; torch, which is slow to import, is not needed.
+        from charrnn.planning import choose_device
 
-    model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
+        device = str(choose_device(device))
+    model = TrainedModel.from_checkpoint(checkpoint, device)
     policy: Any = unknown
     missing = model.vocabulary.unknown_characters(prompt or "")
     if missing and unknown == "skip":
@@ -121,16 +124,17 @@ def sample(
     if seed is None and load_state is None and temperature > 0:
         say(f"seed {chosen_seed}")
     draws = Draws(chosen_seed, samples)
+    write = Writer()
     if interactive:
         if len(samples) != 1:
             raise ConfigError("--interactive keeps one state; this one has several samples")
-        _converse(model, cursor, choice, draws, length, stop, policy)
+        _converse(model, cursor, choice, draws, length, stop, policy, write)
     else:
         streamed = len(samples) == 1 and not as_json
 
         if streamed and prompt and load_state is None:
-            _write(prompt)
-        texts = _generate(model, cursor, choice, draws, length, stop, _write if streamed else None)
+            write(prompt)
+        texts = _generate(model, cursor, choice, draws, length, stop, write if streamed else None)
         if streamed and not texts[0].endswith("\n"):
             click.echo()
         for i, text in zip(samples, texts, strict=True) if not streamed else ():
@@ -140,7 +144,7 @@ def sample(
                 click.echo(json.dumps(record))
             else:
                 click.echo(f"--- sample {i}")
-                _write((prompt or "") + text + "\n")
+                write((prompt or "") + text + "\n")
     if save_state is not None:
         model.save_cursor(save_state, cursor, chosen_seed, samples)
         say(f"saved the hidden state in {save_state}")
@@ -200,6 +204,7 @@ def _converse(
     length: int,
     stop: str | None,
     unknown: Any,
+    write: Writer,
 ) -> None:
     """Turns: a line from the user is read into the state, then the model writes on."""
     from charrnn.errors import DataError
@@ -221,13 +226,26 @@ def _converse(
         if len(ids):
             moved = prime(model, ids[None], cursor)
             cursor.token, cursor.state = moved.token, moved.state
-        if not _generate(model, cursor, choice, draws, length, stop, _write)[0].endswith("\n"):
-            click.echo()
+        ended = _generate(model, cursor, choice, draws, length, stop, write)[0].endswith("\n")
+        click.echo(nl=not ended)  # Flushes as well.
 
 
-def _write(text: str) -> None:
-    """Text on standard output at once; on a terminal, control characters are escaped."""
-    click.echo(visible(text) if is_terminal(sys.stdout) else text, nl=False)
+class Writer:
+    """Text on standard output as it is made: character by character on a terminal, where control
+    characters are escaped, and a few times a second elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = is_terminal(sys.stdout)
+        self._flushed = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        if self._terminal:
+            click.echo(visible(text), nl=False)
+        elif sys.stdout is not None:
+            sys.stdout.write(text)
+            if (now := time.monotonic()) - self._flushed > 0.1:
+                sys.stdout.flush()
+                self._flushed = now
 
 
 def _read_line() -> str:
