@@ -1,0 +1,357 @@
+"""How fast, against what users write by hand: `python benchmarks/speed.py [--rounds 5]`.
+
+Every figure is the median over rounds of fresh processes, interleaved (one process of each
+contestant a round), on two layers, 65 symbols, an embedding of 64; training in lanes x window
+characters a step with Adam and nothing else, sampling with softmax and draw counted on both
+sides. Ratios are to the loop around `torch.nn`. Run it on an idle machine: another process that
+uses a core slows torch's threads several times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SYMBOLS, EMBEDDING, LAYERS, WINDOW = 65, 64, 2, 64
+
+
+def repeat(step: Callable[[], object], seconds: float) -> float:
+    """Calls a second: three to warm up, then the median call of as many as fit."""
+    for _ in range(3):
+        step()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return 1 / statistics.median(times)
+
+
+# Training: one optimizer step on random ids, the state carried on. Characters a second. ----------
+
+
+def train_nn(cell: str, width: int, lanes: int, seconds: float) -> float:
+    """The loop around `nn.LSTM`, `nn.GRU`, `nn.RNN` as tutorials have it."""
+    import torch
+    from torch import nn
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            kind = {"lstm": nn.LSTM, "gru": nn.GRU, "vanilla": nn.RNN}[cell]
+            self.embedding = nn.Embedding(SYMBOLS, EMBEDDING)
+            self.rnn = kind(EMBEDDING, width, LAYERS, batch_first=True)
+            self.head = nn.Linear(width, SYMBOLS)
+
+        def forward(self, ids: Any, state: Any) -> Any:
+            outputs, state = self.rnn(self.embedding(ids), state)
+            return self.head(outputs), state
+
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    criterion = nn.CrossEntropyLoss()
+    text = torch.randint(0, SYMBOLS, (lanes, WINDOW * 20 + 1))
+    state, at = None, 0
+
+    def step() -> None:
+        nonlocal state, at
+        inputs, targets = text[:, at : at + WINDOW], text[:, at + 1 : at + WINDOW + 1]
+        at = (at + WINDOW) % (WINDOW * 20)
+        logits, after = model(inputs, state)
+        state = tuple(s.detach() for s in after) if cell == "lstm" else after.detach()
+        loss = criterion(logits.reshape(-1, SYMBOLS), targets.reshape(-1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return repeat(step, seconds) * lanes * WINDOW
+
+
+def our_session(cell: str, width: int, lanes: int, steps: int, **more: object) -> Any:
+    """A session of ours on random text, of the same shape, without evaluations."""
+    import random
+    import tempfile
+
+    import torch
+
+    from charrnn.config import build_config
+    from charrnn.corpus import load_corpus
+    from charrnn.planning import plan, prepare_process
+    from charrnn.runs import Run, environment
+    from charrnn.session import Session
+    from charrnn.sources import find_sources
+
+    folder = Path(tempfile.mkdtemp(prefix="charrnn-benchmark-"))
+    os.environ["CHARRNN_CACHE_DIR"] = str(folder / "cache")
+    symbols = [chr(33 + i) for i in range(SYMBOLS)]
+    text = "".join(symbols) + "".join(random.Random(1).choices(symbols, k=400_000))  # noqa: S311
+    (folder / "text").write_text(text)
+    values: dict[str, Any] = {
+        "model.cell": cell,
+        "model.hidden_size": [width] * LAYERS,
+        "model.embedding_size": EMBEDDING,
+        "model.skip_connections": False,
+        "model.dropout": 0.0,
+        "model.input_dropout": 0.0,
+        "model.output_dropout": 0.0,
+        "training.optimizer": "adam",
+        "training.learning_rate": 1e-3,
+        "training.steps": steps,
+        "training.batch_size": lanes,
+        "training.window": WINDOW,
+        "evaluation.every": 10**9,
+        "checkpoints.every": 10**9,
+        "device": "cpu",
+    }
+    config, _ = build_config([("benchmark", values | more)])
+    corpus = load_corpus(find_sources([str(folder / "text")]))
+    config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, torch.device("cpu"))
+    prepare_process(config.threads)
+    about = {
+        "corpus": {
+            "name": "random",
+            "described": "random",
+            "sha256": corpus.sha256,
+            "key": corpus.key,
+            "most_frequent": 0,
+            "splits": {name: len(span) for name, span in corpus.splits.items()},
+        },
+        "environment": environment("cpu", torch.get_num_threads()),
+    }
+    session = Session(config, corpus, about, time.monotonic)
+    session.score_at_end = False
+    run = Run(folder / "run")
+    (run.path / "checkpoints").mkdir(parents=True)
+    return session, run
+
+
+def train_ours(cell: str, width: int, lanes: int, seconds: float, **more: object) -> float:
+    """A step of our trainer, clipping included."""
+    session, _ = our_session(cell, width, lanes, 10**6, **more)
+    steps = session.trainer.run(10**9)
+    return repeat(lambda: next(steps), seconds) * lanes * WINDOW
+
+
+def train_plain(cell: str, width: int, lanes: int, seconds: float) -> float:
+    """The same by the plain equations, one call of the cell a step."""
+    from charrnn.layers import Recurrent
+
+    session, _ = our_session(cell, width, lanes, 10**6)
+    for layer in session.model.modules():
+        if isinstance(layer, Recurrent):
+            layer.fused = False
+    steps = session.trainer.run(10**9)
+    return repeat(lambda: next(steps), seconds) * lanes * WINDOW
+
+
+def train_whole(cell: str, width: int, lanes: int, seconds: float) -> float:
+    """A whole run of ours as `charrnn train` drives it, without evaluations; wall time."""
+    from charrnn.session import Stepped
+
+    session, run = our_session(cell, width, lanes, 10**6)
+    taken, began, end = 0, 0.0, float("inf")
+    for event in session.events(run, lambda: time.perf_counter() > end):
+        if isinstance(event, Stepped):
+            taken += 1
+            now = time.perf_counter()
+            if taken == 3:
+                began, end = now, now + seconds
+            last = now
+    return (taken - 3) * lanes * WINDOW / (last - began)
+
+
+# Sampling: one character a lane, softmax and draw included. Characters a second. ------------------
+
+
+def sample_nn(cell: str, width: int, lanes: int, seconds: float) -> float:
+    """`nn.LSTM` stepped by hand, as tutorials have it."""
+    import torch
+    from torch import nn
+
+    kind = {"lstm": nn.LSTM, "gru": nn.GRU, "vanilla": nn.RNN}[cell]
+    embedding, head = nn.Embedding(SYMBOLS, EMBEDDING), nn.Linear(width, SYMBOLS)
+    rnn = kind(EMBEDDING, width, LAYERS, batch_first=True)
+    token, state = torch.zeros(lanes, 1, dtype=torch.long), None
+
+    def step() -> None:
+        nonlocal token, state
+        with torch.no_grad():
+            outputs, state = rnn(embedding(token), state)
+            probabilities = torch.softmax(head(outputs[:, -1]), dim=-1)
+            token = torch.multinomial(probabilities, 1)
+
+    return repeat(lambda: [step() for _ in range(20)], seconds) * 20 * lanes
+
+
+def sample_ours(cell: str, width: int, lanes: int, seconds: float) -> float:
+    """Our sampler on the numpy stepper."""
+    import numpy as np
+
+    from charrnn.sampler import Choice, Cursor, Draws, sample
+    from charrnn.stepping import NumpyModel
+
+    random = np.random.default_rng(1)
+    gates = {"lstm": 4, "gru": 3, "vanilla": 1}[cell]
+
+    def draw(*shape: int) -> Any:
+        return random.normal(0, width**-0.5, shape).astype(np.float32)
+
+    weights = {"embedding.weight": draw(SYMBOLS, EMBEDDING)}
+    for i, inputs in enumerate([EMBEDDING, width]):
+        prefix = f"stack.layers.{i}.cell"
+        weights[f"{prefix}.weight_ih"] = draw(gates * width, inputs)
+        weights[f"{prefix}.weight_hh"] = draw(gates * width, width)
+        weights[f"{prefix}.bias_ih"] = draw(gates * width)
+        weights[f"{prefix}.bias_hh"] = draw(gates * width)
+    weights |= {"head.weight": draw(SYMBOLS, width), "head.bias": draw(SYMBOLS)}
+    model = NumpyModel(weights, cell, "tanh", skip_connections=False)
+    cursor = Cursor(np.zeros(lanes, np.int64), model.initial_state(lanes))
+    ids = sample(model, cursor, Choice(), Draws(1, range(lanes)))
+    return repeat(lambda: [next(ids) for _ in range(20)], seconds) * 20 * lanes
+
+
+def peak(cell: str, width: int, lanes: int, seconds: float) -> float:
+    """Floating-point operations a second in a large float32 matrix product."""
+    import torch
+
+    a = torch.ones(2048, 2048)
+    return repeat(lambda: a @ a, seconds) * 2 * 2048**3
+
+
+TRAINING = {"torch.nn": train_nn, "charrnn": train_ours, "charrnn train": train_whole,
+            "plain equations": train_plain}  # fmt: skip
+SAMPLING = {"torch.nn": sample_nn, "charrnn": sample_ours}
+WORKERS = {
+    "peak": {"torch": peak},
+    "train": TRAINING,
+    "sample": SAMPLING,
+}
+
+
+def fresh(task: str, who: str, cell: str, width: int, lanes: int, seconds: float) -> float:
+    """The figure of one contestant in a fresh process."""
+    result = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            "--worker",
+            json.dumps([task, who, cell, width, lanes, seconds]),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        sys.exit(result.stderr)
+    return float(result.stdout.splitlines()[-1])
+
+
+def operations(cell: str, width: int) -> int:
+    """Multiplications and additions for one character, forward and backward."""
+    gates = {"lstm": 4, "gru": 3, "vanilla": 1}[cell]
+    inputs = [EMBEDDING] + [width] * (LAYERS - 1)
+    weights = sum(gates * width * (i + width) for i in inputs) + SYMBOLS * width
+    return 6 * weights
+
+
+def first_character(rounds: int) -> dict[str, float]:
+    """Seconds from the start of the process to the end of `charrnn sample -n 1`."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        text = Path(folder) / "text"
+        text.write_text("To be, or not to be, that is the question.\n" * 200)
+        command = [sys.executable, "-m", "charrnn"]
+        environment = os.environ | {"CHARRNN_CACHE_DIR": str(Path(folder) / "cache")}
+        train = ["train", str(text), "--out", str(run), "--steps", "2", "--hidden-size", "256"]
+        subprocess.run([*command, *train], check=True, capture_output=True, env=environment)
+        calls = {
+            "charrnn sample -n 1": [*command, "sample", str(run), "-n", "1"],
+            "charrnn --help": [*command, "--help"],
+            "python -c 'import torch'": [sys.executable, "-c", "import torch"],
+            "python -c pass": [sys.executable, "-c", "pass"],
+        }
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(max(rounds, 3)):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                subprocess.run(call, check=True, capture_output=True, env=environment)
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="each process measures so long")
+    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--cells", nargs="+", default=["lstm", "gru", "vanilla"])
+    parser.add_argument("--tasks", nargs="+", default=["train", "sample", "start"])
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        task, who, *shape = json.loads(given.worker)
+        print(WORKERS[task][who](*shape))
+        return
+    versions = []
+    for package in ("torch", "numpy"):
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    print(
+        f"{datetime.date.today()}, {processor()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, {', '.join(versions)}"
+    )
+    print(f"python {' '.join(sys.argv)}\n")
+    top = statistics.median(fresh("peak", "torch", "", 0, 0, 1.0) for _ in range(3))
+    print(f"float32 matrix product: {top / 1e9:,.0f} GFLOP/s\n")
+    print("| task | cell | width | lanes | contestant | characters/s | ratio | of the peak |")
+    print("|---|---|---|---|---|---|---|---|")
+    for task, lanes in (("train", 64), ("sample", 1), ("sample", 64)):
+        if task not in given.tasks:
+            continue
+        for cell in given.cells:
+            for width in given.widths:
+                found: dict[str, list[float]] = {who: [] for who in WORKERS[task]}
+                for _ in range(given.rounds):
+                    for who, values in found.items():
+                        values.append(fresh(task, who, cell, width, lanes, given.seconds))
+                medians = {who: statistics.median(values) for who, values in found.items()}
+                for who, speed in medians.items():
+                    share = speed * operations(cell, width) / (1 if task == "train" else 3) / top
+                    print(
+                        f"| {task} | {cell} | {width} | {lanes} | {who} | {speed:,.0f} | "
+                        f"{speed / medians['torch.nn']:.2f} | {share:.0%} |",
+                        flush=True,
+                    )
+    if "start" in given.tasks:
+        print()
+        for name, seconds in first_character(given.rounds).items():
+            print(f"{name}: {seconds:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
