@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -161,15 +162,82 @@ def train_whole(cell: str, width: int, lanes: int, seconds: float) -> float:
     from charrnn.session import Stepped
 
     session, run = our_session(cell, width, lanes, 10**6)
-    taken, began, end = 0, 0.0, float("inf")
-    for event in session.events(run, lambda: time.perf_counter() > end):
+    at: list[float] = []  # when each step was done
+    for event in session.events(run, lambda: len(at) > 3 and at[-1] > at[2] + seconds):
         if isinstance(event, Stepped):
-            taken += 1
-            now = time.perf_counter()
-            if taken == 3:
-                began, end = now, now + seconds
-            last = now
-    return (taken - 3) * lanes * WINDOW / (last - began)
+            at.append(time.perf_counter())
+    return (len(at) - 3) * lanes * WINDOW / (at[-1] - at[2])
+
+
+def train_jax(cell: str, width: int, lanes: int, seconds: float) -> float:
+    """JAX and Flax: `nn.RNN` over `OptimizedLSTMCell` and its kin, optax's Adam, one jit a step."""
+    import flax.linen as fnn
+    import jax
+    import optax
+    from jax import numpy as jnp
+
+    kind = {"lstm": fnn.OptimizedLSTMCell, "gru": fnn.GRUCell, "vanilla": fnn.SimpleCell}[cell]
+
+    class Model(fnn.Module):
+        @fnn.compact
+        def __call__(self, ids: Any, carries: Any) -> Any:
+            outputs, after = fnn.Embed(SYMBOLS, EMBEDDING)(ids), []
+            for carry in carries:
+                last, outputs = fnn.RNN(kind(width), return_carry=True)(
+                    outputs, initial_carry=carry
+                )
+                after.append(last)
+            return fnn.Dense(SYMBOLS)(outputs), after
+
+    random = jax.random.key(0)
+    model = Model()
+    zero = jnp.zeros((lanes, width))
+    state = [(zero, zero) if cell == "lstm" else zero] * LAYERS
+    text = jax.random.randint(random, (lanes, WINDOW * 20 + 1), 0, SYMBOLS)
+    weights = model.init(random, text[:, :WINDOW], state)
+    optimizer = optax.adam(1e-3)
+    moments, at = optimizer.init(weights), 0
+
+    @jax.jit
+    def update(weights: Any, moments: Any, state: Any, inputs: Any, targets: Any) -> Any:
+        def loss(weights: Any) -> Any:
+            logits, after = model.apply(weights, inputs, state)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(), after
+
+        (_, after), gradients = jax.value_and_grad(loss, has_aux=True)(weights)
+        changes, moments = optimizer.update(gradients, moments)
+        return optax.apply_updates(weights, changes), moments, after
+
+    def step() -> None:
+        nonlocal weights, moments, state, at
+        inputs, targets = text[:, at : at + WINDOW], text[:, at + 1 : at + WINDOW + 1]
+        at = (at + WINDOW) % (WINDOW * 20)
+        weights, moments, state = update(weights, moments, state, inputs, targets)
+        jax.block_until_ready(weights)
+
+    return repeat(step, seconds) * lanes * WINDOW
+
+
+def train_keras(cell: str, width: int, lanes: int, seconds: float) -> float:
+    """Keras on JAX: `train_on_batch` of a compiled Sequential model (its state starts at zero)."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras
+    import numpy as np
+
+    kind = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "vanilla": keras.layers.SimpleRNN}
+    model = keras.Sequential(
+        [keras.layers.Input((WINDOW,)), keras.layers.Embedding(SYMBOLS, EMBEDDING)]
+        + [kind[cell](width, return_sequences=True) for _ in range(LAYERS)]
+        + [keras.layers.Dense(SYMBOLS)]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3), loss=loss)
+    text = np.random.default_rng(1).integers(0, SYMBOLS, (lanes, WINDOW + 1))
+
+    def step() -> None:
+        model.train_on_batch(text[:, :-1], text[:, 1:])
+
+    return repeat(step, seconds) * lanes * WINDOW
 
 
 # Sampling: one character a lane, softmax and draw included. Characters a second. ------------------
@@ -230,8 +298,16 @@ def peak(cell: str, width: int, lanes: int, seconds: float) -> float:
     return repeat(lambda: a @ a, seconds) * 2 * 2048**3
 
 
-TRAINING = {"torch.nn": train_nn, "charrnn": train_ours, "charrnn train": train_whole,
-            "plain equations": train_plain}  # fmt: skip
+TRAINING = {
+    "torch.nn": train_nn,
+    "charrnn": train_ours,
+    "charrnn train": train_whole,
+    "plain equations": train_plain,
+}
+if find_spec("jax") and find_spec("flax") and find_spec("optax"):
+    TRAINING["JAX and Flax"] = train_jax
+    if find_spec("keras"):
+        TRAINING["Keras"] = train_keras
 SAMPLING = {"torch.nn": sample_nn, "charrnn": sample_ours}
 WORKERS = {
     "peak": {"torch": peak},
@@ -316,7 +392,7 @@ def main() -> None:
         print(WORKERS[task][who](*shape))
         return
     versions = []
-    for package in ("torch", "numpy"):
+    for package in ("torch", "numpy", "jax", "flax", "keras"):
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:

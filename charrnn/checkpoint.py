@@ -29,7 +29,7 @@ from charrnn.errors import CheckpointError, StorageError
 FORMAT = 1
 SUFFIX = ".safetensors"
 MAX_HEADER = 16 << 20
-MAX_VALUES = 500_000  # in the header's JSON: what it takes to parse has a bound, too
+MAX_VALUES = 100_000  # in the header's JSON: what it takes to parse has a bound, too
 _TEMPORARY = ".writing-"
 _ZEROS = "0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')

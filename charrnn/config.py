@@ -210,6 +210,9 @@ class Config(Section):
     checkpoints: CheckpointConfig = CheckpointConfig()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the products in a training step; weights, state, optimizer and scores are float32. auto is
+    bfloat16 where the device has it and a trial shows it to be faster."""
     threads: PositiveInt | Auto = "auto"
     """CPU threads for torch."""
     deterministic: bool = False

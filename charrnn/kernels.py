@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
 
@@ -60,6 +61,7 @@ class VanillaKernel(torch.autograd.Function):
     """Inputs (N, T, D), state (N, H) and the cell's weights give outputs (N, T, H)."""
 
     @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(
         context: Any,
         inputs: Tensor,
@@ -81,6 +83,7 @@ class VanillaKernel(torch.autograd.Function):
         return hidden.transpose(0, 1)
 
     @staticmethod
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, state, weight_ih, weight_hh, hidden = context.saved_tensors
@@ -107,6 +110,7 @@ class GRUKernel(torch.autograd.Function):
     """Inputs (N, T, D), state (N, H) and the cell's weights give outputs (N, T, H)."""
 
     @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(
         context: Any,
         inputs: Tensor,
@@ -143,6 +147,7 @@ class GRUKernel(torch.autograd.Function):
         return hidden.transpose(0, 1)
 
     @staticmethod
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         (

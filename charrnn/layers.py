@@ -88,7 +88,8 @@ def _fused_lstm(cell: LSTMCell, inputs: Tensor, state: LSTMState) -> tuple[Tenso
     outputs, hidden, memory = torch.lstm(
         inputs, initial, cell.weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
     )
-    return outputs, LSTMState(hidden[0], memory[0])
+    # Under autocast the kernel's state is bfloat16; what is carried on is not.
+    return outputs, LSTMState(hidden[0].to(state.hidden), memory[0].to(state.cell))
 
 
 def _fused_gru(cell: GRUCell, inputs: Tensor, state: Tensor) -> tuple[Tensor, State]:

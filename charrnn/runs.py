@@ -216,6 +216,8 @@ class Run:
         """Add one line. Raises StorageError."""
         path = self.path / "metrics.jsonl"
         text = json.dumps({"schema": SCHEMA, **line}, allow_nan=False) + "\n"
+        if path.exists() and not path.is_file():
+            raise StorageError(f"cannot write {path}: it is no regular file; take it away")
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)

@@ -84,7 +84,7 @@ class Finished:
     checkpoint: Path
     parameters: int
     seconds: float
-    characters_per_second: float
+    characters_per_second: float  # trained over wall time, evaluations and saves included
 
 
 Event = Planned | Stepped | Evaluated | Finished
@@ -120,6 +120,7 @@ class Session:
             learning_rate_schedule(config, None),
             clip=config.training.clip,
             seed=config.training.seed,
+            precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
         )
         self.run: Run
         self.best: dict[str, Any] | None = None
@@ -207,13 +208,16 @@ class Session:
         seconds, characters = 0.0, 0
         saved_step, reason = -1, "budget"
         steps = self.trainer.run(sys.maxsize)
+        begun = self.trained_characters
+        began = last = time.perf_counter()
         while total is None or progress.step < total:
             if stop():
                 reason = "interrupted"
                 break
-            start = time.perf_counter()
             report = next(steps)
-            measured.append(time.perf_counter() - start)
+            # From step to step: what whoever iterates does with an event counts as well.
+            last, before = time.perf_counter(), last
+            measured.append(last - before)
             seconds += measured[-1]
             characters += report.scored
             self.trained_seconds += measured[-1]
@@ -234,11 +238,11 @@ class Session:
                 # The first steps are slower: caches are cold and buffers are being found.
                 step_seconds = statistics.median(list(measured)[len(measured) // 3 :])
                 # So is a first evaluation: a second one is timed, with its sample and checkpoint.
-                began = self.clock()
+                start = self.clock()
                 self.estimate()
                 self.sample_text(self.config.evaluation.sample_length)
                 self._save()
-                costs = Costs(step_seconds, self.clock() - began, self._time_final_score())
+                costs = Costs(step_seconds, self.clock() - start, self._time_final_score())
                 left = max_time * AIM - self.clock()
                 chosen = self.config.evaluation.every
                 total, self.score_at_end = steps_in_time(
@@ -251,13 +255,15 @@ class Session:
             saved_step = report.step
             seconds_left = (total - report.step) * statistics.median(measured)
             yield Evaluated(line, is_best, seconds_left, text)
+            last = time.perf_counter()
             patience = self.config.training.patience
             if patience is not None and self.without_improvement >= patience:
                 reason = "patience"
                 break
         if saved_step != progress.step:
             self._save()
-        yield self._finish(reason, stop)
+        speed = (self.trained_characters - begun) / (time.perf_counter() - began)
+        yield self._finish(reason, speed, stop)
 
     def _find_best(self) -> None:
         """A run that goes on from a lone checkpoint may not have the file of the best one."""
@@ -402,7 +408,7 @@ class Session:
             **self.about,
         }
 
-    def _finish(self, reason: str, stop: Callable[[], bool]) -> Finished:
+    def _finish(self, reason: str, speed: float, stop: Callable[[], bool]) -> Finished:
         step = self.trainer.progress.step
         best = self.best or {"step": step}
         score = None
@@ -435,5 +441,5 @@ class Session:
             self.run.checkpoint_path(step),
             self.parameters,
             self.clock(),
-            self.trained_characters / max(self.trained_seconds, 1e-9),
+            speed,
         )

@@ -57,8 +57,9 @@ class Trainer(Generic[Batch]):
     """Trains `model` on `task` with `optimizer`, one `Report` a step.
 
     `schedule` gives the learning rate of a step (from 0); `clip` bounds the global norm of the
-    gradient. Everything random in step s is drawn after seeding with (seed, s), so the random
-    state is a function of the step and a resumed run draws what an unbroken one would.
+    gradient; `precision` is that of the products (autocast), all else is float32. Everything
+    random in step s is drawn after seeding with (seed, s), so the random state is a function of
+    the step and a resumed run draws what an unbroken one would.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Trainer(Generic[Batch]):
         *,
         clip: float,
         seed: int,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         self.model = model
         self.task = task
@@ -77,6 +79,7 @@ class Trainer(Generic[Batch]):
         self.schedule = schedule
         self.clip = clip
         self.seed = seed
+        self.precision = precision
         self.progress = Progress()
         self.carry: State | None = None
         device = next(model.parameters()).device
@@ -106,7 +109,10 @@ class Trainer(Generic[Batch]):
     def _step(self, batch: Batch) -> tuple[int, float]:
         self.model.train()
         torch.manual_seed(self.seed * 1_000_003 + self.progress.step)
-        loss = self.task.loss(self.model, batch, self.carry)
+        device = self.interval_nats.device.type
+        reduced = self.precision != torch.float32
+        with torch.autocast(device, self.precision if reduced else None, enabled=reduced):
+            loss = self.task.loss(self.model, batch, self.carry)
         self.optimizer.zero_grad()
         (loss.total / loss.scored).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)

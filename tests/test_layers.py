@@ -641,3 +641,37 @@ def test_one_layer_has_nowhere_to_drop() -> None:
     stack = filled(Stack([Recurrent(GRUCell(D, H))], dropout=0.9)).train()
     inputs, state = data(stack, 2, 4, torch.float64)
     assert torch.equal(stack(inputs, state)[0], stack.layers[0](inputs, state[0])[0])
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "gru"])
+def test_our_kernels_stay_in_float32_under_autocast(kind: str) -> None:
+    torch.manual_seed(0)
+    cell: Any = {"vanilla": VanillaCell, "gru": GRUCell}[kind](5, 4)
+    layer = Recurrent(cell)
+    inputs, state = torch.randn(3, 6, 5), layer.initial_state(3)
+    expected, _ = layer(inputs, state)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, after = layer(inputs.bfloat16().float(), state)
+        reduced, _ = layer(inputs.bfloat16(), state)
+    assert outputs.dtype == reduced.dtype == after.dtype == torch.float32
+    assert torch.equal(outputs, reduced)
+    torch.testing.assert_close(outputs, expected, atol=0.02, rtol=0)
+    reduced.sum().backward()
+    assert cell.weight_hh.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["tanh", "relu", "gru"])
+def test_the_hand_derived_gradients_are_those_of_the_equations(kind: str) -> None:
+    torch.manual_seed(1)
+    cell: Any = GRUCell(3, 4) if kind == "gru" else VanillaCell(3, 4, kind)  # type: ignore[arg-type]
+    cell.double()
+    for parameter in cell.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.5)
+    inputs = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    state = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+
+    def run(inputs: Tensor, state: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        outputs, after = Recurrent(cell)(inputs, state)
+        return outputs, after
+
+    assert torch.autograd.gradcheck(run, (inputs, state, *cell.parameters()))

@@ -17,6 +17,7 @@ from charrnn.planning import (
     LONG_SCORE,
     Costs,
     choose_device,
+    choose_precision,
     evaluation_interval,
     learning_rate_schedule,
     plan,
@@ -307,3 +308,27 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_measured_speed_is_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert 1e6 < planning.measure_speed(CPU) < 1e16
+
+
+@pytest.mark.parametrize("supported", [False, True])
+@pytest.mark.parametrize("faster", [False, True])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_reduced_precision_where_it_exists_and_pays(
+    monkeypatch: pytest.MonkeyPatch, supported: bool, faster: bool, cell: str
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(planning, "_bfloat16_pays", lambda: faster)
+    pays = supported and faster and cell == "lstm"
+    assert choose_precision("auto", CPU, cell) == ("bfloat16" if pays else "float32")
+    assert choose_precision("float32", CPU, cell) == "float32"
+    if supported:
+        assert choose_precision("bfloat16", CPU, cell) == "bfloat16"
+    else:
+        with pytest.raises(ConfigError, match="bfloat16 is not available on cpu; use float32"):
+            choose_precision("bfloat16", CPU, cell)
+
+
+def test_the_trial_of_bfloat16_says_yes_or_no() -> None:
+    before = torch.get_rng_state()
+    assert planning._bfloat16_pays() in (False, True)
+    torch.set_rng_state(before)

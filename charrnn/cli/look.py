@@ -97,7 +97,7 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in environment["packages"].items())
     show(
         f"            on {environment['device']}, {environment['threads']} threads "
-        f"(fused {config.model.cell}, float32), {environment['processor']}"
+        f"(fused {config.model.cell}, {config.precision}), {environment['processor']}"
     )
     show(f"            Python {environment['python']}, {versions}")
 

@@ -219,18 +219,24 @@ def _go_on(
     from charrnn.config import config_from_data, with_values
     from charrnn.errors import ConfigError
     from charrnn.experiment import corpus_of_checkpoint
-    from charrnn.planning import choose_device
+    from charrnn.planning import choose_device, choose_precision
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config = with_values(config, changes)
     say(f"going on from {checkpoint.path}")
     try:
-        choose_device(config.device)
+        device = choose_device(config.device)
     except ConfigError as error:
         if "device" in changes:
             raise
         warn(f"{error}; going on with --device auto")
+        device = choose_device("auto")
         config = with_values(config, {"device": "auto"})
+    try:
+        choose_precision(config.precision, device, config.model.cell)
+    except ConfigError as error:
+        warn(f"not bit for bit what the run would have been: {error}; going on with float32")
+        config = with_values(config, {"precision": "float32"})
     config, corpus = corpus_of_checkpoint(config, checkpoint, moved, warn)
     recorded = checkpoint.metadata["corpus"]
     name, described = str(recorded["name"]), visible(str(recorded["described"]))
@@ -488,7 +494,7 @@ def _banner(session: Session, described: str, path: Path) -> None:
         f"{corpus.vocabulary.size:,} symbols; {splits}"
     )
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
-    say(f"device  {config.device}, {config.threads} threads; {path_in_use(session)}, float32")
+    say(f"device  {config.device}, {config.threads} threads; {path_in_use(session)}")
     training = config.training
     budget = [
         f"{training.steps:,} steps" if training.steps else "",
@@ -504,12 +510,13 @@ def _banner(session: Session, described: str, path: Path) -> None:
 
 
 def path_in_use(session: Session) -> str:
-    """Whether the layers run on fused kernels or by the plain equations."""
+    """How the layers are computed in training: `fused lstm, bfloat16`."""
     from charrnn.layers import Recurrent
 
     layers = [module for module in session.model.modules() if isinstance(module, Recurrent)]
     fused = all(layer.fused for layer in layers)
-    return f"{'fused' if fused else 'plain'} {session.config.model.cell}"
+    config = session.config
+    return f"{'fused' if fused else 'plain'} {config.model.cell}, {config.precision}"
 
 
 def _describe_arguments(arguments: list[str]) -> str:

@@ -148,7 +148,7 @@ class LanguageModelTask:
             return torch.zeros(batch.inputs.shape, device=batch.inputs.device), carry
         logits, carry = self._forward(model, batch, carry)
         each = functional.cross_entropy(
-            logits.flatten(0, 1),
+            logits.flatten(0, 1).float(),
             batch.targets.flatten(),
             ignore_index=NOT_SCORED,
             reduction="none",

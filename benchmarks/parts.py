@@ -1,0 +1,68 @@
+"""Where a training step's time goes: `python benchmarks/parts.py [--cell lstm] [--width 256]`.
+
+Prints the median milliseconds of each part of a step on the CPU, over many steps of one process,
+and its share of the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from speed import WINDOW, our_session
+from torch import nn
+from torch.nn import functional
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cell", default="lstm")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--lanes", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=40)
+    given = parser.parse_args()
+    session, _ = our_session(given.cell, given.width, given.lanes, 10**6)
+    model, optimizer = session.model.train(), session.trainer.optimizer
+    batches = session.task.batches(0)
+    state = model.initial_state(given.lanes)
+    parts: dict[str, list[float]] = {}
+    clock = time.perf_counter()
+
+    def done(name: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        parts.setdefault(name, []).append(now - clock)
+        clock = time.perf_counter()
+
+    for _ in range(given.steps):
+        clock = time.perf_counter()
+        batch = next(batches)
+        done("cut a batch")
+        vectors = model.embedding(batch.inputs)
+        done("embedding")
+        outputs, after = model.stack(vectors, state)
+        done("layers, forward")
+        logits = model.head(outputs)
+        loss = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        done("head and loss, forward")
+        optimizer.zero_grad()
+        loss.backward()
+        done("backward, all")
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        done("clipping")
+        optimizer.step()
+        done("optimizer")
+        state = torch.utils._pytree.tree_map(lambda leaf: leaf.detach(), after)
+    medians = {name: statistics.median(values[5:]) for name, values in parts.items()}
+    whole = sum(medians.values())
+    print(f"{given.cell}, 2 x {given.width}, {given.lanes} lanes x {WINDOW} characters")
+    for name, seconds in medians.items():
+        print(f"{name:<24} {seconds * 1e3:8.2f} ms {seconds / whole:6.1%}")
+    speed = given.lanes * WINDOW / whole
+    print(f"{'whole':<24} {whole * 1e3:8.2f} ms  {speed:,.0f} characters/s")
+
+
+if __name__ == "__main__":
+    main()
