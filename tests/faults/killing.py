@@ -93,6 +93,12 @@ def finish(where: Path, **changes: object) -> Ended:
     return fork(train(where, **changes)).wait()
 
 
+def goes_on(ended: Ended) -> bool:
+    """Whether the run could go on, or was complete: then a kill came after its end."""
+    complete = ended.code == 2 and "has reached its budget" in ended.errors
+    return ended.code == 0 or complete
+
+
 def counting(function: Callable[[], object], counter: Path) -> Callable[[], object]:
     """`function` with the number of each step that is taken written to a file."""
 
@@ -141,12 +147,10 @@ def kill_at_random(effort: Effort, sabotaged: bool) -> Result:
                 for step in Run(where / "run").steps()
                 if is_whole(Run(where / "run").checkpoint_path(step))
             ]
-            # A kill after the last step may find the run complete: there is nothing to resume.
             lost = last_step(counter) - max(steps, default=0)
             most_lost = max(most_lost, lost)
             ended = finish(where)
-            complete = ended.code == 2 and "has reached its budget" in ended.errors
-            same = (ended.code == 0 or complete) and record(where / "run") == expected
+            same = goes_on(ended) and record(where / "run") == expected
             good += same and lost <= INTERVAL
             if not same or lost > INTERVAL:
                 problems.append(f"kill {i}: exit {ended.code}, {lost} steps lost, {ended.errors}")
@@ -261,7 +265,7 @@ def failpoints(effort: Effort, sabotaged: bool) -> Result:
             torn = [s for s in run.steps() if not is_whole(run.checkpoint_path(s))]
             ended = finish(where, steps=steps)
             left = list((where / "run").rglob(".writing-*"))
-            if not torn and ended.code == 0 and not left and record(where / "run") == expected:
+            if not torn and goes_on(ended) and not left and record(where / "run") == expected:
                 good += 1
             else:
                 problems.append(f"moment {target}: torn {torn}, left {left}, {ended.errors}")
