@@ -457,7 +457,7 @@ def memory() -> int:
 @check("1,000,000 characters sampled", sabotage="what was written is kept")
 def long_sample(effort: Effort, sabotaged: bool) -> Result:
     where = trained()
-    length = effort.of(1_000_000, 100_000)
+    length = 200_000 if sabotaged else effort.of(1_000_000, 100_000)
     arguments: list[object] = ["sample", where / "run", "-n", length, "--seed", 3]
     reports = []
     for _ in range(1 if sabotaged else 2):
