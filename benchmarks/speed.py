@@ -385,6 +385,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--cells", nargs="+", default=["lstm", "gru", "vanilla"])
     parser.add_argument("--tasks", nargs="+", default=["train", "sample", "start"])
+    parser.add_argument("--contestants", nargs="+", help="only these, beside torch.nn")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -411,7 +412,8 @@ def main() -> None:
             continue
         for cell in given.cells:
             for width in given.widths:
-                found: dict[str, list[float]] = {who: [] for who in WORKERS[task]}
+                chosen = ["torch.nn", *(given.contestants or WORKERS[task])]
+                found: dict[str, list[float]] = {who: [] for who in WORKERS[task] if who in chosen}
                 for _ in range(given.rounds):
                     for who, values in found.items():
                         values.append(fresh(task, who, cell, width, lanes, given.seconds))
