@@ -49,6 +49,7 @@ SCHEMA = 1
 DISTRIBUTION = "charrnn-trainer"
 _STEP = re.compile(r"step-(\d{8,18})\.safetensors")
 _OWN = {"lock", "owner.json", "checkpoints"}  # what taking the lock makes
+_EARLY = {"environment.json", "config.yaml"}  # what a start writes before its first checkpoint
 
 Warn = Callable[[str], None]
 
@@ -76,15 +77,15 @@ class Run:
         """
         owner = self.path / "owner.json"
         foreign = self.path.exists() and not self.path.is_dir()
-        if new and not (self.path / "lock").exists() and (foreign or self._is_used()):
+        ours = (self.path / "lock").exists()
+        if new and not ours and (foreign or self._is_used(_OWN)):
             raise self._refusal()
         fresh = not self._entries()
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            who = _read_json(owner)
-            who = who if isinstance(who, dict) else {}
+            who = _living_owner(owner)
             raise LockedError(
                 f"{self.path} is in use by process {who.get('pid', '?')} on "
                 f"{who.get('host', '?')}; wait for it, or stop it first"
@@ -95,10 +96,11 @@ class Run:
                 f"cannot make or lock the run directory {self.path}: {reason}"
             ) from error
         try:
-            if new and self._is_used():
-                raise self._refusal()
             for folder in (self.path, self.path / "checkpoints"):
                 sweep(folder)
+            # A run that was killed before its first checkpoint may begin again in its place.
+            if new and self._is_used(_OWN | _EARLY if ours else _OWN):
+                raise self._refusal()
             identity = {"pid": os.getpid(), "host": socket.gethostname()}
             write_atomically(owner, json.dumps(identity).encode())
             yield
@@ -106,7 +108,7 @@ class Run:
             if self._lock.lock_counter == 1:
                 with contextlib.suppress(OSError):
                     owner.unlink(missing_ok=True)
-                    if fresh and not self._is_used():
+                    if fresh and not self._is_used(_OWN):
                         (self.path / "checkpoints").rmdir()
                         (self.path / "lock").unlink(missing_ok=True)
                         self.path.rmdir()
@@ -115,8 +117,8 @@ class Run:
     def _entries(self) -> list[str]:
         return os.listdir(self.path) if self.path.is_dir() else []
 
-    def _is_used(self) -> bool:
-        return bool(self.steps()) or not _OWN.issuperset(self._entries())
+    def _is_used(self, nothing: set[str]) -> bool:
+        return bool(self.steps()) or not nothing.issuperset(self._entries())
 
     def _refusal(self) -> ConfigError:
         other = "delete it, or use another --out"
@@ -343,6 +345,25 @@ def _processor() -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def _living_owner(path: Path) -> dict[str, Any]:
+    """Who holds the lock; where that is a dead process, its successor is about to sign."""
+    who: Any = {}
+    for _ in range(20):
+        who = _read_json(path)
+        who = who if isinstance(who, dict) else {}
+        here = os.name == "posix" and who.get("host") == socket.gethostname()
+        if not here or not isinstance(who.get("pid"), int) or who["pid"] <= 0:
+            break
+        try:
+            os.kill(who["pid"], 0)  # Only asks whether it is there.
+            break
+        except PermissionError:
+            break
+        except (OSError, OverflowError):
+            time.sleep(0.05)
+    return dict(who)
 
 
 def _read_json(path: Path) -> Any:

@@ -81,8 +81,8 @@ def main() -> None:
     ):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
-    _add_commands()
     try:
+        _add_commands()
         code = cli.main(prog_name="charrnn", standalone_mode=False, obj=began)
         _flush()
     except SystemExit:

@@ -645,7 +645,8 @@ def two_trainers(effort: Effort, sabotaged: bool) -> Result:
 def simultaneous(effort: Effort, sabotaged: bool) -> Result:
     where = folder()
     with patched(*no_lock, when=sabotaged):
-        children = [fork(train(where, steps=200)) for _ in range(20)]
+        function = train(where, steps=200)
+        children = [fork(function) for _ in range(20)]
         codes = sorted(child.wait(300).code for child in children)
     return Result(codes == [0] + [5] * 19, f"{codes.count(0)} ran, {codes.count(5)} exit 5")
 
