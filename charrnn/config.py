@@ -212,7 +212,7 @@ class Config(Section):
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the products in a training step; weights, state, optimizer and scores are float32. auto is
-    bfloat16 where the device has it and a trial shows it to be faster."""
+    bfloat16 where the device computes with it and the model is large enough to gain."""
     threads: PositiveInt | Auto = "auto"
     """CPU threads for torch."""
     deterministic: bool = False

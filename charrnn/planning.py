@@ -48,41 +48,28 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def choose_precision(wanted: str, device: torch.device, cell: str) -> str:
-    """`auto` is bfloat16 on a GPU that has it, and on a CPU that has it where an LSTM layer runs
-    faster so: torch has no such kernel for the other cells.
+def choose_precision(
+    wanted: str, device: torch.device, cell: str, lanes: int = 0, width: int = 0
+) -> str:
+    """`auto` is bfloat16 on a GPU that has it, and on a CPU that computes with it, for an LSTM of
+    at least 2,048 lanes times widths: there it was faster (LOG.md), and torch has no such kernel
+    for the other cells. A function of the machine and the plan, not of a measurement: the same
+    command trains the same way twice.
 
     Raises ConfigError for bfloat16 where there is none.
     """
     if device.type == "cuda":
-        supported = torch.cuda.is_bf16_supported()
+        supported = native = torch.cuda.is_bf16_supported()
     else:
         supported = device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        # Elsewhere oneDNN makes do with float32 instructions, which is slower than float32.
+        native = supported and torch.cpu._is_avx512_bf16_supported()
     if wanted == "bfloat16" and not supported:
         raise ConfigError(f"precision bfloat16 is not available on {device}; use float32, or auto")
     if wanted != "auto":
         return wanted
-    pays = supported and (device.type == "cuda" or (cell == "lstm" and _bfloat16_pays()))
-    return "bfloat16" if pays else "float32"
-
-
-def _bfloat16_pays() -> bool:
-    """Whether an LSTM layer is faster forward and backward in bfloat16 on this CPU."""
-    layer, inputs = torch.nn.LSTM(128, 128, batch_first=True), torch.zeros(32, 32, 128)
-    fastest = []
-    for enabled in (False, True):
-        times = []
-        for _ in range(8):
-            start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                try:
-                    outputs, _ = layer(inputs)
-                except RuntimeError:  # oneDNN has no such kernel for this processor.
-                    return False
-            outputs.float().sum().backward()
-            times.append(time.perf_counter() - start)
-        fastest.append(min(times))
-    return fastest[1] < 0.9 * fastest[0]
+    pays = device.type == "cuda" or (cell == "lstm" and lanes * width >= 2048)
+    return "bfloat16" if native and pays else "float32"
 
 
 def measure_speed(device: torch.device) -> float:
@@ -107,7 +94,6 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
     model, training = config.model, config.training
     values: dict[str, Any] = {
         "device": str(device),
-        "precision": choose_precision(config.precision, device, model.cell),
     }
     if config.threads == "auto":
         values["threads"] = torch.get_num_threads()
@@ -142,6 +128,9 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
         hidden = 32 * round(max(64, min(by_text, by_time, 1024)) / 32)
     widths = hidden if isinstance(hidden, list) else [hidden] * model.layers
     output_width = sum(widths) if model.skip_connections else widths[-1]
+    values["precision"] = choose_precision(
+        config.precision, device, model.cell, batch_size, max(widths)
+    )
     embedding = model.embedding_size
     if embedding == "auto":
         embedding = output_width if model.tie_embeddings else max(16, min(64, vocabulary_size))

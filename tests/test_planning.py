@@ -311,24 +311,24 @@ def test_the_measured_speed_is_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("supported", [False, True])
-@pytest.mark.parametrize("faster", [False, True])
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("width", [8, 64])
 def test_reduced_precision_where_it_exists_and_pays(
-    monkeypatch: pytest.MonkeyPatch, supported: bool, faster: bool, cell: str
+    monkeypatch: pytest.MonkeyPatch, supported: bool, native: bool, cell: str, width: int
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
-    monkeypatch.setattr(planning, "_bfloat16_pays", lambda: faster)
-    pays = supported and faster and cell == "lstm"
-    assert choose_precision("auto", CPU, cell) == ("bfloat16" if pays else "float32")
-    assert choose_precision("float32", CPU, cell) == "float32"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    pays = supported and native and cell == "lstm" and width == 64
+    assert choose_precision("auto", CPU, cell, 32, width) == ("bfloat16" if pays else "float32")
+    assert choose_precision("float32", CPU, cell, 32, width) == "float32"
     if supported:
-        assert choose_precision("bfloat16", CPU, cell) == "bfloat16"
+        assert choose_precision("bfloat16", CPU, cell, 32, width) == "bfloat16"
     else:
         with pytest.raises(ConfigError, match="bfloat16 is not available on cpu; use float32"):
-            choose_precision("bfloat16", CPU, cell)
+            choose_precision("bfloat16", CPU, cell, 32, width)
 
 
-def test_the_trial_of_bfloat16_says_yes_or_no() -> None:
-    before = torch.get_rng_state()
-    assert planning._bfloat16_pays() in (False, True)
-    torch.set_rng_state(before)
+def test_the_same_plan_has_the_same_precision() -> None:
+    config = configured(training__batch_size=32, model__hidden_size=64)
+    assert len({plan(config, 10_000, 20, CPU).precision for _ in range(5)}) == 1

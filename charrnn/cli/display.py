@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,16 @@ def is_terminal(stream: Any) -> bool:
 
 
 def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
-    """A line on standard error, styled only on a terminal and never with NO_COLOR."""
+    """A line on standard error, styled only on a terminal and never with NO_COLOR.
+
+    Where nobody can read it, because the disk behind it is full or its reader has left, that is
+    no reason to end what may be hours of work: it goes unsaid.
+    """
     text = visible(text)
     if is_terminal(sys.stderr) and not os.environ.get("NO_COLOR"):
         text = click.style(text, bold=bold or None, dim=dim or None) if text else text
-    click.echo(text, err=True)
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def warn(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from charrnn.cli.display import describe_model, duration, show, warn
+from charrnn.cli.display import describe_model, duration, say, show, warn
 
 
 @click.command()
@@ -132,7 +132,7 @@ def list_runs(root: Path, as_json: bool) -> None:
             click.echo(json.dumps(row))
         return
     if not rows:
-        click.echo(f"no runs in {root}; charrnn train makes one", err=True)
+        say(f"no runs in {root}; charrnn train makes one")
         return
     width = max(len(str(row["run"])) for row in rows)
     show(f"{'run':<{width}}  {'step':>9}  {'nats':>7}  {'age':>7}  protocol")

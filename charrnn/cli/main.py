@@ -6,15 +6,17 @@ at once. Commands import what they need when they run.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
 import os
 import sys
 import time
+from typing import Any
 
 import click
 
-from charrnn.cli.display import one_line
+from charrnn.cli.display import one_line, say
 from charrnn.errors import CharrnnError, is_out_of_memory
 
 EXIT_CODES = """\b
@@ -81,6 +83,7 @@ def main() -> None:
     ):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
+    code: Any = 0
     try:
         _add_commands()
         code = cli.main(prog_name="charrnn", standalone_mode=False, obj=began)
@@ -88,7 +91,8 @@ def main() -> None:
     except SystemExit:
         code = 0  # Click leaves this way when whoever reads a pipe has read enough.
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):  # As in `say`.
+            error.show()
         code = error.exit_code
     except CharrnnError as error:
         code = _fail(str(error), error.exit_code)
@@ -97,14 +101,14 @@ def main() -> None:
     except BrokenPipeError:
         # Whoever reads has read enough. The interpreter must not try to flush once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{where}{error.strerror or error}", 7)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        code = _fail("out of memory; use a smaller --batch-size, --window or --hidden-size", 1)
+        remedy = "use a smaller --batch-size, --window or --hidden-size, or fewer --num-samples"
+        code = _fail(f"out of memory; {remedy}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -114,5 +118,5 @@ def _flush() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"charrnn: {one_line(message)}", err=True)
+    say(f"charrnn: {one_line(message)}")
     return code

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--min-p", type=click.FloatRange(min=0, max=1),
               help="Only symbols at least this fraction as likely as the likeliest.")  # fmt: skip
 @click.option("--stop", metavar="TEXT", help="End a sample when it has generated TEXT.")
-@click.option("--num-samples", type=click.IntRange(min=1), default=1, show_default=True,
+@click.option("--num-samples", type=click.IntRange(1, 65536), default=1, show_default=True,
               help="Samples, stepped together as one batch.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Repeats a sample; printed when chosen.")
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default="error", show_default=True,

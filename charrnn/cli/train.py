@@ -320,7 +320,7 @@ def _drive(session: Session, run: Run, as_json: bool) -> int:
     stopper = Stopper()
     bar = Bar(shown=not as_json)
     write_event = event_writer(run.path) if session.config.tensorboard else None
-    emit = _emit if as_json else lambda _: None
+    emit = _emitter() if as_json else lambda _: None
     total = code = 0
     bar.start(None, session.trainer.progress.step)
     try:
@@ -481,8 +481,20 @@ def _summary(session: Session, path: Path, event: Any) -> dict[str, Any]:
     }
 
 
-def _emit(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value))
+def _emitter() -> Callable[[dict[str, Any]], None]:
+    """Objects as JSON lines; a reader who leaves, or a full disk, is no reason to end a run."""
+    open_still = True
+
+    def emit(value: dict[str, Any]) -> None:
+        nonlocal open_still
+        try:
+            if open_still:
+                click.echo(json.dumps(value))
+        except OSError as error:
+            open_still = False
+            warn(f"standard output takes no more ({error.strerror}): going on without it")
+
+    return emit
 
 
 def _banner(session: Session, described: str, path: Path) -> None:

@@ -18,7 +18,17 @@ import torch._dynamo  # noqa: F401
 
 import charrnn.cli.train
 import charrnn.session  # noqa: F401
-from tests.faults import crashes, hostile, killing, machine, storage, usage  # noqa: F401 -- they fill CHECKS
+from tests.faults import (  # noqa: F401 -- they fill CHECKS
+    crashes,
+    hostile,
+    killing,
+    machine,
+    numbers,
+    origins,
+    storage,
+    texts,
+    usage,
+)
 from tests.faults.harness import CHECKS, Check, Effort, Result, scratch
 
 

@@ -200,10 +200,15 @@ def command(*arguments: object) -> Callable[[], object]:
     return run
 
 
-def cold(*arguments: object, program: str | None = None, **environment: str) -> Ended:
-    """`python -m charrnn ARGUMENTS`, or another program, in a fresh interpreter."""
+def start_cold(
+    *arguments: object, program: str | None = None, output: int | None = None, **environment: str
+) -> Child:
+    """`python -m charrnn ARGUMENTS`, or another program, in a fresh interpreter.
+
+    Its standard output goes to the file descriptor `output`, or to a file.
+    """
     folder = Path(tempfile.mkdtemp(prefix="cold-"))
-    with (folder / "output").open("wb") as output, (folder / "errors").open("wb") as errors:
+    with (folder / "output").open("wb") as kept, (folder / "errors").open("wb") as errors:
         pid = os.posix_spawn(
             sys.executable,
             [
@@ -213,11 +218,16 @@ def cold(*arguments: object, program: str | None = None, **environment: str) -> 
             ],
             os.environ | environment,
             file_actions=[
-                (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
+                (os.POSIX_SPAWN_DUP2, kept.fileno() if output is None else output, 1),
                 (os.POSIX_SPAWN_DUP2, errors.fileno(), 2),
             ],
         )
-    return Child(pid, folder).wait()
+    return Child(pid, folder)
+
+
+def cold(*arguments: object, program: str | None = None, **environment: str) -> Ended:
+    """The end of `start_cold`."""
+    return start_cold(*arguments, program=program, **environment).wait()
 
 
 def side_by_side(work: Callable[[list[Any]], list[str]], cases: Sequence[Any]) -> list[str]:
