@@ -215,6 +215,8 @@ class Config(Section):
     bfloat16 where the device computes with it and the model is large enough to gain."""
     threads: PositiveInt | Auto = "auto"
     """CPU threads for torch."""
+    processes: Annotated[int, Field(gt=0, le=128)] | Auto = "auto"
+    """Processes that share the lanes of a training step on a CPU, one thread each (Linux)."""
     deterministic: bool = False
     """On a GPU, use only operations whose results repeat bit for bit."""
     tensorboard: bool = False

@@ -83,8 +83,12 @@ class IdFile:
 
     def _read(self, start: int, stop: int) -> Ids:
         size = self._dtype.itemsize
-        os.lseek(self._file, int(start) * size, os.SEEK_SET)
-        content = os.read(self._file, wanted := max(0, int(stop - start)) * size)
+        wanted = max(0, int(stop - start)) * size
+        if hasattr(os, "pread"):  # Forks share a file's position.
+            content = os.pread(self._file, wanted, int(start) * size)
+        else:
+            os.lseek(self._file, int(start) * size, os.SEEK_SET)
+            content = os.read(self._file, wanted)
         if len(content) < wanted:
             raise DataError(
                 f"the id cache {self._path} became shorter while it was read; start again: "

@@ -71,10 +71,15 @@ def unroll(
     return torch.stack(outputs, dim=1), state
 
 
+def _low() -> bool:
+    """Whether products are to be in bfloat16."""
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
 def _fused_vanilla(cell: VanillaCell, inputs: Tensor, state: Tensor) -> tuple[Tensor, State]:
     if inputs.device.type == "cpu":
         relu = cell.activation == "relu"
-        outputs = VanillaKernel.apply(inputs, state, *cell.weights, relu)  # type: ignore[no-untyped-call]
+        outputs = VanillaKernel.apply(inputs, state, *cell.weights, relu, _low())  # type: ignore[no-untyped-call]
         return outputs, outputs[:, -1].clone()
     kernel = torch.rnn_tanh if cell.activation == "tanh" else torch.rnn_relu
     outputs, hidden = kernel(
@@ -94,7 +99,7 @@ def _fused_lstm(cell: LSTMCell, inputs: Tensor, state: LSTMState) -> tuple[Tenso
 
 def _fused_gru(cell: GRUCell, inputs: Tensor, state: Tensor) -> tuple[Tensor, State]:
     if inputs.device.type == "cpu":
-        outputs = GRUKernel.apply(inputs, state, *cell.weights)  # type: ignore[no-untyped-call]
+        outputs = GRUKernel.apply(inputs, state, *cell.weights, _low())  # type: ignore[no-untyped-call]
         return outputs, outputs[:, -1].clone()
     outputs, hidden = torch.gru(
         inputs, state[None], cell.weights, True, 1, 0.0, torch.is_grad_enabled(), False, True

@@ -19,10 +19,12 @@ from typing import Any
 
 import torch
 
+from charrnn import team
 from charrnn.config import Config, with_values
 from charrnn.errors import ConfigError
 
 DEFAULT_TIME = 600.0
+FEWEST_LANES = 8  # worth a process of their own
 EVALUATIONS = 12  # in a run whose `evaluation.every` is auto
 AIM = 0.97  # of a wall-clock budget: machines slow down more often than they speed up
 LONG_SCORE = 0.15  # of a wall-clock budget: an unbroken score that takes longer is left to `eval`
@@ -72,6 +74,21 @@ def choose_precision(
     return "bfloat16" if native and pays else "float32"
 
 
+def choose_processes(wanted: int | str, device: torch.device, lanes: int, threads: int) -> int:
+    """`auto` is one process a CPU thread, each with enough lanes to be worth it.
+
+    Raises ConfigError where lanes cannot be shared among so many processes.
+    """
+    possible = device.type == "cpu" and team.available()
+    if wanted == "auto":
+        return max(1, min(threads, lanes // FEWEST_LANES)) if possible else 1
+    if int(wanted) > 1 and not possible:
+        raise ConfigError(f"processes: {wanted} needs a CPU under Linux; use 1, or auto")
+    if int(wanted) > lanes:
+        raise ConfigError(f"{lanes} lanes cannot be shared among {wanted} processes; use auto")
+    return int(wanted)
+
+
 def measure_speed(device: torch.device) -> float:
     """Floating-point operations a second in a matrix product of a recurrent step's shape."""
     size = 4096 if device.type != "cpu" else 512
@@ -95,8 +112,8 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
     values: dict[str, Any] = {
         "device": str(device),
     }
-    if config.threads == "auto":
-        values["threads"] = torch.get_num_threads()
+    threads = torch.get_num_threads() if config.threads == "auto" else config.threads
+    values["threads"] = threads
 
     chosen = [
         b for b in (training.steps, training.epochs, training.max_time) if b not in (None, "auto")
@@ -128,6 +145,7 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
         hidden = 32 * round(max(64, min(by_text, by_time, 1024)) / 32)
     widths = hidden if isinstance(hidden, list) else [hidden] * model.layers
     output_width = sum(widths) if model.skip_connections else widths[-1]
+    values["processes"] = choose_processes(config.processes, device, batch_size, threads)
     values["precision"] = choose_precision(
         config.precision, device, model.cell, batch_size, max(widths)
     )

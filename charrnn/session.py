@@ -121,6 +121,7 @@ class Session:
             clip=config.training.clip,
             seed=config.training.seed,
             precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
+            processes=int(config.processes),
         )
         self.run: Run
         self.best: dict[str, Any] | None = None
@@ -184,6 +185,12 @@ class Session:
         Raises DivergedError with nothing bad saved, StorageError when the disk does not take it,
         ConfigError where there is no budget.
         """
+        try:
+            yield from self._events(run, stop)
+        finally:
+            self.trainer.close()
+
+    def _events(self, run: Run, stop: Callable[[], bool]) -> Iterator[Event]:
         self.run = run
         progress = self.trainer.progress
         budget = self.config.training.max_time

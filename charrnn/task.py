@@ -37,6 +37,10 @@ class Task(Protocol[Batch]):
         """The loss of one batch, going on from `carry`; None starts from the zero state."""
         ...
 
+    def share(self, rank: int, count: int) -> Task[Batch]:
+        """The same experiment on one of `count` parts of the lanes of every batch, in order."""
+        ...
+
     def empty_carry(self, model: Any) -> State:
         """A carry with the structure of those that `loss` returns in training."""
         ...

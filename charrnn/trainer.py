@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from charrnn.errors import DivergedError
 from charrnn.state import State, leaves, replace_leaves
-from charrnn.task import Batch, Task
+from charrnn.task import Batch, Loss, Task
+from charrnn.team import Team
 
 Schedule = Callable[[int], float]
 
@@ -59,7 +60,8 @@ class Trainer(Generic[Batch]):
     `schedule` gives the learning rate of a step (from 0); `clip` bounds the global norm of the
     gradient; `precision` is that of the products (autocast), all else is float32. Everything
     random in step s is drawn after seeding with (seed, s), so the random state is a function of
-    the step and a resumed run draws what an unbroken one would.
+    the step and a resumed run draws what an unbroken one would. With several `processes`, each
+    computes a share of the lanes (`team`), from the first step of `run` until `close`.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Trainer(Generic[Batch]):
         clip: float,
         seed: int,
         precision: torch.dtype = torch.float32,
+        processes: int = 1,
     ) -> None:
         self.model = model
         self.task = task
@@ -80,6 +83,10 @@ class Trainer(Generic[Batch]):
         self.clip = clip
         self.seed = seed
         self.precision = precision
+        self.shares = [task]
+        if processes > 1:
+            self.shares = [task.share(rank, processes) for rank in range(processes)]
+        self.team: Team | None = None
         self.progress = Progress()
         self.carry: State | None = None
         device = next(model.parameters()).device
@@ -95,8 +102,9 @@ class Trainer(Generic[Batch]):
         progress = self.progress
         remaining = steps
         while remaining > 0:
-            for batch in self.task.batches(progress.epoch, progress.batch):
-                scored, rate = self._step(batch)
+            for batch in self.shares[0].batches(progress.epoch, progress.batch):
+                with one_thread() if len(self.shares) > 1 else contextlib.nullcontext():
+                    scored, rate = self._step(batch)
                 progress.step += 1
                 progress.batch += 1
                 remaining -= 1
@@ -106,15 +114,37 @@ class Trainer(Generic[Batch]):
             progress.epoch += 1
             progress.batch = 0
 
-    def _step(self, batch: Batch) -> tuple[int, float]:
+    def close(self) -> None:
+        """End the other processes, if there are any; `run` would start new ones."""
+        if self.team is not None:
+            self.team.close()
+            self.carry, self.team = self.team.carry, None
+
+    def _loss(self, batch: Batch) -> Loss:
+        """The loss of a batch, with its gradient in the parameters."""
+        seed = self.seed * 1_000_003 + self.progress.step
+        if len(self.shares) == 1:
+            return self._compute(self.task, batch, self.carry, seed)
+        if self.team is None:
+            carry = self.task.empty_carry(self.model) if self.carry is None else self.carry
+            self.team = Team(self._compute, self.shares, self.model, carry)
+        return self.team.step(
+            self.shares[0], batch, (seed, self.progress.epoch, self.progress.batch)
+        )
+
+    def _compute(self, task: Task[Batch], batch: Batch, carry: State | None, seed: int) -> Loss:
         self.model.train()
-        torch.manual_seed(self.seed * 1_000_003 + self.progress.step)
+        torch.manual_seed(seed)
         device = self.interval_nats.device.type
         reduced = self.precision != torch.float32
         with torch.autocast(device, self.precision if reduced else None, enabled=reduced):
-            loss = self.task.loss(self.model, batch, self.carry)
+            loss = task.loss(self.model, batch, carry)
         self.optimizer.zero_grad()
-        (loss.total / loss.scored).backward()  # type: ignore[no-untyped-call]
+        (loss.total / max(1, loss.scored)).backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _step(self, batch: Batch) -> tuple[int, float]:
+        loss = self._loss(batch)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         if not torch.isfinite(norm + loss.total):
             raise DivergedError(
@@ -195,6 +225,17 @@ class Trainer(Generic[Batch]):
     def progress_data(self) -> dict[str, Any]:
         """The progress as plain data for `load`."""
         return asdict(self.progress)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch here: others would spin where another process wants to compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def full_precision() -> contextlib.AbstractContextManager[None]:

@@ -28,9 +28,9 @@ ORDER = [
         "config",
         "tensorboard",
     ],
-    ["layers", "corpus", "task", "layout", "planning"],
-    ["runs"],
-    ["models", "trainer"],
+    ["layers", "corpus", "task", "layout"],
+    ["runs", "team"],
+    ["models", "trainer", "planning"],
     ["tasks.language_model"],
     ["experiment", "scoring"],
     ["trained"],
@@ -41,6 +41,7 @@ ORDER = [
     ["__main__"],
 ]
 FORBIDDEN = {
+    "team": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "trainer": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "sampler": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "cells": {"config"},

@@ -12,6 +12,7 @@ import torch
 
 from charrnn.checkpoint import load_checkpoint
 from charrnn.errors import ConfigError, DivergedError
+from charrnn.planning import choose_precision, choose_processes
 from charrnn.runs import Run
 from charrnn.session import Evaluated, Finished, Planned, Session
 from charrnn.trained import TrainedModel
@@ -35,10 +36,19 @@ def metrics(run: Run) -> list[dict[str, Any]]:
 CELLS = ["vanilla", "lstm", "gru"]
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_resumed_equals_uninterrupted_at_every_step(tmp_path: Path, cell: str) -> None:
+def test_resumed_equals_uninterrupted_at_every_step(
+    tmp_path: Path, cell: str, precision: str, processes: int
+) -> None:
+    try:
+        choose_precision(precision, torch.device("cpu"), cell)
+        choose_processes(processes, torch.device("cpu"), 4, 2)
+    except ConfigError as error:
+        pytest.skip(str(error))
     corpus = tiny_corpus(tmp_path)
-    config = tiny_config(model__cell=cell)
+    config = tiny_config(model__cell=cell, precision=precision, processes=processes)
     straight = start(tmp_path / "straight", config, corpus)
     drive(straight)
     # The run crosses the edge of an epoch, so the reset at the wrap is covered.

@@ -219,7 +219,7 @@ def _go_on(
     from charrnn.config import config_from_data, with_values
     from charrnn.errors import ConfigError
     from charrnn.experiment import corpus_of_checkpoint
-    from charrnn.planning import choose_device, choose_precision
+    from charrnn.planning import choose_device, choose_precision, choose_processes
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config = with_values(config, changes)
@@ -237,6 +237,11 @@ def _go_on(
     except ConfigError as error:
         warn(f"not bit for bit what the run would have been: {error}; going on with float32")
         config = with_values(config, {"precision": "float32"})
+    try:
+        choose_processes(config.processes, device, int(config.training.batch_size), 1)
+    except ConfigError as error:
+        warn(f"not bit for bit what the run would have been: {error}; going on with one process")
+        config = with_values(config, {"processes": 1})
     config, corpus = corpus_of_checkpoint(config, checkpoint, moved, warn)
     recorded = checkpoint.metadata["corpus"]
     name, described = str(recorded["name"]), visible(str(recorded["described"]))
@@ -506,7 +511,8 @@ def _banner(session: Session, described: str, path: Path) -> None:
         f"{corpus.vocabulary.size:,} symbols; {splits}"
     )
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
-    say(f"device  {config.device}, {config.threads} threads; {path_in_use(session)}")
+    processes = f" in {config.processes} processes" if int(config.processes) > 1 else ""
+    say(f"device  {config.device}, {config.threads} threads{processes}; {path_in_use(session)}")
     training = config.training
     budget = [
         f"{training.steps:,} steps" if training.steps else "",

@@ -14,6 +14,7 @@ pass never notices the windows, gradients stop at their edges (Werbos 1990; Will
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator
@@ -82,10 +83,19 @@ class LanguageModelTask:
                     f"{batch_size:,} lanes; use a --batch-size of at most {len(train) - 1:,}"
                 )
             self.batches_per_epoch = math.ceil(self.lane_length / window)
+        self._lanes = range(batch_size)
+
+    def share(self, rank: int, count: int) -> LanguageModelTask:
+        """The same on the lanes from rank/count to (rank + 1)/count of all."""
+        part = copy.copy(self)
+        whole = self.batch_size
+        part._lanes = self._lanes[whole * rank // count : whole * (rank + 1) // count]
+        part.batch_size = len(part._lanes)
+        return part
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The windows of every lane in reading order; each epoch is the same."""
-        firsts = self._first + self.lane_length * np.arange(self.batch_size)
+        firsts = self._first + self.lane_length * np.array(self._lanes)
         for i in range(start, self.batches_per_epoch):
             offset = i * self.window
             length = min(self.window, self.lane_length - offset)

@@ -31,6 +31,7 @@ from charrnn.errors import CharrnnError
 from charrnn.layout import check_layout
 from charrnn.runs import Run
 from charrnn.session import Session
+from charrnn.team import Team
 from charrnn.trainer import Trainer
 from tests.faults.harness import (
     Effort,
@@ -128,17 +129,29 @@ no_seed = mock.patch("torch.manual_seed")
 
 @check("kill -9 at random moments", sabotage="random numbers not tied to the step")
 def kill_at_random(effort: Effort, sabotaged: bool) -> Result:
-    count = 6 if sabotaged else effort.of(200, 5)
+    return killed_at_random(6 if sabotaged else effort.of(200, 5), sabotaged)
+
+
+@check(
+    "kill -9 at random moments of a run in two processes",
+    sabotage="random numbers not tied to the step",
+)
+def kill_team_at_random(effort: Effort, sabotaged: bool) -> Result:
+    return killed_at_random(6 if sabotaged else effort.of(50, 3), sabotaged, processes=2)
+
+
+def killed_at_random(count: int, sabotaged: bool, **changes: object) -> Result:
+    """`count` runs, each killed once and resumed."""
     moments = random.Random(7)
     good, problems, most_lost = 0, [], 0
     with patched(no_seed, when=sabotaged):
         straight = folder()
-        whole = fork(train(straight)).wait()
+        whole = fork(train(straight, **changes)).wait()
         expected = record(straight / "run")
         for i in range(count):
             where = folder()
             counter = where / "counter"
-            child = fork(counting(train(where), counter))
+            child = fork(counting(train(where, **changes), counter))
             time.sleep(whole.seconds * (i + moments.random()) / count)
             child.kill()
             child.wait()
@@ -149,7 +162,7 @@ def kill_at_random(effort: Effort, sabotaged: bool) -> Result:
             ]
             lost = last_step(counter) - max(steps, default=0)
             most_lost = max(most_lost, lost)
-            ended = finish(where)
+            ended = finish(where, **changes)
             same = goes_on(ended) and record(where / "run") == expected
             good += same and lost <= INTERVAL
             if not same or lost > INTERVAL:
@@ -503,6 +516,47 @@ def slowly(function: Callable[[], object], seconds: float = 0.01) -> Callable[[]
             return whole(trainer, batch)
 
         with mock.patch.object(Trainer, "_step", step):
+            return function()
+
+    return run
+
+
+@check(
+    "of two processes the one that helps is killed: exit 1, one sentence, resumed bit for bit",
+    sabotage="nobody notices",
+)
+def member_killed(effort: Effort, sabotaged: bool) -> Result:
+    straight = folder()
+    fork(train(straight, processes=2)).wait()
+    expected = record(straight / "run")
+    good, problems, count = 0, [], effort.of(20, 3)
+    unnoticed = mock.patch.object(Team, "_answer", return_value=(0.0, 0))
+    deaf = mock.patch.object(Team, "_talk", return_value=None)
+    for i in range(count):
+        where = folder()
+        with patched(unnoticed, deaf, when=sabotaged):
+            ended = fork(bereaved(train(where, processes=2), 2 + 97 * i // count)).wait()
+        lines = [line for line in ended.errors.splitlines() if line.startswith("charrnn: ")]
+        said = ended.code == 1 and len(lines) == 1 and "charrnn resume" in lines[0]
+        again = finish(where, processes=2)
+        same = goes_on(again) and record(where / "run") == expected
+        good += said and same
+        problems += [] if said and same else [f"exit {ended.code}, same: {same}, {ended.errors}"]
+    return tally(good, count, "said so and went on", problems)
+
+
+def bereaved(function: Callable[[], object], step: int) -> Callable[[], object]:
+    """`function`, whose helping process is killed before training step `step`."""
+
+    def run() -> object:
+        whole = Trainer._step
+
+        def robbed(trainer: Any, batch: Any) -> Any:
+            if trainer.progress.step + 1 == step and trainer.team is not None:
+                os.kill(trainer.team._members[0][0], signal.SIGKILL)
+            return whole(trainer, batch)
+
+        with mock.patch.object(Trainer, "_step", robbed):
             return function()
 
     return run
