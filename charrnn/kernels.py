@@ -19,6 +19,7 @@ bfloat16 operands; states and sums of gates stay float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,21 +28,29 @@ from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
 LOW_WIDTH = 192  # from here on a step's product gains more by bfloat16 than its conversions cost
+BLOCK = 1 << 15  # numbers of a quantity that stay in a core's cache while others join them
 
 
 def _time_first(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, 1).contiguous()
 
 
-def _product(left: Tensor, right: Tensor, low: bool) -> Tensor:
-    return (left.bfloat16() @ right.bfloat16()).to(left.dtype) if low else left @ right
+def _operand(tensor: Tensor, low: bool) -> Tensor:
+    return tensor.bfloat16() if low else tensor
 
 
-def _input_product(inputs: Tensor, weight: Tensor, bias: Tensor, low: bool) -> Tensor:
-    steps, lanes, width = inputs.shape
-    flat = inputs.view(steps * lanes, width)
-    total = _product(flat, weight.t(), low).add_(bias) if low else bias.addmm(flat, weight.t())
-    return total.view(steps, lanes, -1)
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Of operands in the precision of products, in that of everything else."""
+    product = left @ right
+    return product.float() if product.dtype == torch.bfloat16 else product
+
+
+def _input_product(operand: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    """weight x_t + bias of all steps, (T * N, rows), into `out`."""
+    if operand.dtype == out.dtype:
+        torch.addmm(bias, operand, weight.t(), out=out)
+    else:
+        torch.add(operand @ weight.t().to(operand.dtype), bias, out=out)
 
 
 class _Step:
@@ -58,29 +67,38 @@ class _Step:
 
 
 def _through_time(
-    outputs: Tensor, factors: Tensor, weight: Tensor, kept: Tensor | None, low: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dL/dh_t of every step, dL/da_t = dL/dh_t * factors_t of every gate, and dL/dh_0.
+    outputs: Tensor,
+    totals: Tensor,
+    weight: Tensor,
+    low: bool,
+    factors: Callable[[slice], Tensor],
+    kept: Tensor | None = None,
+) -> Tensor:
+    """Fills dL/da_t = dL/dh_t * factors_t of every step and quantity, and returns dL/dh_0.
 
-    `outputs` is the gradient from above, `kept` what h_{t-1} adds to h_t beside the gates.
+    `outputs` (T, N, H) is the gradient from above, `totals` (T, N, quantities, H) what is filled;
+    `weight` (rows, H) are the state's weights of the quantities that come first. `factors` gives
+    those of some steps, while they are still in the cache. `kept` is what h_{t-1} adds to h_t
+    beside the gates.
     """
-    steps, lanes, gates, width = factors.shape
-    totals = torch.empty_like(factors)
+    steps, lanes, _, width = totals.shape
     # One place more in front: the gradient of the state before the first step.
-    hidden = factors.new_zeros(steps + 1, lanes, width)
+    hidden = totals.new_zeros(steps + 1, lanes, width)
     hidden[1:] = outputs
-    now = hidden.unbind()
-    wide = hidden[:, :, None].unbind()
-    factor, total = factors.unbind(), totals.unbind()
-    flat = totals.view(steps, lanes, gates * width).unbind()
+    now, wide = hidden.unbind(), hidden[:, :, None].unbind()
+    total, flat = totals.unbind(), totals.flatten(2)[:, :, : len(weight)].unbind()
     passed = () if kept is None else kept.unbind()
     add_product = _Step(weight, low)
-    for t in range(steps - 1, -1, -1):
-        torch.mul(wide[t + 1], factor[t], out=total[t])
-        if passed:
-            now[t].addcmul_(now[t + 1], passed[t])
-        add_product(now[t], flat[t])
-    return hidden[1:], totals, hidden[0]
+    size = max(1, BLOCK // (lanes * width))
+    for stop in range(steps, 0, -size):
+        start = max(0, stop - size)
+        factor = factors(slice(start, stop)).unbind()
+        for t in range(stop - 1, start - 1, -1):
+            torch.mul(wide[t + 1], factor[t - start], out=total[t])
+            if passed:
+                now[t].addcmul_(now[t + 1], passed[t])
+            add_product(now[t], flat[t])
+    return hidden[0]
 
 
 class VanillaKernel(torch.autograd.Function):
@@ -99,9 +117,12 @@ class VanillaKernel(torch.autograd.Function):
         relu: bool,
         low: bool,
     ) -> Tensor:
-        inputs = _time_first(inputs)
+        lanes, steps, _ = inputs.shape
+        operand = _operand(_time_first(inputs).flatten(0, 1), low)
         scale = 1 if relu else 2
-        hidden = _input_product(inputs, weight_ih * scale, (bias_ih + bias_hh) * scale, low)
+        hidden = state.new_empty(steps, lanes, state.shape[1])
+        bias = (bias_ih + bias_hh) * scale
+        _input_product(operand, weight_ih * scale, bias, hidden.flatten(0, 1))
         add_product, before = _Step(weight_hh.t() * scale, low), state
         minus_one = torch.full_like(state, -1)
         for now in hidden.unbind():
@@ -111,7 +132,7 @@ class VanillaKernel(torch.autograd.Function):
             else:
                 torch.add(minus_one, now.sigmoid_(), alpha=2, out=now)
             before = now
-        context.save_for_backward(inputs, state, weight_ih, weight_hh, hidden)
+        context.save_for_backward(operand, state, weight_ih, weight_hh, hidden)
         context.relu, context.low = relu, low
         return hidden.transpose(0, 1)
 
@@ -119,21 +140,25 @@ class VanillaKernel(torch.autograd.Function):
     @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, state, weight_ih, weight_hh, hidden = context.saved_tensors
-        low = context.low
+        operand, state, weight_ih, weight_hh, hidden = context.saved_tensors
         steps, lanes, width = hidden.shape
-        slope = (hidden > 0).to(hidden.dtype) if context.relu else 1 - hidden * hidden
-        _, totals, before = _through_time(
-            gradient.transpose(0, 1), slope[:, :, None], weight_hh, None, low
-        )
+        low = context.low
+
+        def slope(some: slice) -> Tensor:
+            now: Tensor = hidden[some, :, None]
+            return (now > 0).to(now.dtype) if context.relu else 1 - now * now
+
+        totals = torch.empty_like(hidden)[:, :, None]
+        before = _through_time(gradient.transpose(0, 1), totals, weight_hh, low, slope)
         flat = totals.view(steps * lanes, width)
-        earlier = torch.cat([state[None], hidden[:-1]]).view(steps * lanes, width)
+        earlier = torch.cat([state[None], hidden[:-1]]).flatten(0, 1)
         bias = flat.sum(0)
+        flat = _operand(flat, low)
         return (
-            _product(flat, weight_ih, low).view(inputs.shape).transpose(0, 1),
+            _product(flat, _operand(weight_ih, low)).view(steps, lanes, -1).transpose(0, 1),
             before,
-            _product(flat.t(), inputs.view(steps * lanes, -1), low),
-            _product(flat.t(), earlier, low),
+            _product(flat.t(), operand),
+            _product(flat.t(), _operand(earlier, low)),
             bias,
             bias.clone(),
             None,
@@ -142,7 +167,12 @@ class VanillaKernel(torch.autograd.Function):
 
 
 class GRUKernel(torch.autograd.Function):
-    """Inputs (N, T, D), state (N, H) and the cell's weights give outputs (N, T, H)."""
+    """Inputs (N, T, D), state (N, H) and the cell's weights give outputs (N, T, H).
+
+    Four quantities a step are kept side by side: what the state gives to the candidate, the reset
+    gate, the update gate, what the input gives to the candidate. The first three are products with
+    the state, the last three with the input. Both parts of the candidate are doubled, for tanh.
+    """
 
     @staticmethod
     @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
@@ -156,41 +186,40 @@ class GRUKernel(torch.autograd.Function):
         bias_hh: Tensor,
         low: bool,
     ) -> Tensor:
-        inputs = _time_first(inputs)
-        steps, lanes, _ = inputs.shape
+        lanes, steps, _ = inputs.shape
         width = state.shape[1]
-        # Of a candidate, its share of the input and its share of the state are kept apart, both
-        # doubled for the tanh; of the other gates the totals are all that matters.
+        operand = _operand(_time_first(inputs).flatten(0, 1), low)
+        parts = state.new_empty(steps, lanes, 4 * width)
+        parts[:, :, :width] = 2 * bias_hh[2 * width :]
         scale = torch.ones_like(bias_ih)
         scale[2 * width :] = 2
         bias = bias_ih * scale
         bias[: 2 * width] += bias_hh[: 2 * width]
-        from_input = _input_product(inputs, weight_ih * scale[:, None], bias, low)
-        gates = torch.empty_like(from_input)
-        gates[:, :, : 2 * width] = from_input[:, :, : 2 * width]
-        gates[:, :, 2 * width :] = 2 * bias_hh[2 * width :]
-        candidates = from_input.new_empty(steps, lanes, width)
+        from_input = parts.flatten(0, 1)[:, width:]
+        _input_product(operand, weight_ih * scale[:, None], bias, from_input)
+        candidates = state.new_empty(steps, lanes, width)
         hidden = torch.empty_like(candidates)
-        add_product, before = _Step((weight_hh * scale[:, None]).t(), low), state
+        rolled = (weight_hh * scale[:, None]).roll(width, 0)
+        add_product, before = _Step(rolled.t(), low), state
         minus_one = torch.full_like(state, -1)
-        for gate, both, reset, update, of_state, of_input, candidate, now in zip(
-            gates.unbind(),
-            gates[:, :, : 2 * width].unbind(),
-            gates[:, :, :width].unbind(),
-            gates[:, :, width : 2 * width].unbind(),
-            gates[:, :, 2 * width :].unbind(),
-            from_input[:, :, 2 * width :].unbind(),
+        for of_state, inner, both, reset, update, outer, candidate, now in zip(
+            parts[:, :, : 3 * width].unbind(),
+            parts[:, :, :width].unbind(),
+            parts[:, :, width : 3 * width].unbind(),
+            parts[:, :, width : 2 * width].unbind(),
+            parts[:, :, 2 * width : 3 * width].unbind(),
+            parts[:, :, 3 * width :].unbind(),
             candidates.unbind(),
             hidden.unbind(),
             strict=True,
         ):
-            add_product(gate, before)
+            add_product(of_state, before)
             both.sigmoid_()
-            torch.addcmul(of_input, reset, of_state, out=candidate)
+            torch.addcmul(outer, reset, inner, out=candidate)
             torch.add(minus_one, candidate.sigmoid_(), alpha=2, out=candidate)
             torch.lerp(candidate, before, update, out=now)
             before = now
-        context.save_for_backward(inputs, state, weight_ih, weight_hh, gates, candidates, hidden)
+        context.save_for_backward(operand, state, weight_ih, weight_hh, parts, candidates, hidden)
         context.low = low
         return hidden.transpose(0, 1)
 
@@ -198,32 +227,43 @@ class GRUKernel(torch.autograd.Function):
     @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, state, weight_ih, weight_hh, gates, candidates, hidden = context.saved_tensors
+        operand, state, weight_ih, weight_hh, parts, candidates, hidden = context.saved_tensors
         low = context.low
         steps, lanes, width = hidden.shape
-        reset, update = gates[:, :, :width], gates[:, :, width : 2 * width]
+        parts = parts.view(steps, lanes, 4, width)
         earlier = torch.cat([state[None], hidden[:-1]])
-        factors = hidden.new_empty(steps, lanes, 3, width)
-        into_candidate = (1 - update) * (1 - candidates * candidates)
-        torch.mul(into_candidate, reset, out=factors[:, :, 2])
-        # What stands in the candidate's place of `gates` is doubled.
-        torch.mul(into_candidate, gates[:, :, 2 * width :], out=factors[:, :, 0])
-        factors[:, :, 0].mul_((reset - reset * reset).mul_(0.5))
-        torch.mul(earlier - candidates, update - update * update, out=factors[:, :, 1])
-        each, totals, before = _through_time(
-            gradient.transpose(0, 1), factors, weight_hh, update, low
+
+        def factors(some: slice) -> Tensor:
+            inner, reset, update, _ = parts[some].unbind(2)
+            candidate = candidates[some]
+            found = torch.empty_like(parts[some])
+            torch.mul(1 - update, 1 - candidate * candidate, out=found[:, :, 3])
+            torch.mul(found[:, :, 3], reset, out=found[:, :, 0])
+            torch.mul(found[:, :, 0], inner, out=found[:, :, 1])  # `inner` is doubled.
+            found[:, :, 1].mul_(0.5 - 0.5 * reset)
+            torch.mul(earlier[some] - candidate, update - update * update, out=found[:, :, 2])
+            return found
+
+        totals = torch.empty_like(parts)
+        before = _through_time(
+            gradient.transpose(0, 1),
+            totals,
+            weight_hh.roll(width, 0),
+            low,
+            factors,
+            parts[:, :, 2],
         )
-        flat = totals.view(steps * lanes, 3 * width)
-        state_weight = _product(flat.t(), earlier.view(steps * lanes, width), low)
-        state_bias = flat.sum(0)
-        # The input's part of the candidate is not multiplied by the reset gate.
-        torch.mul(each, into_candidate, out=totals[:, :, 2])
+        flat = totals.view(steps * lanes, 4 * width)
+        bias = flat.sum(0)
+        flat = _operand(flat, low)
+        of_state, of_input = flat[:, : 3 * width], flat[:, width:]
+        states = _operand(earlier.flatten(0, 1), low)
         return (
-            _product(flat, weight_ih, low).view(inputs.shape).transpose(0, 1),
+            _product(of_input, _operand(weight_ih, low)).view(steps, lanes, -1).transpose(0, 1),
             before,
-            _product(flat.t(), inputs.view(steps * lanes, -1), low),
-            state_weight,
-            flat.sum(0),
-            state_bias,
+            _product(of_input.t(), operand),
+            _product(of_state.t(), states).roll(-width, 0),
+            bias[width:],
+            bias[: 3 * width].roll(-width),
             None,
         )

@@ -50,13 +50,11 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def choose_precision(
-    wanted: str, device: torch.device, cell: str, lanes: int = 0, width: int = 0
-) -> str:
-    """`auto` is bfloat16 on a GPU that has it, and on a CPU that computes with it, for an LSTM of
-    at least 2,048 lanes times widths: there it was faster (LOG.md), and torch has no such kernel
-    for the other cells. A function of the machine and the plan, not of a measurement: the same
-    command trains the same way twice.
+def choose_precision(wanted: str, device: torch.device, cell: str, work: int = 0) -> str:
+    """`auto` is bfloat16 on a GPU that has it, and on a CPU that computes with it for the standard
+    cells where `work`, lanes a process times width, is at least 1,024: from there on it was faster
+    (LOG.md). A function of the machine and the plan, not of a measurement: the same command trains
+    the same way twice.
 
     Raises ConfigError for bfloat16 where there is none.
     """
@@ -70,7 +68,7 @@ def choose_precision(
         raise ConfigError(f"precision bfloat16 is not available on {device}; use float32, or auto")
     if wanted != "auto":
         return wanted
-    pays = device.type == "cuda" or (cell == "lstm" and lanes * width >= 2048)
+    pays = device.type == "cuda" or (cell in {"vanilla", "lstm", "gru"} and work >= 1024)
     return "bfloat16" if native and pays else "float32"
 
 
@@ -146,9 +144,8 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
     widths = hidden if isinstance(hidden, list) else [hidden] * model.layers
     output_width = sum(widths) if model.skip_connections else widths[-1]
     values["processes"] = choose_processes(config.processes, device, batch_size, threads)
-    values["precision"] = choose_precision(
-        config.precision, device, model.cell, batch_size, max(widths)
-    )
+    work = batch_size // values["processes"] * max(widths)
+    values["precision"] = choose_precision(config.precision, device, model.cell, work)
     embedding = model.embedding_size
     if embedding == "auto":
         embedding = output_width if model.tie_embeddings else max(16, min(64, vocabulary_size))

@@ -312,21 +312,21 @@ def test_the_measured_speed_is_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("supported", [False, True])
 @pytest.mark.parametrize("native", [False, True])
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("width", [8, 64])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "vanilla", "another"])
+@pytest.mark.parametrize("work", [1023, 1024])
 def test_reduced_precision_where_it_exists_and_pays(
-    monkeypatch: pytest.MonkeyPatch, supported: bool, native: bool, cell: str, width: int
+    monkeypatch: pytest.MonkeyPatch, supported: bool, native: bool, cell: str, work: int
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    pays = supported and native and cell == "lstm" and width == 64
-    assert choose_precision("auto", CPU, cell, 32, width) == ("bfloat16" if pays else "float32")
-    assert choose_precision("float32", CPU, cell, 32, width) == "float32"
+    pays = supported and native and cell != "another" and work == 1024
+    assert choose_precision("auto", CPU, cell, work) == ("bfloat16" if pays else "float32")
+    assert choose_precision("float32", CPU, cell, work) == "float32"
     if supported:
-        assert choose_precision("bfloat16", CPU, cell, 32, width) == "bfloat16"
+        assert choose_precision("bfloat16", CPU, cell, work) == "bfloat16"
     else:
         with pytest.raises(ConfigError, match="bfloat16 is not available on cpu; use float32"):
-            choose_precision("bfloat16", CPU, cell, 32, width)
+            choose_precision("bfloat16", CPU, cell, work)
 
 
 def test_the_same_plan_has_the_same_precision() -> None:
