@@ -267,9 +267,11 @@ def sample_ours(cell: str, width: int, lanes: int, seconds: float) -> float:
     """Our sampler on the numpy stepper."""
     import numpy as np
 
+    from charrnn.memory import keep_freed_memory
     from charrnn.sampler import Choice, Cursor, Draws, sample
     from charrnn.stepping import NumpyModel
 
+    keep_freed_memory()
     random = np.random.default_rng(1)
     gates = {"lstm": 4, "gru": 3, "vanilla": 1}[cell]
 

@@ -6,12 +6,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ import torch
 from charrnn import team
 from charrnn.config import Config, with_values
 from charrnn.errors import ConfigError
+from charrnn.memory import keep_freed_memory
 
 DEFAULT_TIME = 600.0
 FEWEST_LANES = 8  # worth a process of their own
@@ -251,18 +249,7 @@ def evaluation_interval(config: Config, total_steps: int) -> int:
 
 
 def prepare_process(threads: int | str) -> None:
-    """Use so many CPU threads, and keep freed memory for the next step.
-
-    By default glibc returns the large buffers of a step to the system when they are freed, and
-    the next step finds them again page by page: 1.3 times slower at 2 x 256, and slower still
-    after an evaluation (LOG.md).
-    """
+    """Use so many CPU threads, and keep freed memory for the next step."""
     if isinstance(threads, int):
         torch.set_num_threads(min(threads, 4 * (os.cpu_count() or 1)))
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # Other C libraries have no mallopt.
-            mallopt = ctypes.CDLL(None).mallopt
-            trim_threshold, mmap_threshold = -1, -3  # Their names in malloc.h: M_...
-            mallopt(trim_threshold, 2**31 - 1)
-            # Where glibc takes no more than its own limit of 32 MiB, that has to do.
-            mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)
+    keep_freed_memory()

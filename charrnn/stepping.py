@@ -1,9 +1,10 @@
 """A language model stepped by numpy: no torch on the way to the first character.
 
 The equations are those of `cells` on the same weights, arranged for one step at a time: the first
-layer's input product is a table with one row a symbol, and sigmoid(x) = (1 + tanh(x / 2)) / 2, so
-that one call of tanh serves all gates of a cell. The logits are the torch model's to float32
-rounding.
+layer's input product is a table with one column a symbol, and sigmoid(x) = (1 + tanh(x / 2)) / 2,
+so that one call of tanh serves all gates of a cell. Inside, lanes are columns: a product W h of a
+matrix in torch's own layout is up to twice as fast in OpenBLAS as h W^T, and a gate is a block of
+memory. The logits are the torch model's to float32 rounding.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 State = Any
+Leaves = tuple[Array, ...]
 
 MOST_TABLE = 1 << 26  # numbers in the first layer's table
 
@@ -46,85 +48,95 @@ class NumpyModel:
             scale = np.ones((len(matrices[1]), 1), np.float32)
             for gate in halved:
                 scale[gate * width : (gate + 1) * width] = 0.5  # Exact: a power of two.
-            input_matrix, recurrent = (np.ascontiguousarray((m * scale).T) for m in matrices)
-            input_bias, state_bias = (b * scale[:, 0] for b in biases)
+            input_matrix, recurrent = (m * scale for m in matrices)
+            bias, inner = (b[:, None] * scale for b in biases)
+            # Only where a gate falls between the two are their biases not one.
+            outer = slice(0, len(inner) - width if self._advance is _gru else len(inner))
+            bias[outer] += inner[outer]
             if not self._layers:
                 embedding = weights.get("embedding.weight")
-                table = input_matrix if embedding is None else embedding @ input_matrix
-                input_matrix = table + input_bias
-            self._layers.append((input_matrix, recurrent, input_bias, state_bias))
-        self._head = np.ascontiguousarray(weights["head.weight"].T)
-        self._head_bias = weights["head.bias"].copy()
+                table = input_matrix if embedding is None else input_matrix @ embedding.T
+                input_matrix = table + bias
+            self._layers.append((input_matrix, recurrent, bias, inner[outer.stop :]))
+        self._head = weights["head.weight"]
+        self._head_bias = weights["head.bias"][:, None]
 
     def initial_state(self, batch_size: int) -> State:
         """The zero state for `batch_size` lanes."""
-        zeros = [np.zeros((batch_size, len(layer[1])), np.float32) for layer in self._layers]
+        zeros = [np.zeros((len(layer[1].T), batch_size), np.float32).T for layer in self._layers]
         return tuple((z, z) if self._states == 2 else z for z in zeros)
 
     def step(self, token: NDArray[np.int64], state: State) -> tuple[Array, State]:
         """Ids (N,) and a state give logits (N, V), in nats, and the next state."""
         outputs: list[Array] = []
         states = []
-        for i, (input_matrix, recurrent, input_bias, state_bias) in enumerate(self._layers):
-            hidden = state[i][0] if self._states == 2 else state[i]
+        for i, (input_matrix, recurrent, bias, inner) in enumerate(self._layers):
             if i == 0:
-                from_input = input_matrix.take(token, axis=0)
+                from_input = input_matrix.take(token, axis=1)
             else:
-                from_input = np.dot(outputs[-1], input_matrix)
-                from_input += input_bias
-            from_state = np.dot(hidden, recurrent)
-            from_state += state_bias
-            output, after = self._advance(from_input, from_state, state[i])
-            outputs.append(output)
-            states.append(after)
-        read = np.concatenate(outputs, axis=1) if self._skip_connections else outputs[-1]
-        logits: Array = np.dot(read, self._head)
+                from_input = np.dot(input_matrix, outputs[-1])
+                from_input += bias
+            if self._states == 2:
+                hidden, cell = state[i]
+                before: Leaves = (hidden.T, cell.T)
+            else:
+                before = (state[i].T,)
+            from_state = np.dot(recurrent, before[0])
+            if len(inner):
+                from_state[-len(inner) :] += inner
+            after = self._advance(from_input, from_state, before)
+            outputs.append(after[0])
+            states.append((after[0].T, after[1].T) if self._states == 2 else after[0].T)
+        read = np.concatenate(outputs) if self._skip_connections else outputs[-1]
+        logits: Array = np.dot(self._head, read)
         logits += self._head_bias
-        return logits, tuple(states)
+        return logits.T, tuple(states)
 
 
-def _vanilla(from_input: Array, from_state: Array, _: Array) -> tuple[Array, Array]:
-    hidden = np.tanh(np.add(from_input, from_state, out=from_state), out=from_state)
-    return hidden, hidden
+# From (gates x H, N) of the input and of the state, and the leaves (H, N) of the state before, to
+# the leaves after, of which the first is the output. The first two may be overwritten.
 
 
-def _vanilla_relu(from_input: Array, from_state: Array, _: Array) -> tuple[Array, Array]:
-    hidden = np.maximum(np.add(from_input, from_state, out=from_state), 0, out=from_state)
-    return hidden, hidden
+def _vanilla(from_input: Array, from_state: Array, _: Leaves) -> Leaves:
+    return (np.tanh(np.add(from_input, from_state, out=from_state), out=from_state),)
 
 
-def _lstm(from_input: Array, gates: Array, state: State) -> tuple[Array, State]:
+def _vanilla_relu(from_input: Array, from_state: Array, _: Leaves) -> Leaves:
+    return (np.maximum(np.add(from_input, from_state, out=from_state), 0, out=from_state),)
+
+
+def _lstm(from_input: Array, gates: Array, before: Leaves) -> Leaves:
     gates += from_input
     np.tanh(gates, out=gates)
-    width = gates.shape[1] // 4
-    candidate = gates[:, 2 * width : 3 * width].copy()
+    width = len(gates) // 4
+    candidate = gates[2 * width : 3 * width].copy()
     gates *= 0.5
     gates += 0.5
-    cell = gates[:, width : 2 * width] * state[1]
-    candidate *= gates[:, :width]
+    cell = gates[width : 2 * width] * before[1]
+    candidate *= gates[:width]
     cell += candidate
     hidden = np.tanh(cell, out=candidate)
-    hidden *= gates[:, 3 * width :]
-    return hidden, (hidden, cell)
+    hidden *= gates[3 * width :]
+    return hidden, cell
 
 
-def _gru(from_input: Array, from_state: Array, hidden: Array) -> tuple[Array, Array]:
-    width = hidden.shape[1]
-    gates = from_input[:, : 2 * width]
-    gates += from_state[:, : 2 * width]
+def _gru(from_input: Array, from_state: Array, before: Leaves) -> Leaves:
+    width = len(before[0])
+    gates = from_input[: 2 * width]
+    gates += from_state[: 2 * width]
     np.tanh(gates, out=gates)
     gates *= 0.5
     gates += 0.5
-    candidate = gates[:, :width] * from_state[:, 2 * width :]
-    candidate += from_input[:, 2 * width :]
+    candidate = gates[:width] * from_state[2 * width :]
+    candidate += from_input[2 * width :]
     np.tanh(candidate, out=candidate)
-    after = hidden - candidate
-    after *= gates[:, width:]
+    after = before[0] - candidate
+    after *= gates[width:]
     after += candidate
-    return after, after
+    return (after,)
 
 
-Advance = Callable[[Array, Array, Any], tuple[Array, Any]]
+Advance = Callable[[Array, Array, Leaves], Leaves]
 # By cell and activation: the equations, the gates whose rows are halved for tanh, and how many
 # leaves the state has.
 CELLS: dict[tuple[str, str], tuple[Advance, tuple[int, ...], int]] = {

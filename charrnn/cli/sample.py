@@ -80,6 +80,7 @@ def sample(
       charrnn sample book-1 --interactive
     """
     from charrnn.errors import ConfigError, DataError
+    from charrnn.memory import keep_freed_memory
     from charrnn.runs import SCHEMA, find_checkpoint
     from charrnn.sampler import Choice, Draws, prime
     from charrnn.trained import TrainedModel
@@ -104,6 +105,7 @@ def sample(
 
         device = str(choose_device(device))
     model = TrainedModel.from_checkpoint(checkpoint, device)
+    keep_freed_memory()
     policy: Any = unknown
     missing = model.vocabulary.unknown_characters(prompt or "")
     if missing and unknown == "skip":
