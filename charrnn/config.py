@@ -217,6 +217,8 @@ class Config(Section):
     """CPU threads for torch."""
     processes: Annotated[int, Field(gt=0, le=128)] | Auto = "auto"
     """Processes that share the lanes of a training step on a CPU, one thread each (Linux)."""
+    graph: bool = True
+    """On a GPU, capture a training step as one CUDA graph."""
     deterministic: bool = False
     """On a GPU, use only operations whose results repeat bit for bit."""
     tensorboard: bool = False

@@ -16,6 +16,7 @@ from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config, with_values
 from charrnn.corpus import Corpus, load_corpus, read_cache, split_corpus
 from charrnn.errors import ConfigError, DataError
+from charrnn.layers import Recurrent
 from charrnn.models import LanguageModel, language_model
 from charrnn.sources import Sources, find_sources
 from charrnn.tasks.language_model import LanguageModelTask
@@ -131,7 +132,11 @@ def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
         )
     except ValueError as error:
         raise ConfigError(f"{error}; set model.embedding_size to that width") from error
-    return network.to(torch.device("cpu" if config.device == "auto" else config.device))
+    network.to(torch.device("cpu" if config.device == "auto" else config.device))
+    for module in network.modules():
+        if isinstance(module, Recurrent):
+            module.compact()
+    return network
 
 
 def load_arrays(model: LanguageModel, weights: Mapping[str, NDArray[Any]]) -> LanguageModel:
@@ -204,11 +209,18 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optim
     ]
     rate = training.learning_rate
     assert not isinstance(rate, str)
+    # On a GPU the rate is a tensor, so that a captured step can be given another one.
+    on_gpu = parameters[0].device.type == "cuda"
+    given = torch.tensor(rate, device=parameters[0].device) if on_gpu else rate
     match training.optimizer:
         case "adam":
-            return torch.optim.Adam(groups, lr=rate, betas=training.betas, fused=True)
+            return torch.optim.Adam(
+                groups, given, betas=training.betas, fused=True, capturable=on_gpu
+            )
         case "adamw":
-            return torch.optim.AdamW(groups, lr=rate, betas=training.betas, fused=True)
+            return torch.optim.AdamW(
+                groups, given, betas=training.betas, fused=True, capturable=on_gpu
+            )
         case "rmsprop":
             return torch.optim.RMSprop(groups, lr=rate, alpha=training.betas[1])
         case "sgd":

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.backends.cudnn.rnn import get_cudnn_mode
 from torch.nn import functional
 
 from charrnn.cells import (
@@ -135,6 +136,20 @@ class Recurrent(nn.Module):
         if self.fused and lengths is None and inputs.shape[1] > 0:
             return FUSED[type(self.cell)](self.cell, inputs, state)
         return unroll(self.cell, inputs, state, lengths)
+
+    def compact(self) -> None:
+        """On a GPU, lay the weights out in one piece, as cuDNN wants them: it would copy them into
+        one at every call. The parameters stay the same objects, as views of it."""
+        cell = self.cell
+        if self.fused and isinstance(cell, TorchLayoutCell) and cell.weight_hh.is_cuda:
+            kinds = {VanillaCell: "RNN_", LSTMCell: "LSTM", GRUCell: "GRU"}
+            name = kinds[type(cell)] + getattr(cell, "activation", "").upper()
+            mode = get_cudnn_mode(name)  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                torch._cudnn_rnn_flatten_weight(
+                    cell.weights, 4, cell.input_size, mode, cell.hidden_size,
+                    0, 1, True, False,
+                )  # fmt: skip
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         """One call of the cell."""

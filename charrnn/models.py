@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charrnn.cells import Activation, Cell, GRUCell, LSTMCell, VanillaCell
+from charrnn.graphs import Captured
 from charrnn.layers import Layer, Recurrent, Stack
 from charrnn.state import State, map_state
 
@@ -125,11 +126,15 @@ def language_model(
 
 
 class TorchStepper:
-    """A language model in the sampler's terms: numpy ids in, numpy logits out, without dropout."""
+    """A language model in the sampler's terms: numpy ids in, numpy logits out, without dropout.
+
+    On a GPU a step is one CUDA graph for each batch size.
+    """
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
         self._device = next(model.parameters()).device
+        self._captured: dict[int, Captured] = {}
 
     def initial_state(self, batch_size: int) -> State:
         """The zero state for `batch_size` lanes."""
@@ -142,6 +147,14 @@ class TorchStepper:
         with torch.inference_mode():
             ids = torch.as_tensor(np.asarray(token, np.int64), device=self._device)
             state = map_state(lambda leaf: torch.as_tensor(leaf, device=self._device), state)
-            logits, state = self._model.step(ids, state)
+            logits, state = self._advance(ids, state)
         self._model.train(was_training)
         return logits.float().cpu().numpy(), state
+
+    def _advance(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        if self._device.type != "cuda":
+            return self._model.step(ids, state)
+        if len(ids) not in self._captured:
+            self._captured[len(ids)] = Captured(lambda pair: self._model.step(*pair), (ids, state))
+        logits, after = cast(tuple[Tensor, State], self._captured[len(ids)]((ids, state)))
+        return logits, map_state(torch.clone, after)  # The next step overwrites the graph's own.

@@ -122,6 +122,7 @@ class Session:
             seed=config.training.seed,
             precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
             processes=int(config.processes),
+            graph=config.graph,
         )
         self.run: Run
         self.best: dict[str, Any] | None = None

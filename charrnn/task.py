@@ -12,7 +12,7 @@ from torch import Tensor
 
 from charrnn.state import State
 
-Batch = TypeVar("Batch")
+Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
 
 class Loss(NamedTuple):

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from charrnn.errors import DivergedError
+from charrnn.graphs import Captured, on_side_stream
 from charrnn.state import State, leaves, replace_leaves
 from charrnn.task import Batch, Loss, Task
 from charrnn.team import Team
 
 Schedule = Callable[[int], float]
+SINGLY = 4  # steps taken before one is captured
 
 
 class Report(NamedTuple):
@@ -61,7 +63,8 @@ class Trainer(Generic[Batch]):
     gradient; `precision` is that of the products (autocast), all else is float32. Everything
     random in step s is drawn after seeding with (seed, s), so the random state is a function of
     the step and a resumed run draws what an unbroken one would. With several `processes`, each
-    computes a share of the lanes (`team`), from the first step of `run` until `close`.
+    computes a share of the lanes (`team`), from the first step of `run` until `close`. With
+    `graph`, a step on a GPU is captured and replayed.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Trainer(Generic[Batch]):
         seed: int,
         precision: torch.dtype = torch.float32,
         processes: int = 1,
+        graph: bool = False,
     ) -> None:
         self.model = model
         self.task = task
@@ -92,6 +96,15 @@ class Trainer(Generic[Batch]):
         device = next(model.parameters()).device
         precise = torch.float32 if device.type == "mps" else torch.float64
         self.interval_nats = torch.zeros((), dtype=precise, device=device)
+        # Fused optimizers on a GPU look there whether they may change anything.
+        self.not_finite: Tensor | None = None
+        if device.type == "cuda" and optimizer.defaults.get("fused"):
+            self.not_finite = torch.zeros((), device=device)
+            optimizer.found_inf = self.not_finite  # type: ignore[attr-defined]
+        self.graph = graph and self.not_finite is not None
+        self._captured: Captured | None = None
+        self._form: list[Any] = []
+        self._taken = self._scored = 0
 
     def run(self, steps: int) -> Iterator[Report]:
         """Take `steps` steps, yielding after each.
@@ -120,9 +133,25 @@ class Trainer(Generic[Batch]):
             self.team.close()
             self.carry, self.team = self.team.carry, None
 
-    def _loss(self, batch: Batch) -> Loss:
-        """The loss of a batch, with its gradient in the parameters."""
+    def _step(self, batch: Batch) -> tuple[int, float]:
+        rate = self.schedule(self.progress.step) * self.progress.learning_rate_factor
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
         seed = self.seed * 1_000_003 + self.progress.step
+        if self.graph:
+            loss = self._captured_step(batch, seed)
+        else:
+            loss = self._update(self._loss(batch, seed))
+        self.carry = loss.carry
+        self.interval_nats += loss.total.detach()
+        self.progress.interval_characters += loss.scored
+        return loss.scored, rate
+
+    def _loss(self, batch: Batch, seed: int) -> Loss:
+        """The loss of a batch, with its gradient in the parameters."""
         if len(self.shares) == 1:
             return self._compute(self.task, batch, self.carry, seed)
         if self.team is None:
@@ -132,9 +161,12 @@ class Trainer(Generic[Batch]):
             self.shares[0], batch, (seed, self.progress.epoch, self.progress.batch)
         )
 
-    def _compute(self, task: Task[Batch], batch: Batch, carry: State | None, seed: int) -> Loss:
+    def _compute(
+        self, task: Task[Batch], batch: Batch, carry: State | None, seed: int | None
+    ) -> Loss:
         self.model.train()
-        torch.manual_seed(seed)
+        if seed is not None:
+            torch.manual_seed(seed)
         device = self.interval_nats.device.type
         reduced = self.precision != torch.float32
         with torch.autocast(device, self.precision if reduced else None, enabled=reduced):
@@ -143,27 +175,63 @@ class Trainer(Generic[Batch]):
         (loss.total / max(1, loss.scored)).backward()  # type: ignore[no-untyped-call]
         return loss
 
-    def _step(self, batch: Batch) -> tuple[int, float]:
-        loss = self._loss(batch)
+    def _update(self, loss: Loss) -> Loss:
+        """Clip the gradient and take the optimizer's step, if all is finite."""
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        if not torch.isfinite(norm + loss.total):
-            raise DivergedError(
-                f"the loss or its gradient is not finite at step {self.progress.step + 1:,} "
-                f"(loss {float(loss.total.detach()) / loss.scored:.4g} nats per character, "
-                f"gradient norm {float(norm):.4g}); "
-                f"try a lower --learning-rate or a smaller training.clip"
-            )
-        rate = self.schedule(self.progress.step) * self.progress.learning_rate_factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        if self.not_finite is None:
+            if not torch.isfinite(norm + loss.total):
+                nats = float(loss.total.detach()) / loss.scored
+                raise _diverged(
+                    f"at step {self.progress.step + 1:,} (loss {nats:.4g} nats per character, "
+                    f"gradient norm {float(norm):.4g})"
+                )
+        else:
+            bad = (~torch.isfinite(norm + loss.total.detach())).to(self.not_finite.dtype)
+            self.not_finite.copy_(torch.maximum(self.not_finite, bad))
         self.optimizer.step()
-        self.carry = loss.carry
-        self.interval_nats += loss.total.detach()
-        self.progress.interval_characters += loss.scored
-        return loss.scored, rate
+        return loss
+
+    def _captured_step(self, batch: Batch, seed: int) -> Loss:
+        """The step as one CUDA graph, which a few steps taken singly make ready; batches of
+        another form than most are always taken singly."""
+        tensors = tuple(part for part in batch if isinstance(part, Tensor))
+        form = [part.shape if isinstance(part, Tensor) else part for part in batch]
+
+        def whole(inputs: State) -> State:
+            parts, carry = iter(inputs[0]), inputs[1]
+            again = type(batch)(*(next(parts) if isinstance(x, Tensor) else x for x in batch))
+            loss = self._update(self._compute(self.task, again, carry, None))
+            self._scored = loss.scored
+            return loss.total.detach(), loss.carry or ()
+
+        if form != self._form or self._taken < SINGLY or self.carry is None:
+            self._taken = self._taken + 1 if form == self._form else 1
+            if self._captured is None:
+                self._form = form
+            losses: list[Loss] = []
+            on_side_stream(lambda: losses.append(self._update(self._loss(batch, seed))))
+            return losses[0]
+        if self._captured is None:
+            self._captured = Captured(whole, (tensors, self.carry), warmups=0)
+        torch.manual_seed(seed)
+        total, carry = cast(tuple[Tensor, State], self._captured((tensors, self.carry)))
+        return Loss(total, self._scored, carry)
+
+    def check(self) -> None:
+        """Raise DivergedError where a loss or a gradient was not finite.
+
+        Where asking after each step would make a GPU wait, the optimizer has changed no weight
+        since then, and it comes out here.
+        """
+        if self.not_finite is not None and float(self.not_finite):
+            raise _diverged(f"at or before step {self.progress.step:,}")
 
     def interval_score(self) -> Score:
-        """The training loss since the last call (dropout on, weights moving), then start anew."""
+        """The training loss since the last call (dropout on, weights moving), then start anew.
+
+        Raises DivergedError as `check` does.
+        """
+        self.check()
         score = Score(float(self.interval_nats), self.progress.interval_characters)
         self.interval_nats.zero_()
         self.progress.interval_characters = 0
@@ -174,7 +242,11 @@ class Trainer(Generic[Batch]):
         return evaluate(self.model, self.task, batches)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that training would need to go on: model, optimizer, carry, running loss."""
+        """Every tensor that training would need to go on: model, optimizer, carry, running loss.
+
+        Raises DivergedError as `check` does.
+        """
+        self.check()
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         for name, parameter in zip(self._names(), self._parameters(), strict=True):
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -225,6 +297,13 @@ class Trainer(Generic[Batch]):
     def progress_data(self) -> dict[str, Any]:
         """The progress as plain data for `load`."""
         return asdict(self.progress)
+
+
+def _diverged(where: str) -> DivergedError:
+    return DivergedError(
+        f"the loss or its gradient is not finite {where}; "
+        f"try a lower --learning-rate or a smaller training.clip"
+    )
 
 
 @contextlib.contextmanager

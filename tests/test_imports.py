@@ -22,6 +22,7 @@ ORDER = [
         "vocabulary",
         "checkpoint",
         "sampler",
+        "graphs",
         "kernels",
         "stepping",
         "sources",

@@ -43,9 +43,14 @@ def tiny_corpus(folder: Path, text: str = TEXT) -> Corpus:
     return load_corpus(find_sources([str(path)]))
 
 
-def start(folder: Path, config: Config, corpus: Corpus, clock: Any = lambda: 0.0) -> Session:
-    device = torch.device("cpu")
-    config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, device)
+def start(
+    folder: Path,
+    config: Config,
+    corpus: Corpus,
+    clock: Any = lambda: 0.0,
+    on: str = "cpu",
+) -> Session:
+    config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, torch.device(on))
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     about = {
         "corpus": {

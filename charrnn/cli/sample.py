@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from charrnn.sampler import Choice, Cursor
     from charrnn.trained import TrainedModel
 
+MANY = 64  # samples that a GPU, where there is one, steps faster than a CPU
+
 
 @click.command()
 @click.argument("run", metavar="RUN")
@@ -44,7 +46,8 @@ if TYPE_CHECKING:
 @click.option("--save-state", type=click.Path(path_type=Path), help="Save the hidden state after.")
 @click.option("--load-state", type=click.Path(path_type=Path), help="Go on from a saved state.")
 @click.option("--interactive", is_flag=True, help="A prompt that keeps the state between turns.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
+@click.option("--device", default="auto", show_default=True,
+              help="auto, cpu, cuda, cuda:N, mps; auto takes a GPU for many samples.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a sample.")
 def sample(
     run: str,
@@ -100,6 +103,8 @@ def sample(
             reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise DataError(f"cannot read the prompt file {prompt_file}: {reason}") from error
     checkpoint = find_checkpoint(run, warn, step, last)
+    if device == "auto" and num_samples < MANY:
+        device = "cpu"
     if device != "cpu":  # numpy steps on a CPU; torch, which is slow to import, is not needed.
         from charrnn.planning import choose_device
 

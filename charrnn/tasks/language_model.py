@@ -18,7 +18,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,6 +73,10 @@ class LanguageModelTask:
         self.carry_state = carry_state
         self.device = torch.device(device)
         self._borders = corpus.document_starts if reset_state_at_documents else None
+        # On a GPU the whole text lies there, unless it is one that memory here does not hold.
+        self._ids_there: Tensor | None = None
+        if self.device.type == "cuda" and isinstance(corpus.ids, np.ndarray):
+            self._ids_there = _signed(corpus.ids).to(self.device)
         train = corpus.splits.get("train")
         if train is not None:
             self._first = train.start - train.has_context
@@ -96,11 +100,16 @@ class LanguageModelTask:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The windows of every lane in reading order; each epoch is the same."""
         firsts = self._first + self.lane_length * np.array(self._lanes)
+        there = torch.from_numpy(firsts).to(self.device) if self._ids_there is not None else None
         for i in range(start, self.batches_per_epoch):
             offset = i * self.window
             length = min(self.window, self.lane_length - offset)
             fresh = i == 0 or not self.carry_state
-            yield self._cut(firsts + offset, length, fresh)
+            if there is None or self._borders is not None:
+                yield self._cut(firsts + offset, length, fresh)
+            else:  # Nothing that would make the GPU wait.
+                inputs, targets = self._read_there(there + offset, length, 0)
+                yield Batch(inputs, targets, targets.numel(), None, fresh)
 
     def unbroken(self, span: Span, window: int) -> Iterator[Batch]:
         """The score: one pass over `span` from the zero state, every character scored once.
@@ -210,14 +219,16 @@ class LanguageModelTask:
         before `first` is fed something there, and its state is zeroed when it gets to `first`.
         """
         positions = at[:, None] + np.arange(length)
-        read = np.clip(at[:, None] + np.arange(length + 1), first, len(self.corpus.ids) - 1)
-        ids = torch.from_numpy(self.corpus.ids[read].astype(np.int64))
-        inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        if self._ids_there is not None:
+            inputs, targets = self._read_there(torch.from_numpy(at).to(self.device), length, first)
+        else:
+            read = np.clip(at[:, None] + np.arange(length + 1), first, len(self.corpus.ids) - 1)
+            inputs, targets = _pairs(torch.from_numpy(self.corpus.ids[read].astype(np.int64)))
         scored = targets.numel()
         zeroed = np.zeros(positions.shape, bool)
         if begin is not None and end is not None:
             asked = (positions >= begin[:, None]) & (positions < end[:, None])
-            targets[torch.from_numpy(~asked)] = NOT_SCORED
+            targets[torch.from_numpy(~asked).to(targets.device)] = NOT_SCORED
             scored = int(asked.sum())
             zeroed |= positions == first
         if self._borders is not None:
@@ -225,3 +236,20 @@ class LanguageModelTask:
             zeroed |= self._borders[after - 1] == positions
         borders = torch.from_numpy(zeroed).to(self.device) if zeroed.any() else None
         return Batch(inputs.to(self.device), targets.to(self.device), scored, borders, fresh)
+
+    def _read_there(self, at: Tensor, length: int, first: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets from each position of `at`, read where the batch is wanted."""
+        assert self._ids_there is not None
+        read = at[:, None] + torch.arange(length + 1, device=at.device)
+        read.clamp_(first, len(self._ids_there) - 1)
+        return _pairs(self._ids_there[read].long())
+
+
+def _pairs(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and the targets after them from (N, T + 1) ids."""
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
+def _signed(ids: NDArray[Any]) -> Tensor:
+    """Ids as a tensor; torch can do little with unsigned integers but bytes."""
+    return torch.from_numpy(ids.astype(np.uint8 if ids.dtype == np.uint8 else np.int32))

@@ -1,0 +1,226 @@
+"""What runs on a GPU: its logic with a stand-in for CUDA graphs, itself where there is a GPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn import graphs, trainer
+from charrnn.errors import DivergedError
+from charrnn.models import TorchStepper, language_model
+from charrnn.state import State, leaves, map_state
+from charrnn.tasks.language_model import LanguageModelTask, _signed
+from tests.tiny import drive, start, tiny_config, tiny_corpus
+
+GPU = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    ],
+)
+
+
+class StandIn:
+    """`capture` without CUDA: like a graph, it does not run what it captures, keeps what is not a
+    tensor as it was then, and leaves its value in the same memory every time."""
+
+    def __init__(self, undo: Callable[[], Callable[[], None]]) -> None:
+        self.undo, self.captures, self.replays = undo, 0, 0
+
+    def __call__(self, function: Any, inputs: State) -> tuple[Callable[[], None], State]:
+        self.captures += 1
+        restore = self.undo()
+        outputs = map_state(torch.clone, function(inputs))
+        restore()
+
+        def replay() -> None:
+            self.replays += 1
+            map_state(lambda place, value: place.copy_(value), outputs, function(inputs))
+
+        return replay, outputs
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    made = StandIn(lambda: lambda: None)
+    monkeypatch.setattr(graphs, "capture", made)
+    monkeypatch.setattr(graphs, "on_side_stream", lambda action: action())
+    monkeypatch.setattr(trainer, "on_side_stream", lambda action: action())
+    return made
+
+
+def test_a_captured_function_is_that_function(stand_in: StandIn) -> None:
+    captured = graphs.Captured(lambda pair: (pair[0] + pair[1], pair[1] * 2), (torch.ones(2),) * 2)
+    for _ in range(3):
+        a, b = torch.randn(2), torch.randn(2)
+        total, double = captured((a, b))  # type: ignore[misc]
+        assert torch.equal(total, a + b)
+        assert torch.equal(double, b * 2)
+    assert (stand_in.captures, stand_in.replays) == (1, 3)
+
+
+def as_on_a_gpu(session: Any, stand_in: StandIn) -> None:
+    """What the trainer does on a GPU, on a CPU."""
+    made = session.trainer
+    made.not_finite = torch.zeros(())
+    made.optimizer.found_inf = made.not_finite
+    for group in made.optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"])
+    made.graph = True
+
+    def undo() -> Callable[[], None]:
+        # The same tensors go on, with the values they had.
+        model = copy.deepcopy(made.model.state_dict())
+        moments = {p: {k: v.clone() for k, v in s.items()} for p, s in made.optimizer.state.items()}
+
+        def restore() -> None:
+            made.model.load_state_dict(model)
+            for parameter, state in moments.items():
+                for key, value in state.items():
+                    made.optimizer.state[parameter][key].copy_(value)
+
+        return restore
+
+    stand_in.undo = undo
+
+
+@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
+def test_captured_steps_are_the_steps(tmp_path: Path, stand_in: StandIn, cell: str) -> None:
+    corpus = tiny_corpus(tmp_path)
+    config = tiny_config(model__cell=cell, training__steps=30)
+    single = start(tmp_path / "single", config, corpus)
+    drive(single)
+    captured = start(tmp_path / "captured", config, corpus)
+    as_on_a_gpu(captured, stand_in)
+    drive(captured)
+    # Short windows, those after an epoch's edge and the first few are taken singly.
+    assert stand_in.captures == 1
+    assert 5 < stand_in.replays < 30
+    for name, value in single.model.state_dict().items():
+        torch.testing.assert_close(captured.model.state_dict()[name], value)
+    lines = [[line["train"]["nats_per_character"] for line in run.metrics() if "train" in line]
+             for run in (single.run, captured.run)]  # fmt: skip
+    assert lines[1] == pytest.approx(lines[0], rel=1e-5)
+
+
+def test_a_captured_run_is_resumed(tmp_path: Path, stand_in: StandIn) -> None:
+    corpus, config = tiny_corpus(tmp_path), tiny_config(training__steps=30)
+    straight = start(tmp_path / "straight", config, corpus)
+    as_on_a_gpu(straight, stand_in)
+    drive(straight)
+    first = start(tmp_path / "stopped", config, corpus)
+    as_on_a_gpu(first, stand_in)
+    drive(first, until=17)
+    again = start(tmp_path / "stopped", config, corpus)
+    as_on_a_gpu(again, stand_in)
+    again.restore(again.run.latest(pytest.fail))
+    drive(again)
+    for name, value in straight.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], value)
+
+
+def test_nothing_changes_after_a_step_that_is_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: StandIn
+) -> None:
+    session = start(tmp_path / "run", tiny_config(), tiny_corpus(tmp_path))
+    as_on_a_gpu(session, stand_in)
+    made, whole = session.trainer, LanguageModelTask.loss
+    steps = made.run(10)
+    for _ in range(2):
+        next(steps)
+    monkeypatch.setattr(
+        LanguageModelTask, "loss", lambda *a: (x := whole(*a))._replace(total=x.total * torch.nan)
+    )
+    before = copy.deepcopy(session.model.state_dict())
+    next(steps)
+    monkeypatch.setattr(LanguageModelTask, "loss", whole)
+    next(steps)
+    for name, value in before.items():
+        assert torch.equal(session.model.state_dict()[name], value)
+    with pytest.raises(DivergedError, match="not finite at or before step 4"):
+        made.interval_score()
+    with pytest.raises(DivergedError, match="try a lower --learning-rate"):
+        made.tensors()
+
+
+@pytest.mark.parametrize("batch", [(3, 8), (4, 5)])
+def test_reading_there_is_reading_here(tmp_path: Path, batch: tuple[int, int]) -> None:
+    corpus = tiny_corpus(tmp_path)
+    lanes, window = batch
+    here = LanguageModelTask(corpus, batch_size=lanes, window=window)
+    there = LanguageModelTask(corpus, batch_size=lanes, window=window)
+    there._ids_there = _signed(corpus.ids)
+    span = corpus.splits["validation"]
+    for ours, theirs in (
+        (here.batches(0), there.batches(0)),
+        (here.batches(0, 2), there.batches(0, 2)),
+        (here.unbroken(span, 7), there.unbroken(span, 7)),
+        (here.in_lanes(span, 3, 5, 6), there.in_lanes(span, 3, 5, 6)),
+    ):
+        for one, other in zip(ours, theirs, strict=True):
+            for a, b in zip(one, other, strict=True):
+                assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_ids_of_every_width_are_read_there(dtype: Any) -> None:
+    ids = np.array([0, 3, np.iinfo(dtype).max if dtype != np.uint32 else 0x10FFFF], dtype)
+    assert _signed(ids).tolist() == ids.tolist()
+
+
+def test_states_of_a_captured_stepper_are_kept(stand_in: StandIn) -> None:
+    model = language_model(7, hidden_sizes=[5, 5], embedding_size=3)
+    plain, captured = TorchStepper(model), TorchStepper(model)
+    captured._device = torch.device("cuda")
+    states: list[Any] = [captured.initial_state(2)]
+    with torch.inference_mode():
+        for token in ([1, 2], [3, 4], [5, 6]):
+            logits, after = captured._advance(torch.tensor(token), states[-1])
+            expected, _ = plain.step(np.array(token), states[-1])
+            np.testing.assert_allclose(logits.numpy(), expected, rtol=1e-6)
+            states.append(after)
+        assert stand_in.captures == 1
+        logits, _ = captured._advance(torch.tensor([3, 4]), states[1])
+    again, _ = plain.step(np.array([3, 4]), states[1])
+    np.testing.assert_allclose(logits.numpy(), again, rtol=1e-6)
+
+
+# On a GPU ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", [GPU])
+@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
+def test_a_gpu_trains_as_a_cpu_does(tmp_path: Path, device: str, cell: str) -> None:
+    corpus = tiny_corpus(tmp_path)
+    still = {"model__dropout": 0.0, "model__input_dropout": 0.0, "model__output_dropout": 0.0}
+    ends = []
+    for where, graph in (("cpu", False), (device, False), (device, True)):
+        config = tiny_config(model__cell=cell, device=where, graph=graph, precision="float32",
+                             training__steps=30, **still)  # fmt: skip
+        session = start(tmp_path / f"{where}-{graph}", config, corpus, on=where)
+        with trainer.full_precision():
+            drive(session)
+        ends.append({n: v.cpu() for n, v in session.model.state_dict().items()})
+    for other in ends[1:]:
+        for name, value in ends[0].items():
+            torch.testing.assert_close(other[name], value, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("device", [GPU])
+def test_a_gpu_steps_as_a_cpu_does(device: str) -> None:
+    model = language_model(7, hidden_sizes=[5, 5], embedding_size=3)
+    here, there = TorchStepper(model), TorchStepper(copy.deepcopy(model).to(device))
+    state, other = here.initial_state(3), there.initial_state(3)
+    for token in ([1, 2, 0], [3, 4, 5]):
+        expected, state = here.step(np.array(token), state)
+        logits, other = there.step(np.array(token), other)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    for a, b in zip(leaves(state), leaves(other), strict=True):
+        torch.testing.assert_close(b.cpu(), a, rtol=1e-4, atol=1e-5)
