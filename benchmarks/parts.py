@@ -1,7 +1,7 @@
 """Where a training step's time goes: `python benchmarks/parts.py [--cell lstm] [--width 256]`.
 
-Prints the median milliseconds of each part of a step on the CPU, over many steps of one process,
-and its share of the whole.
+Prints the median milliseconds of each part of a step on the CPU, over many steps, and its share of
+the whole: of one process, on one thread, with its share of the lanes, in the planned precision.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     given = parser.parse_args()
     session, _ = our_session(given.cell, given.width, given.lanes, 10**6)
+    processes, precision = int(session.config.processes), str(session.config.precision)
+    lanes = given.lanes // processes
+    torch.set_num_threads(1 if processes > 1 else torch.get_num_threads())
     model, optimizer = session.model.train(), session.trainer.optimizer
-    batches = session.task.batches(0)
-    state = model.initial_state(given.lanes)
+    batches = session.task.share(0, processes).batches(0)
+    state = model.initial_state(lanes)
     parts: dict[str, list[float]] = {}
     clock = time.perf_counter()
 
@@ -40,13 +43,14 @@ def main() -> None:
         clock = time.perf_counter()
         batch = next(batches)
         done("cut a batch")
-        vectors = model.embedding(batch.inputs)
-        done("embedding")
-        outputs, after = model.stack(vectors, state)
-        done("layers, forward")
-        logits = model.head(outputs)
-        loss = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
-        done("head and loss, forward")
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            vectors = model.embedding(batch.inputs)
+            done("embedding")
+            outputs, after = model.stack(vectors, state)
+            done("layers, forward")
+            logits = model.head(outputs)
+            loss = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+            done("head and loss, forward")
         optimizer.zero_grad()
         loss.backward()
         done("backward, all")
@@ -57,11 +61,14 @@ def main() -> None:
         state = torch.utils._pytree.tree_map(lambda leaf: leaf.detach(), after)
     medians = {name: statistics.median(values[5:]) for name, values in parts.items()}
     whole = sum(medians.values())
-    print(f"{given.cell}, 2 x {given.width}, {given.lanes} lanes x {WINDOW} characters")
+    print(
+        f"{given.cell}, 2 x {given.width}, {precision}, {given.lanes} lanes in {processes} "
+        f"processes x {WINDOW} characters"
+    )
     for name, seconds in medians.items():
         print(f"{name:<24} {seconds * 1e3:8.2f} ms {seconds / whole:6.1%}")
-    speed = given.lanes * WINDOW / whole
-    print(f"{'whole':<24} {whole * 1e3:8.2f} ms  {speed:,.0f} characters/s")
+    speed = lanes * WINDOW / whole
+    print(f"{'whole':<24} {whole * 1e3:8.2f} ms  {speed:,.0f} characters/s a process")
 
 
 if __name__ == "__main__":
