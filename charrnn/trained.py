@@ -25,8 +25,8 @@ from charrnn.vocabulary import Unknown, Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     from charrnn.corpus import Corpus
+    from charrnn.evaluation import Evaluation
     from charrnn.models import LanguageModel
-    from charrnn.scoring import Evaluation
 
 
 def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

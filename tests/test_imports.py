@@ -29,8 +29,8 @@ ORDER = [
         "tensorboard",
     ],
     ["layers", "corpus", "task", "layout", "planning"],
-    ["runs"],
-    ["models", "trainer"],
+    ["runs", "texts"],
+    ["evaluation", "models", "trainer"],
     ["tasks.language_model"],
     ["experiment", "scoring"],
     ["trained"],
@@ -132,3 +132,8 @@ def modules_after(statement: str) -> set[str]:
 )
 def test_these_do_without_torch_and_pydantic(statement: str) -> None:
     assert not {"torch", "pydantic"} & modules_after(statement)
+
+
+def test_texts_are_read_and_scores_named_without_torch() -> None:
+    modules = modules_after("import charrnn.texts, charrnn.evaluation, charrnn.trained")
+    assert "torch" not in modules

@@ -67,8 +67,8 @@ def evaluate(
     if text and (split or data or validation or test):
         raise ConfigError("--split and --data are about the run's own text; leave TEXT out")
     checkpoint = find_checkpoint(run, warn, step, last)  # Judged before torch is imported.
-    from charrnn.experiment import corpus_of_checkpoint
     from charrnn.planning import choose_device
+    from charrnn.texts import corpus_of_checkpoint
     from charrnn.trained import TrainedModel
 
     model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
