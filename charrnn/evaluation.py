@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from charrnn.corpus import Corpus, Span
 from charrnn.errors import DataError
@@ -54,6 +58,40 @@ def evaluation_of(
         text=text,
         text_sha256=text_sha256,
     )
+
+
+class Scorer(Protocol):
+    """A model that needs no carried state to score: an n-gram model."""
+
+    def surprisals(
+        self, ids: NDArray[Any], start: int = 0, stop: int | None = None
+    ) -> NDArray[np.float64]:
+        """-ln P in nats of each id in [start, stop) after the ids before it."""
+        ...
+
+
+def score_unbroken(
+    model: Scorer, corpus: Corpus, split: str, text: str | None = None
+) -> tuple[Evaluation, NDArray[np.float64]]:
+    """The unbroken score of a split, and the surprisal of each of its characters in nats.
+
+    Every character is scored once after the text before it, as far as the model reaches, that
+    before the split included; where there is none, the first character costs ln V. Raises
+    DataError where there is no such split.
+    """
+    span = span_of(corpus, split)
+    first = 0 if span.has_context else span.start
+    nats = model.surprisals(corpus.ids[first : span.stop], span.start - first)
+    if not span.has_context:
+        nats[:1] = math.log(corpus.vocabulary.size)
+    byte_count, sha256 = corpus.byte_count(span), corpus.sha256
+    return (
+        evaluation_of(
+            float(nats.sum()), len(nats), split, UNBROKEN, None, byte_count,
+            text=text, text_sha256=sha256,
+        ),
+        nats,
+    )  # fmt: skip
 
 
 def span_of(corpus: Corpus, split: str) -> Span:

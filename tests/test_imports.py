@@ -24,6 +24,7 @@ ORDER = [
         "sampler",
         "kernels",
         "stepping",
+        "ngram",
         "sources",
         "config",
         "tensorboard",
@@ -43,6 +44,7 @@ ORDER = [
 FORBIDDEN = {
     "trainer": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "sampler": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
+    "ngram": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "cells": {"config"},
     "layers": {"config"},
     "models": {"config"},
@@ -128,6 +130,7 @@ def modules_after(statement: str) -> set[str]:
         "import charrnn",
         "import charrnn.cli.main as m; m._add_commands()",
         "import charrnn.checkpoint, charrnn.vocabulary, charrnn.sampler, charrnn.state",
+        "import charrnn.ngram",
     ],
 )
 def test_these_do_without_torch_and_pydantic(statement: str) -> None:
