@@ -37,7 +37,7 @@ ORDER = [
     ["trained"],
     ["session"],
     ["cli.display"],
-    ["cli.config", "cli.look", "cli.sample", "cli.train", "cli.evaluate"],
+    ["cli.config", "cli.look", "cli.sample", "cli.train", "cli.evaluate", "cli.baseline"],
     ["cli.main"],
     ["__main__"],
 ]
