@@ -1,66 +1,19 @@
-"""Scores of texts: the unbroken protocol, and what is needed to compare two numbers."""
+"""A network's scores of texts: the unbroken protocol, and each character's surprisal."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from charrnn.config import Config
-from charrnn.corpus import Corpus, Span
-from charrnn.errors import DataError
+from charrnn.corpus import Corpus
+from charrnn.evaluation import UNBROKEN, Evaluation, evaluation_of, span_of
 from charrnn.models import LanguageModel
-from charrnn.runs import SCHEMA
 from charrnn.tasks.language_model import NOT_SCORED, Batch, LanguageModelTask
-from charrnn.trainer import Score, evaluate, full_precision
-
-UNBROKEN = "unbroken"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A score with all that is needed to compare it: on what, and by which protocol."""
-
-    split: str
-    nats_per_character: float
-    bits_per_character: float
-    bits_per_byte: float | None
-    characters: int
-    unknown_characters: int
-    step: int | None
-    protocol: str
-    text: str | None
-    text_sha256: str | None
-    schema: int = SCHEMA
-
-
-def evaluation_of(
-    score: Score,
-    split: str,
-    protocol: str,
-    step: int | None,
-    byte_count: int | None = None,
-    unknown_characters: int = 0,
-    text: str | None = None,
-    text_sha256: str | None = None,
-) -> Evaluation:
-    """Name a summed loss."""
-    bits = score.nats / math.log(2)
-    return Evaluation(
-        split=split,
-        nats_per_character=score.nats_per_character,
-        bits_per_character=bits / score.characters,
-        bits_per_byte=bits / byte_count if byte_count else None,
-        characters=score.characters,
-        unknown_characters=unknown_characters,
-        step=step,
-        protocol=protocol,
-        text=text,
-        text_sha256=text_sha256,
-    )
+from charrnn.trainer import evaluate, full_precision
 
 
 def score_split(
@@ -75,7 +28,7 @@ def score_split(
 
     Raises KeyboardInterrupt once `stop` says so, DataError where there is no such split.
     """
-    span, task = _span(corpus, split), _task(model, config, corpus)
+    span, task = span_of(corpus, split), _task(model, config, corpus)
 
     def batches() -> Iterator[Batch]:
         for batch in task.unbroken(span, config.evaluation.window):
@@ -88,7 +41,7 @@ def score_split(
     if not config.training.carry_state:
         protocol = f"windows of {config.training.window} from the zero state"
     return evaluation_of(
-        score,
+        *score,
         split,
         protocol,
         byte_count=corpus.byte_count(span),
@@ -101,7 +54,7 @@ def surprisals(
     model: LanguageModel, config: Config, corpus: Corpus, split: str
 ) -> Iterator[tuple[str, float]]:
     """Each character of a split with its surprisal, -ln P in nats, in reading order."""
-    span, task = _span(corpus, split), _task(model, config, corpus)
+    span, task = span_of(corpus, split), _task(model, config, corpus)
     vocabulary = corpus.vocabulary
     if len(span) and not span.has_context:
         first = int(corpus.ids[span.start])
@@ -114,13 +67,6 @@ def surprisals(
             targets, nats = batch.targets[scored].tolist(), each[scored].tolist()
         for target, surprisal in zip(targets, nats, strict=True):
             yield vocabulary.decode([target]), surprisal
-
-
-def _span(corpus: Corpus, split: str) -> Span:
-    if split not in corpus.splits:
-        have = ", ".join(corpus.splits)
-        raise DataError(f"the corpus has no {split!r} split; it has {have}")
-    return corpus.splits[split]
 
 
 def _task(model: LanguageModel, config: Config, corpus: Corpus) -> LanguageModelTask:

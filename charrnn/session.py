@@ -24,6 +24,7 @@ from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config, dump_yaml, with_values
 from charrnn.corpus import Corpus
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
+from charrnn.evaluation import Evaluation, evaluation_of
 from charrnn.experiment import adopt_weights, build_model, build_optimizer, build_task, load_arrays
 from charrnn.planning import (
     AIM,
@@ -35,7 +36,7 @@ from charrnn.planning import (
     steps_in_time,
 )
 from charrnn.runs import Run
-from charrnn.scoring import Evaluation, evaluation_of, score_split
+from charrnn.scoring import score_split
 from charrnn.tasks.language_model import Batch, LanguageModelTask
 from charrnn.trained import TrainedModel, model_weights
 from charrnn.trainer import Trainer
@@ -370,7 +371,7 @@ class Session:
             protocol += f", {score.characters} of {len(span)} characters"
         if not self.config.training.carry_state:
             protocol = f"windows of {self.task.window} from the zero state"
-        return evaluation_of(score, "validation", protocol, self.trainer.progress.step)
+        return evaluation_of(*score, "validation", protocol, self.trainer.progress.step)
 
     def _time_final_score(self) -> float:
         """Seconds an unbroken pass over validation will take, from a short stretch of it."""

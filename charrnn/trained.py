@@ -25,14 +25,38 @@ from charrnn.vocabulary import Unknown, Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     from charrnn.corpus import Corpus
+    from charrnn.evaluation import Evaluation
     from charrnn.models import LanguageModel
-    from charrnn.scoring import Evaluation
 
 
 def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """A checkpoint's weights under the names that they have in the model."""
     prefix = "model/"
     return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+
+
+def starting_id(vocabulary: Vocabulary, most_frequent: int) -> int:
+    """What sampling starts after where there is no prompt: a newline, if there is one."""
+    if not vocabulary.unknown_characters("\n"):
+        return int(vocabulary.encode("\n")[0])
+    return most_frequent
+
+
+def generate_text(
+    stepper: Stepper,
+    vocabulary: Vocabulary,
+    cursor: Cursor,
+    choice: Choice,
+    draws: Draws,
+    length: int,
+) -> Iterator[str]:
+    """`length` symbols of one lane as text, piece by piece as it is made."""
+    stream = vocabulary.stream()
+    for _, ids in zip(range(length), sample(stepper, cursor, choice, draws), strict=False):
+        if text := stream.feed(int(ids[0])):
+            yield text
+    if rest := stream.finish():
+        yield rest
 
 
 class TrainedModel:
@@ -117,9 +141,8 @@ class TrainedModel:
 
     def starting_id(self) -> int:
         """What sampling starts after where there is no prompt."""
-        if not self.vocabulary.unknown_characters("\n"):
-            return int(self.vocabulary.encode("\n")[0])
-        return int(self.metadata.get("corpus", {}).get("most_frequent", 0))
+        most_frequent = int(self.metadata.get("corpus", {}).get("most_frequent", 0))
+        return starting_id(self.vocabulary, most_frequent)
 
     def sample(
         self,
@@ -140,12 +163,7 @@ class TrainedModel:
         cursor = self.begin(prompt, 1, unknown)
         choice = Choice(temperature, top_k, top_p, min_p)
         draws = Draws(secrets.randbits(32) if seed is None else seed, [0])
-        stream = self.vocabulary.stream()
-        for _, ids in zip(range(length), sample(self, cursor, choice, draws), strict=False):
-            if text := stream.feed(int(ids[0])):
-                yield text
-        if rest := stream.finish():
-            yield rest
+        yield from generate_text(self, self.vocabulary, cursor, choice, draws, length)
 
     def sample_text(self, length: int = 500, prompt: str = "", **options: Any) -> str:
         """`sample`, in one string."""

@@ -19,6 +19,9 @@ import pytest
 import charrnn
 from charrnn.checkpoint import load_checkpoint
 from charrnn.cli.main import main
+from charrnn.corpus import load_corpus
+from charrnn.ngram import NgramModel
+from charrnn.sources import find_sources
 
 TEXT = "".join(f"line {i}: the quick brown fox {i * i % 7}\n" for i in range(60))
 TINY = [
@@ -525,6 +528,131 @@ def test_a_byte_model_scores_the_bytes_of_any_text(run: Run) -> None:
     assert score["bits_per_byte"] == pytest.approx(score["bits_per_character"])
 
 
+def test_baseline_scores_an_ngram_model(run: Run) -> None:
+    result = run("baseline", "book.txt", "--order", "3")
+    assert result.code == 0, result.err
+    rows = dict(re.split(r"  +", line) for line in result.out.splitlines())
+    assert list(rows) == [
+        "nats per character", "bits per character", "bits per byte", "perplexity",
+        "characters scored", "unknown characters", "first half", "second half",
+        "1-grams", "2-grams", "3-grams",
+    ]  # fmt: skip
+    assert "kneser-ney of order 3, fitted on" in result.err
+    record = json.loads(run("baseline", "book.txt", "--order", "3", "--json").out)
+    corpus = load_corpus(find_sources(["book.txt"]))
+    train, validation = corpus.splits["train"], corpus.splits["validation"]
+    model = NgramModel(corpus.ids[: train.stop], corpus.vocabulary.size, 3)
+    nats = model.surprisals(corpus.ids, validation.start)
+    assert record["nats_per_character"] == pytest.approx(nats.mean())
+    middle = len(nats) // 2
+    assert record["nats_per_character_of_halves"] == pytest.approx(
+        [nats[:middle].mean(), nats[middle:].mean()]
+    )
+    assert float(rows["nats per character"]) == pytest.approx(nats.mean(), abs=1e-4)
+    assert record["ngrams"] == model.counts == [int(rows[f"{k}-grams"]) for k in (1, 2, 3)]
+    assert (record["model"], record["order"], record["schema"]) == ("kneser-ney", 3, 1)
+    assert (record["split"], record["protocol"]) == ("validation", "unbroken")
+    assert (record["characters"], record["text"]) == (len(validation), "book.txt")
+    other = json.loads(run("baseline", "book.txt", "--model", "witten-bell", "--json").out)
+    assert (other["model"], other["order"], len(other["ngrams"])) == ("witten-bell", 7, 7)
+    model = NgramModel(corpus.ids[: train.stop], corpus.vocabulary.size, 7, "witten-bell")
+    nats = model.surprisals(corpus.ids, validation.start)
+    assert other["nats_per_character"] == pytest.approx(nats.mean())
+
+
+def test_baseline_reads_what_train_reads(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(*arguments: str, stdin: bytes = b"") -> dict[str, Any]:
+        result = run("baseline", *arguments, "--json", stdin=stdin)
+        assert result.code == 0, result.err
+        record: dict[str, Any] = json.loads(result.out)
+        return {key: value for key, value in record.items() if key not in {"seconds", "text"}}
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").write_text(TEXT, "utf-8")
+    plain = score("book.txt")
+    assert score("-", stdin=TEXT.encode()) == score("folder") == plain
+    (tmp_path / "latin.txt").write_text(TEXT.replace("quick", "quïck"), "latin-1")
+    refused = run("baseline", "latin.txt")
+    assert (refused.code, refused.out) == (3, "")
+    assert "--encoding" in refused.err
+    score("latin.txt", "--encoding", "latin-1")
+    score("latin.txt", "--errors", "replace")
+    in_bytes = score("latin.txt", "--vocabulary", "byte")
+    assert in_bytes["bits_per_byte"] == in_bytes["bits_per_character"]
+    separate = score("book.txt", "--validation", "folder")
+    assert separate["characters"] == len(TEXT)
+    monkeypatch.setenv("CHARRNN_DATA__SPLIT", "[0.5, 0.5]")
+    assert score("book.txt")["characters"] == len(TEXT) // 2
+
+
+def test_baseline_samples(run: Run, tmp_path: Path) -> None:
+    arguments = ["baseline", "book.txt", "--sample", "40", "--prompt", "the "]
+    chosen = run(*arguments)
+    seed = re.search(r"seed (\d+)", chosen.err)
+    assert seed is not None
+    _, shown = chosen.out.split("\n\n", 1)
+    assert shown.startswith("the ")
+    record = json.loads(run(*arguments, "--seed", seed[1], "--json").out)["sample"]
+    assert (record["prompt"], len(record["text"])) == ("the ", 40)
+    assert shown == record["prompt"] + record["text"] + "\n"
+    assert set(record["text"]) <= set(TEXT)
+    other = json.loads(run(*arguments, "--seed", "8", "--json").out)["sample"]
+    assert other["text"] != record["text"]
+    safe = ["--sample", "9", "--temperature", "0", "--json"]
+    quick = json.loads(run("baseline", "book.txt", *safe, "--prompt", "the q").out)["sample"]
+    assert quick["text"] == "uick brow"
+    line = json.loads(run("baseline", "book.txt", *safe).out)["sample"]
+    assert line["text"].startswith("line ")  # After a newline.
+    (tmp_path / "flat.txt").write_text("abcb" * 20, "utf-8")
+    after_b = json.loads(run("baseline", "flat.txt", *safe).out)["sample"]
+    assert after_b["text"][0] in "ac"  # After the most frequent.
+
+
+def test_baseline_imports_no_torch(run: Run, tmp_path: Path) -> None:
+    # The folder a process starts in is searched first.
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    options = ["--sample", "5", "--seed", "1"]
+    child = process(
+        "baseline", "book.txt", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, said = child.communicate(timeout=60)
+    assert child.returncode == 0, said
+    assert b"nats per character" in out
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 5])
+def test_baseline_of_short_texts(run: Run, tmp_path: Path, length: int) -> None:
+    (tmp_path / "short.txt").write_text(TEXT[:length], "utf-8")
+    result = run("baseline", "short.txt", "--sample", "5", "--seed", "1")
+    assert result.code == (0 if length >= 3 else 3), result.err
+    if length >= 3:
+        assert "first half          -" in result.out  # One character has no first half.
+        assert np.isfinite(float(result.out.split()[3]))
+
+
+def test_eval_compares_with_the_baseline(run: Run, trained: str) -> None:
+    record = json.loads(run("eval", trained, "--compare", "--json").out)
+    alone = json.loads(run("eval", trained, "--json").out)
+    beside = record.pop("baseline")
+    assert record == alone
+    expected = json.loads(run("baseline", "book.txt", "--json").out)
+    same = {
+        "model", "order", "nats_per_character", "bits_per_byte", "characters", "split", "protocol",
+        "text", "text_sha256", "schema",
+    }  # fmt: skip
+    assert {key: beside[key] for key in same} == {key: expected[key] for key in same}
+    shown = run("eval", trained, "--compare").out
+    assert f"kneser-ney order 7  {beside['nats_per_character']:.4f}" in shown.splitlines()
+    train = json.loads(run("eval", trained, "--compare", "--split", "train", "--json").out)
+    assert train["baseline"]["characters"] == train["characters"]
+    for option in ("book.txt", "--per-character"):
+        refused = run("eval", trained, "--compare", option)
+        assert (refused.code, refused.out) == (2, "")
+        assert "--compare" in refused.err
+
+
 def test_looking_around(run: Run, trained: str) -> None:
     info = json.loads(run("info", trained, "--json").out)
     model = charrnn.load(trained)
@@ -594,6 +722,13 @@ def test_the_python_surface(run: Run, trained: str) -> None:
         (["train", "book.txt", "--device", "gpu"], 2, "gpu"),
         (["sample", "book.txt"], 4, "not a usable checkpoint"),
         (["resume", "nothing"], 4, "nothing"),
+        (["baseline", "bok.txt"], 3, "did you mean book.txt?"),
+        (["baseline", "book.txt", "--order", "0"], 2, "--order"),
+        (["baseline", "book.txt", "--vocabulary", "word"], 2, "data.vocabulary"),
+        (["baseline", "book.txt", "--encoding", "klingon"], 2, "klingon"),
+        (["baseline", "book.txt", "--prompt", "the"], 2, "--sample"),
+        (["baseline", "book.txt", "--sample", "5", "--prompt", "é"], 3, "of the prompt"),
+        (["baseline", "book.txt", "--sample", "5", "--temperature", "nan"], 2, "--temperature"),
     ],
 )
 def test_mistakes_get_one_sentence(run: Run, arguments: list[str], code: int, words: str) -> None:
@@ -728,7 +863,8 @@ def test_other_locales_are_no_error(run: Run, tmp_path: Path, encoding: str) -> 
 
 
 def test_help_everywhere(run: Run) -> None:
-    for command in ("train", "resume", "sample", "eval", "info", "list", "config", "vocab"):
+    commands = ["train", "resume", "sample", "eval", "baseline", "info", "list", "config", "vocab"]
+    for command in commands:
         result = run(command, "--help")
         assert result.code == 0
         assert "Examples:" in result.out

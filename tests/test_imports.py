@@ -25,19 +25,20 @@ ORDER = [
         "graphs",
         "kernels",
         "stepping",
+        "ngram",
         "sources",
         "config",
         "tensorboard",
     ],
     ["layers", "corpus", "task", "layout"],
-    ["runs", "team"],
-    ["models", "trainer", "planning"],
+    ["runs", "team", "texts"],
+    ["evaluation", "models", "trainer", "planning"],
     ["tasks.language_model"],
     ["experiment", "scoring"],
     ["trained"],
     ["session"],
     ["cli.display"],
-    ["cli.config", "cli.look", "cli.sample", "cli.train", "cli.evaluate"],
+    ["cli.config", "cli.look", "cli.sample", "cli.train", "cli.evaluate", "cli.baseline"],
     ["cli.main"],
     ["__main__"],
 ]
@@ -45,6 +46,7 @@ FORBIDDEN = {
     "team": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "trainer": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "sampler": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
+    "ngram": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "cells": {"config"},
     "layers": {"config"},
     "models": {"config"},
@@ -130,7 +132,13 @@ def modules_after(statement: str) -> set[str]:
         "import charrnn",
         "import charrnn.cli.main as m; m._add_commands()",
         "import charrnn.checkpoint, charrnn.vocabulary, charrnn.sampler, charrnn.state",
+        "import charrnn.ngram",
     ],
 )
 def test_these_do_without_torch_and_pydantic(statement: str) -> None:
     assert not {"torch", "pydantic"} & modules_after(statement)
+
+
+def test_texts_are_read_and_scores_named_without_torch() -> None:
+    modules = modules_after("import charrnn.texts, charrnn.evaluation, charrnn.trained")
+    assert "torch" not in modules

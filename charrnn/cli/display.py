@@ -1,8 +1,9 @@
-"""What a person sees on standard error: plain lines, and a progress bar only on a terminal."""
+"""What a person sees: plain lines, and a progress bar only on a terminal."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from charrnn.config import Config
+    from charrnn.evaluation import Evaluation
 
 
 def is_terminal(stream: Any) -> bool:
@@ -83,6 +85,17 @@ def describe_model(config: Config) -> str:
     if model.skip_connections:
         parts.append("skip connections")
     return ", ".join(parts)
+
+
+def show_evaluation(result: Evaluation) -> None:
+    """A score on standard output, a line a number."""
+    click.echo(f"nats per character  {result.nats_per_character:.4f}")
+    click.echo(f"bits per character  {result.bits_per_character:.4f}")
+    if result.bits_per_byte is not None:
+        click.echo(f"bits per byte       {result.bits_per_byte:.4f}")
+    click.echo(f"perplexity          {math.exp(min(result.nats_per_character, 700)):.4f}")
+    click.echo(f"characters scored   {result.characters:,}")
+    click.echo(f"unknown characters  {result.unknown_characters:,}")
 
 
 class Bar:

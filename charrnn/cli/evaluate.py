@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from typing import Any
 
 import click
 
-from charrnn.cli.display import say, warn
+from charrnn.cli.display import say, show_evaluation, warn
 
 
 @click.command("eval")
@@ -27,6 +26,8 @@ from charrnn.cli.display import say, warn
 @click.option("--encoding", default="utf-8", show_default=True, help="Encoding of TEXT.")
 @click.option("--errors", default="strict", show_default=True, help="What to do with bad bytes.")
 @click.option("--per-character", is_flag=True, help="Each character's surprisal, as JSON lines.")
+@click.option("--compare", is_flag=True,
+              help="Beside it a Kneser-Ney 7-gram model of the training split.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def evaluate(
@@ -42,6 +43,7 @@ def evaluate(
     encoding: str,
     errors: str,
     per_character: bool,
+    compare: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -54,25 +56,30 @@ def evaluate(
     \b
     Examples:
       charrnn eval book-1
-      charrnn eval book-1 --split test
+      charrnn eval book-1 --split test --compare
       charrnn eval book-1 other.txt --json
       echo "To be, or not to be" | charrnn eval book-1 - --per-character
     """
     from charrnn.corpus import read_text
     from charrnn.errors import ConfigError
+    from charrnn.evaluation import score_unbroken
+    from charrnn.ngram import NgramModel
     from charrnn.runs import find_checkpoint
     from charrnn.sources import find_sources
     from charrnn.vocabulary import name_characters
 
     if text and (split or data or validation or test):
         raise ConfigError("--split and --data are about the run's own text; leave TEXT out")
+    if compare and (text or per_character):
+        raise ConfigError("--compare scores a split; leave TEXT and --per-character out")
     checkpoint = find_checkpoint(run, warn, step, last)  # Judged before torch is imported.
-    from charrnn.experiment import corpus_of_checkpoint
     from charrnn.planning import choose_device
+    from charrnn.texts import corpus_of_checkpoint
     from charrnn.trained import TrainedModel
 
     model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
     policy: Any = unknown
+    compared: dict[str, Any] = {}
     if text:
         sources = find_sources(text)
         try:
@@ -98,14 +105,17 @@ def evaluate(
                 click.echo(json.dumps({"character": character, "nats": nats}))
             return
         result = model.evaluate_split(corpus, wanted)
+        if compare:
+            train = corpus.splits["train"]
+            ngram = NgramModel(corpus.ids[train.start : train.stop], corpus.vocabulary.size)
+            baseline, _ = score_unbroken(ngram, corpus, wanted, result.text)
+            about = {"model": ngram.smoothing, "order": ngram.order}
+            compared = {"baseline": {**about, **asdict(baseline)}}
     if as_json:
-        click.echo(json.dumps(asdict(result)))
+        click.echo(json.dumps({**asdict(result), **compared}))
         return
-    click.echo(f"nats per character  {result.nats_per_character:.4f}")
-    click.echo(f"bits per character  {result.bits_per_character:.4f}")
-    if result.bits_per_byte is not None:
-        click.echo(f"bits per byte       {result.bits_per_byte:.4f}")
-    click.echo(f"perplexity          {math.exp(min(result.nats_per_character, 700)):.4f}")
-    click.echo(f"characters scored   {result.characters:,}")
-    click.echo(f"unknown characters  {result.unknown_characters:,}")
+    show_evaluation(result)
+    if compare:
+        click.echo(f"{ngram.smoothing} order {ngram.order}  {baseline.nats_per_character:.4f}")
+        say(f"{ngram.smoothing}: an n-gram model of the training split, in nats per character")
     say(f"{result.split}, {result.protocol}, checkpoint of step {result.step:,}")

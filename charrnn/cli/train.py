@@ -124,7 +124,7 @@ def train(
         say(f"starting from {origin}")
         source = _load_model(origin)
         layers.append((f"--from {origin}", _model_of(source.config, source.vocabulary.kind)))
-    from charrnn.experiment import find_texts, read_corpus, with_absolute_paths
+    from charrnn.texts import find_texts, read_corpus, with_absolute_paths
 
     if config_path is not None:
         layers.append(file_layer(config_path))
@@ -218,8 +218,8 @@ def _go_on(
     """Resume from a checkpoint, in `run` or in a new one."""
     from charrnn.config import config_from_data, with_values
     from charrnn.errors import ConfigError
-    from charrnn.experiment import corpus_of_checkpoint
     from charrnn.planning import choose_device, choose_precision, choose_processes
+    from charrnn.texts import corpus_of_checkpoint
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config = with_values(config, changes)
