@@ -24,6 +24,7 @@ ORDER = [
         "sampler",
         "kernels",
         "stepping",
+        "hmm",
         "sources",
         "config",
         "tensorboard",
@@ -128,6 +129,7 @@ def modules_after(statement: str) -> set[str]:
         "import charrnn",
         "import charrnn.cli.main as m; m._add_commands()",
         "import charrnn.checkpoint, charrnn.vocabulary, charrnn.sampler, charrnn.state",
+        "import charrnn.hmm",
     ],
 )
 def test_these_do_without_torch_and_pydantic(statement: str) -> None:
