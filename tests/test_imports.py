@@ -26,6 +26,7 @@ ORDER = [
         "kernels",
         "stepping",
         "ngram",
+        "hmm",
         "sources",
         "config",
         "tensorboard",
@@ -133,6 +134,7 @@ def modules_after(statement: str) -> set[str]:
         "import charrnn.cli.main as m; m._add_commands()",
         "import charrnn.checkpoint, charrnn.vocabulary, charrnn.sampler, charrnn.state",
         "import charrnn.ngram",
+        "import charrnn.hmm",
     ],
 )
 def test_these_do_without_torch_and_pydantic(statement: str) -> None:
