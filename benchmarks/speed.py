@@ -292,6 +292,41 @@ def sample_ours(cell: str, width: int, lanes: int, seconds: float) -> float:
     return repeat(lambda: [next(ids) for _ in range(20)], seconds) * 20 * lanes
 
 
+def sample_jax(cell: str, width: int, lanes: int, seconds: float) -> float:
+    """Flax's cells in a `lax.scan` over 200 characters that is compiled as one."""
+    import flax.linen as fnn
+    import jax
+    from jax import numpy as jnp
+
+    kind = {"lstm": fnn.OptimizedLSTMCell, "gru": fnn.GRUCell, "vanilla": fnn.SimpleCell}[cell]
+    length = 200
+
+    class Model(fnn.Module):
+        @fnn.compact
+        def __call__(self, ids: Any, carries: Any) -> Any:
+            outputs, after = fnn.Embed(SYMBOLS, EMBEDDING)(ids), []
+            for before in carries:
+                carry, outputs = kind(width)(before, outputs)
+                after.append(carry)
+            return fnn.Dense(SYMBOLS)(outputs), after
+
+    model, zero = Model(), jnp.zeros((lanes, width))
+    state = [(zero, zero) if cell == "lstm" else zero] * LAYERS
+    ids, random = jnp.zeros(lanes, jnp.int32), jax.random.key(0)
+    weights = model.init(random, ids, state)
+
+    @jax.jit
+    def text(ids: Any, state: Any, random: Any) -> Any:
+        def one(carry: Any, key: Any) -> Any:
+            logits, after = model.apply(weights, *carry)
+            drawn = jax.random.categorical(key, logits)
+            return (drawn, after), drawn
+
+        return jax.lax.scan(one, (ids, state), jax.random.split(random, length))
+
+    return repeat(lambda: jax.block_until_ready(text(ids, state, random)), seconds) * length * lanes
+
+
 def peak(cell: str, width: int, lanes: int, seconds: float) -> float:
     """Floating-point operations a second in a large float32 matrix product."""
     import torch
@@ -306,11 +341,12 @@ TRAINING = {
     "charrnn train": train_whole,
     "plain equations": train_plain,
 }
+SAMPLING = {"torch.nn": sample_nn, "charrnn": sample_ours}
 if find_spec("jax") and find_spec("flax") and find_spec("optax"):
     TRAINING["JAX and Flax"] = train_jax
+    SAMPLING["JAX and Flax"] = sample_jax
     if find_spec("keras"):
         TRAINING["Keras"] = train_keras
-SAMPLING = {"torch.nn": sample_nn, "charrnn": sample_ours}
 WORKERS = {
     "peak": {"torch": peak},
     "train": TRAINING,

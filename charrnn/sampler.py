@@ -58,11 +58,13 @@ class Choice:
         if self.temperature == 0:
             greedy: NDArray[np.intp] = np.argmax(scaled, axis=1)
             return greedy
-        probabilities = np.exp((scaled - largest) / self.temperature)
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        scaled -= largest
+        if self.temperature != 1:
+            scaled /= self.temperature
+        weights = np.exp(scaled, out=scaled)
         if self.top_k or self.top_p or self.min_p:
-            probabilities *= self._kept(probabilities)
-        cumulative = probabilities.cumsum(axis=1)
+            weights *= self._kept(weights / weights.sum(axis=1, keepdims=True))
+        cumulative = weights.cumsum(axis=1)
         # Inverse transform: a number below 1 never reaches the last sum, so what is drawn has
         # probability.
         thresholds = uniforms[:, None] * cumulative[:, -1:]
