@@ -120,6 +120,18 @@ class ModelConfig(Section):
     """Dropout on the embeddings."""
     output_dropout: Probability | Auto = "auto"
     """Dropout on what the output layer reads."""
+    locked_dropout: bool = False
+    """Draw these three once for a whole window (variational dropout)."""
+    embedding_dropout: Probability = 0.0
+    """Take away whole symbols for a window."""
+    weight_dropout: Probability = 0.0
+    """Dropout on the recurrent matrices, one draw a window (AWD-LSTM)."""
+    zoneout: Probability = 0.0
+    """How often a unit of the hidden state keeps its old value in training."""
+    zoneout_cell: Probability = 0.0
+    """Likewise of the LSTM's cell state."""
+    layer_norm: bool = False
+    """Layer normalisation inside the cell."""
 
     @property
     def widths(self) -> list[int]:
@@ -168,6 +180,14 @@ class TrainingConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] | Auto = "auto"
     """Decay of weight matrices towards zero; biases are left alone. auto is 0.1 for adamw, whose
     decay is decoupled from the gradient, and 0 for the others."""
+    average: Probability = 0.0
+    """Decay of a moving average of the weights, which is what is evaluated and sampled; 0 for none.
+    It grows from 0.1 to this as training goes on."""
+    random_windows: bool = False
+    """Draw each window's length and where an epoch's lanes begin, the rate scaled with the length
+    (AWD-LSTM)."""
+    reset_probability: Probability = 0.0
+    """How often a lane's state is reset to zero at the start of a window."""
     clip: PositiveFloat = 1.0
     """Bound on the global norm of the gradient."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1

@@ -15,6 +15,7 @@ from charrnn.config import Config
 from charrnn.corpus import Corpus
 from charrnn.errors import ConfigError
 from charrnn.layers import Recurrent
+from charrnn.layout import STATES
 from charrnn.models import LanguageModel, language_model
 from charrnn.tasks.language_model import LanguageModelTask
 
@@ -37,6 +38,11 @@ def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
             dropout=float(model.dropout),
             input_dropout=float(model.input_dropout),
             output_dropout=float(model.output_dropout),
+            embedding_dropout=model.embedding_dropout,
+            weight_dropout=model.weight_dropout,
+            zoneout=[model.zoneout, model.zoneout_cell][: STATES[model.cell]],
+            locked_dropout=model.locked_dropout,
+            layer_norm=model.layer_norm,
             tie_embeddings=model.tie_embeddings,
             skip_connections=model.skip_connections,
         )
@@ -103,6 +109,9 @@ def build_task(config: Config, corpus: Corpus) -> LanguageModelTask:
         batch_size=training.batch_size,
         window=training.window,
         carry_state=training.carry_state,
+        random_windows=training.random_windows,
+        reset_probability=training.reset_probability,
+        seed=training.seed,
         reset_state_at_documents=config.data.reset_state_at_documents,
         device=config.device,
     )

@@ -7,12 +7,13 @@ step and equals the layer run over a sequence of length one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.backends.cudnn.rnn import get_cudnn_mode
+from torch.func import functional_call
 from torch.nn import functional
 
 from charrnn.cells import (
@@ -25,7 +26,7 @@ from charrnn.cells import (
     VanillaCell,
 )
 from charrnn.kernels import GRUKernel, VanillaKernel
-from charrnn.state import State, select_lanes
+from charrnn.state import State, leaves, map_state, select_lanes
 
 
 class Layer(Protocol):
@@ -70,6 +71,20 @@ def unroll(
             state = select_lanes(active, next_state, state)
         outputs.append(output)
     return torch.stack(outputs, dim=1), state
+
+
+def drop(inputs: Tensor, rate: float, training: bool, locked: bool) -> Tensor:
+    """Dropout on (N, T, D), or (N, D) in a step: in training each number is 0 with probability
+    `rate`, else divided by 1 - rate, so that its expectation is itself.
+
+    `locked` draws once for all T of a lane (variational dropout: Gal and Ghahramani 2016).
+    """
+    if not training or not rate:
+        return inputs
+    if not locked:
+        return functional.dropout(inputs, rate)
+    mask = torch.ones_like(inputs[:, :1]) if inputs.dim() == 3 else torch.ones_like(inputs)
+    return inputs * functional.dropout(mask, rate)
 
 
 def _low() -> bool:
@@ -117,25 +132,82 @@ FUSED: dict[type, Callable[..., tuple[Tensor, State]]] = {
 }
 
 
+class Zoneout:
+    r"""A cell whose state keeps some of its old values (Krueger et al. 2017, equations 2 and 3).
+
+    In training each unit of each lane keeps its old value with probability z, else it takes the
+    new one; afterwards it takes the mean of both:
+
+    .. math:: s_t = d_t \odot s_{t-1} + (1 - d_t) \odot \tilde s_t, \quad d_t \sim B(z)
+
+    `rates` has one z for each leaf of the state, the hidden state first, which is also the output.
+    An LSTM's hidden state is made of the new cell state before zoneout, as in the paper.
+    """
+
+    def __init__(self, cell: Cell, rates: Sequence[float]) -> None:
+        self.cell = cell
+        self.rates = rates
+        self.output_size = cell.output_size
+
+    def __call__(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        _, after = self.cell(inputs, state)
+        rates, training = iter(self.rates), bool(getattr(self.cell, "training", False))
+
+        def keep(old: Tensor, new: Tensor) -> Tensor:
+            rate = next(rates)
+            if not training:
+                return torch.lerp(new, old, rate)
+            return torch.where(torch.rand_like(new) < rate, old, new)
+
+        after = map_state(keep, state, after)
+        return next(leaves(after)), after
+
+    def initial_state(self, batch_size: int) -> State:
+        """The cell's own."""
+        return self.cell.initial_state(batch_size)
+
+
 class Recurrent(nn.Module):
     """A layer that runs one cell over time, by torch's fused kernel where one computes it.
 
     The kernels compute the cell's own equations on the cell's own parameters; `fused=False`, an
-    unknown cell, or `lengths` take the plain path, `unroll`.
+    unknown cell, `zoneout` (its rates, one a leaf of the state), or `lengths` take the plain path,
+    `unroll`. `weight_dropout` falls on the matrix from hidden to hidden state, one draw for all
+    steps of a call (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018), in training.
     """
 
-    def __init__(self, cell: Cell, fused: bool = True) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        fused: bool = True,
+        weight_dropout: float = 0.0,
+        zoneout: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         self.cell = cell
         self.output_size = cell.output_size
-        self.fused = fused and type(cell) in FUSED
+        self.weight_dropout = weight_dropout
+        self.zoneout = zoneout if any(zoneout) else ()
+        self.fused = fused and type(cell) in FUSED and not self.zoneout
 
     def forward(
         self, inputs: Tensor, state: State, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
+        if self.training and self.weight_dropout:
+            assert isinstance(self.cell, TorchLayoutCell)
+            weight: Tensor = self.cell.weight_hh
+            if isinstance(weight, nn.Parameter):  # It is dropped already inside of the call below.
+                dropped = functional.dropout(weight, self.weight_dropout)
+                return functional_call(  # type: ignore[no-any-return]
+                    self, {"cell.weight_hh": dropped}, (inputs, state, lengths)
+                )
         if self.fused and lengths is None and inputs.shape[1] > 0:
             return FUSED[type(self.cell)](self.cell, inputs, state)
-        return unroll(self.cell, inputs, state, lengths)
+        return unroll(self._advance, inputs, state, lengths)
+
+    @property
+    def _advance(self) -> Cell:
+        return Zoneout(self.cell, self.zoneout) if self.zoneout else self.cell
 
     def compact(self) -> None:
         """On a GPU, lay the weights out in one piece, as cuDNN wants them: it would copy them into
@@ -153,7 +225,7 @@ class Recurrent(nn.Module):
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         """One call of the cell."""
-        return self.cell(inputs, state)
+        return self._advance(inputs, state)
 
     def initial_state(self, batch_size: int) -> State:
         """The cell's zero state."""
@@ -164,19 +236,25 @@ class Stack(nn.Module):
     """Layers on top of each other: layer i's outputs are layer i+1's inputs.
 
     The state is a tuple with one entry a layer, from the bottom up. `dropout` falls on what
-    passes from one layer to the next (Zaremba et al. 2014), never on the state. With
-    `skip_connections` the output is every layer's outputs side by side, so that what reads it has
-    a path from each layer (Graves 2013), and `output_size` is the sum of the widths.
+    passes from one layer to the next (Zaremba et al. 2014), never on the state; `locked` draws it
+    once for all steps of a call (`drop`). With `skip_connections` the output is every layer's
+    outputs side by side, so that what reads it has a path from each layer (Graves 2013), and
+    `output_size` is the sum of the widths.
     """
 
     def __init__(
-        self, layers: Iterable[nn.Module], dropout: float = 0.0, skip_connections: bool = False
+        self,
+        layers: Iterable[nn.Module],
+        dropout: float = 0.0,
+        skip_connections: bool = False,
+        locked: bool = False,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         if len(self.layers) == 0:
             raise ValueError("a stack needs at least one layer")
         self.dropout = dropout
+        self.locked = locked
         self.skip_connections = skip_connections
         widths = [int(layer.output_size) for layer in self.layers]  # type: ignore[arg-type]
         self.output_size = sum(widths) if skip_connections else widths[-1]
@@ -203,7 +281,7 @@ class Stack(nn.Module):
         outputs, states = [], []
         for i, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
             if i > 0:
-                inputs = functional.dropout(inputs, self.dropout, self.training)
+                inputs = drop(inputs, self.dropout, self.training, self.locked)
             inputs, after = advance(layer, inputs, before)  # type: ignore[arg-type]
             outputs.append(inputs)
             states.append(after)

@@ -30,6 +30,12 @@ MOMENTS = {
 }
 GATES = {"vanilla": 1, "lstm": 4, "gru": 3}
 STATES = {"vanilla": 1, "lstm": 2, "gru": 1}  # hidden state, and the LSTM's cell state
+# Of the cells with layer normalisation, in hidden widths.
+NORMS = {
+    "vanilla": {"norm.weight": 1, "norm.bias": 1},
+    "lstm": {"norm_ih.weight": 4, "norm_hh.weight": 4, "norm_cell.weight": 1, "norm_cell.bias": 1},
+    "gru": {"norm_ih.weight": 2, "norm_hh.weight": 2, "norm_in.weight": 1, "norm_hn.weight": 1},
+}
 
 
 class _Part(BaseModel):
@@ -133,7 +139,7 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
     for name, (dtype, shape) in layout.items():
         kind, _, rest = name.partition("/")
         of = rest.rpartition("/")[0]
-        if kind == "model":
+        if kind == "model" or (kind == "average" and config.training.average):
             fits = expected.get(rest) == shape
         elif kind == "optimizer":
             fits = of in expected and shape in ((), expected[of])
@@ -159,8 +165,10 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
         or "interval_nats" not in layout
     ):
         raise CheckpointError("the optimizer's state, the carried state or the loss is incomplete")
-    if missing := [name for name in expected if f"model/{name}" not in found]:
-        raise CheckpointError(f"the tensor model/{missing[0]} that its config implies is missing")
+    kinds = ["model", "average"] if config.training.average else ["model"]
+    needed = [f"{kind}/{name}" for kind in kinds for name in expected]
+    if missing := [name for name in needed if name not in found]:
+        raise CheckpointError(f"the tensor {missing[0]} that its config implies is missing")
 
 
 def model_shapes(config: Config, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
@@ -181,6 +189,8 @@ def model_shapes(config: Config, vocabulary_size: int) -> dict[str, tuple[int, .
         shapes[f"{prefix}.weight_ih"] = (rows, width)
         shapes[f"{prefix}.weight_hh"] = (rows, hidden)
         shapes[f"{prefix}.bias_ih"] = shapes[f"{prefix}.bias_hh"] = (rows,)
+        for norm, multiple in NORMS[model.cell].items() if model.layer_norm else ():
+            shapes[f"{prefix}.{norm}"] = (multiple * hidden,)
         width = hidden
     outputs = sum(model.widths) if model.skip_connections else model.widths[-1]
     shapes["head.weight"] = (vocabulary_size, outputs)

@@ -12,9 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charrnn.cells import Activation, Cell, GRUCell, LSTMCell, VanillaCell
+from charrnn.cells import (
+    Activation,
+    Cell,
+    GRUCell,
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
+    LayerNormVanillaCell,
+    LSTMCell,
+    VanillaCell,
+)
 from charrnn.graphs import Captured
-from charrnn.layers import Layer, Recurrent, Stack
+from charrnn.layers import Layer, Recurrent, Stack, drop
 from charrnn.state import State, map_state
 
 
@@ -37,7 +46,9 @@ class LanguageModel(nn.Module):
 
     `embedding` takes ids to vectors, `stack` is a causal layer over them, `head` takes its
     outputs to one logit (unnormalised log-probability, nats) a symbol. Dropout on the
-    embedding's and on the stack's output acts in training mode only.
+    embedding's and on the stack's output acts in training mode only (`layers.drop`), as does
+    `embedding_dropout`, which takes away whole symbols for one call (Gal and Ghahramani 2016;
+    AWD-LSTM: Merity et al. 2018).
     """
 
     def __init__(
@@ -47,6 +58,8 @@ class LanguageModel(nn.Module):
         head: nn.Module,
         input_dropout: float = 0.0,
         output_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        locked: bool = False,
     ) -> None:
         super().__init__()
         self.embedding = embedding
@@ -54,6 +67,8 @@ class LanguageModel(nn.Module):
         self.head = head
         self.input_dropout = input_dropout
         self.output_dropout = output_dropout
+        self.embedding_dropout = embedding_dropout
+        self.locked = locked
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Ids (N, T) and a state give logits (N, T, V) and the state after the last id."""
@@ -70,11 +85,15 @@ class LanguageModel(nn.Module):
         return self.stack.initial_state(batch_size)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        return functional.dropout(self.embedding(ids), self.input_dropout, self.training)
+        vectors: Tensor = self.embedding(ids)
+        if self.training and self.embedding_dropout and isinstance(self.embedding, nn.Embedding):
+            symbols = vectors.new_ones(self.embedding.num_embeddings, 1)
+            vectors = vectors * functional.dropout(symbols, self.embedding_dropout)[ids]
+        return drop(vectors, self.input_dropout, self.training, self.locked)
 
     def _read_out(self, outputs: Tensor) -> Tensor:
-        logits: Tensor = self.head(functional.dropout(outputs, self.output_dropout, self.training))
-        return logits
+        read: Tensor = self.head(drop(outputs, self.output_dropout, self.training, self.locked))
+        return read
 
 
 def language_model(
@@ -88,27 +107,37 @@ def language_model(
     dropout: float = 0.0,
     input_dropout: float = 0.0,
     output_dropout: float = 0.0,
+    embedding_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: Sequence[float] = (),
+    locked_dropout: bool = False,
+    layer_norm: bool = False,
     tie_embeddings: bool = False,
     skip_connections: bool = False,
 ) -> LanguageModel:
     """A language model over `vocabulary_size` symbols, one layer for each of `hidden_sizes`.
 
-    `embedding_size` None feeds one-hot vectors. `tie_embeddings` uses the embedding's matrix as
+    `embedding_size` None feeds one-hot vectors. `layer_norm` takes the cell with layer
+    normalisation inside. The kinds of dropout are those of `LanguageModel`, `Stack` and
+    `Recurrent`. `tie_embeddings` uses the embedding's matrix as
     the head's weights (Press and Wolf 2017; Inan et al. 2017). Raises ValueError where tied
     widths do not fit.
     """
-    makers: dict[str, Callable[[int, int], Cell]] = {
-        "vanilla": lambda d, h: VanillaCell(d, h, activation),
-        "lstm": lambda d, h: LSTMCell(d, h, forget_bias),
-        "gru": GRUCell,
+    makers: dict[tuple[str, bool], Callable[[int, int], Cell]] = {
+        ("vanilla", False): lambda d, h: VanillaCell(d, h, activation),
+        ("lstm", False): lambda d, h: LSTMCell(d, h, forget_bias),
+        ("gru", False): GRUCell,
+        ("vanilla", True): lambda d, h: LayerNormVanillaCell(d, h, activation),
+        ("lstm", True): lambda d, h: LayerNormLSTMCell(d, h, forget_bias),
+        ("gru", True): LayerNormGRUCell,
     }
-    make_cell = makers[cell]
+    make_cell = makers[cell, layer_norm]
     widths = [embedding_size or vocabulary_size, *hidden_sizes]
-    stack = Stack(
-        [Recurrent(make_cell(d, h)) for d, h in itertools.pairwise(widths)],
-        dropout,
-        skip_connections,
-    )
+    layers = [
+        Recurrent(make_cell(d, h), weight_dropout=weight_dropout, zoneout=zoneout)
+        for d, h in itertools.pairwise(widths)
+    ]
+    stack = Stack(layers, dropout, skip_connections, locked_dropout)
     embedding: nn.Module = (
         nn.Embedding(vocabulary_size, embedding_size) if embedding_size else OneHot(vocabulary_size)
     )
@@ -122,7 +151,9 @@ def language_model(
             )
         # The head's scale: unit-variance embeddings would start with logits of order sqrt(H).
         embedding.weight = head.weight
-    return LanguageModel(embedding, stack, head, input_dropout, output_dropout)
+    return LanguageModel(
+        embedding, stack, head, input_dropout, output_dropout, embedding_dropout, locked_dropout
+    )
 
 
 class TorchStepper:

@@ -124,6 +124,7 @@ class Session:
             precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
             processes=int(config.processes),
             graph=config.graph,
+            average=config.training.average,
         )
         self.run: Run
         self.best: dict[str, Any] | None = None
@@ -146,6 +147,7 @@ class Session:
                 f"use --vocabulary {theirs.kind}"
             )
         adopt_weights(self.model, source.model, mine.symbols, theirs.symbols)
+        self.trainer.begin_averages()
         old, new = set(theirs.symbols), set(mine.symbols)
         added = [str(s) for s in mine.symbols if s not in old]
         dropped = [str(s) for s in theirs.symbols if s not in new]
@@ -285,8 +287,9 @@ class Session:
 
     def trained(self) -> TrainedModel:
         """The model as it is now."""
-        state = self.model.state_dict()
-        weights = {name: value.detach().cpu().numpy() for name, value in state.items()}
+        with self.trainer.averaged():
+            state = self.model.state_dict()
+            weights = {name: value.detach().cpu().numpy() for name, value in state.items()}
         return TrainedModel(weights, self.corpus.vocabulary, self.config, self.about)
 
     def _planned(self, total: int, speed: float | None) -> Planned:

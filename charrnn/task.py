@@ -16,11 +16,13 @@ Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
 
 class Loss(NamedTuple):
-    """A batch's loss: `total` nats over `scored` characters, and the state to carry on."""
+    """A batch's loss: `total` nats over `scored` characters, the state to carry on, and what the
+    learning rate is multiplied by."""
 
     total: Tensor
     scored: int
     carry: State | None
+    rate: float = 1.0
 
 
 class Task(Protocol[Batch]):

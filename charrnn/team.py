@@ -92,7 +92,7 @@ class Team:
         for (_, count), theirs in zip(answers[1:], self._gradients, strict=True):
             torch._foreach_add_(mine, theirs, alpha=count / scored)
         total = torch.tensor(sum(nats for nats, _ in answers), dtype=torch.float64)
-        return Loss(total, sum(count for _, count in answers), self.carry)
+        return Loss(total, sum(count for _, count in answers), self.carry, loss.rate)
 
     def close(self) -> None:
         """Let the others go, and the model's weights be its own again."""

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 
 def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """A checkpoint's weights under the names that they have in the model."""
-    prefix = "model/"
-    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+    """A checkpoint's weights under the names that they have in the model, averaged if they are."""
+    weights: dict[str, NDArray[Any]] = {}
+    for prefix in ("model/", "average/"):
+        weights |= {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+    return weights
 
 
 def starting_id(vocabulary: Vocabulary, most_frequent: int) -> int:
@@ -99,9 +101,11 @@ class TrainedModel:
 
     @cached_property
     def _stepper(self) -> Stepper:
-        kind = (self.config.model.cell, self.config.model.activation)
-        if self.device == "cpu" and NumpyModel.fits(self.weights, *kind):
-            return NumpyModel(self.weights, *kind, self.config.model.skip_connections)
+        model = self.config.model
+        kind = (model.cell, model.activation)
+        plain = not (model.layer_norm or model.zoneout or model.zoneout_cell)
+        if self.device == "cpu" and plain and NumpyModel.fits(self.weights, *kind):
+            return NumpyModel(self.weights, *kind, model.skip_connections)
         from charrnn.models import TorchStepper
 
         return TorchStepper(self.model)

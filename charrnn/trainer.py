@@ -65,6 +65,9 @@ class Trainer(Generic[Batch]):
     the step and a resumed run draws what an unbroken one would. With several `processes`, each
     computes a share of the lanes (`team`), from the first step of `run` until `close`. With
     `graph`, a step on a GPU is captured and replayed.
+
+    `average` is the decay d of a moving average of the weights, a <- d a + (1 - d) w after each
+    step (Polyak and Juditsky 1992, here exponential), which is what is evaluated; 0 is none.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Trainer(Generic[Batch]):
         precision: torch.dtype = torch.float32,
         processes: int = 1,
         graph: bool = False,
+        average: float = 0.0,
     ) -> None:
         self.model = model
         self.task = task
@@ -101,10 +105,12 @@ class Trainer(Generic[Batch]):
         if device.type == "cuda" and optimizer.defaults.get("fused"):
             self.not_finite = torch.zeros((), device=device)
             optimizer.found_inf = self.not_finite  # type: ignore[attr-defined]
+        self.average = average
+        self.averages = [p.detach().clone() for p in model.parameters()] if average else []
         self.graph = graph and self.not_finite is not None
         self._captured: Captured | None = None
         self._form: list[Any] = []
-        self._taken = self._scored = 0
+        self._taken, self._kept, self._capturing = 0, (0, 1.0), False
 
     def run(self, steps: int) -> Iterator[Report]:
         """Take `steps` steps, yielding after each.
@@ -134,21 +140,31 @@ class Trainer(Generic[Batch]):
             self.carry, self.team = self.team.carry, None
 
     def _step(self, batch: Batch) -> tuple[int, float]:
-        rate = self.schedule(self.progress.step) * self.progress.learning_rate_factor
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
         seed = self.seed * 1_000_003 + self.progress.step
         if self.graph:
             loss = self._captured_step(batch, seed)
         else:
             loss = self._update(self._loss(batch, seed))
+        if self.average:
+            # Averages of few weights are of little use, so it begins as a shorter one.
+            step = self.progress.step
+            decay = min(self.average, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.averages, list(self.model.parameters()), 1 - decay)
         self.carry = loss.carry
         self.interval_nats += loss.total.detach()
         self.progress.interval_characters += loss.scored
-        return loss.scored, rate
+        return loss.scored, self._rate(loss.rate)
+
+    def _rate(self, factor: float) -> float:
+        return self.schedule(self.progress.step) * self.progress.learning_rate_factor * factor
+
+    def _set_rate(self, factor: float) -> None:
+        rate = self._rate(factor)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def _loss(self, batch: Batch, seed: int) -> Loss:
         """The loss of a batch, with its gradient in the parameters."""
@@ -188,6 +204,8 @@ class Trainer(Generic[Batch]):
         else:
             bad = (~torch.isfinite(norm + loss.total.detach())).to(self.not_finite.dtype)
             self.not_finite.copy_(torch.maximum(self.not_finite, bad))
+        if not self._capturing:
+            self._set_rate(loss.rate)
         self.optimizer.step()
         return loss
 
@@ -200,8 +218,9 @@ class Trainer(Generic[Batch]):
         def whole(inputs: State) -> State:
             parts, carry = iter(inputs[0]), inputs[1]
             again = type(batch)(*(next(parts) if isinstance(x, Tensor) else x for x in batch))
+            self._capturing = True
             loss = self._update(self._compute(self.task, again, carry, None))
-            self._scored = loss.scored
+            self._capturing, self._kept = False, (loss.scored, loss.rate)
             return loss.total.detach(), loss.carry or ()
 
         if form != self._form or self._taken < SINGLY or self.carry is None:
@@ -213,9 +232,11 @@ class Trainer(Generic[Batch]):
             return losses[0]
         if self._captured is None:
             self._captured = Captured(whole, (tensors, self.carry), warmups=0)
+        scored, factor = self._kept
         torch.manual_seed(seed)
+        self._set_rate(factor)
         total, carry = cast(tuple[Tensor, State], self._captured((tensors, self.carry)))
-        return Loss(total, self._scored, carry)
+        return Loss(total, scored, carry, factor)
 
     def check(self) -> None:
         """Raise DivergedError where a loss or a gradient was not finite.
@@ -239,7 +260,32 @@ class Trainer(Generic[Batch]):
 
     def evaluate(self, batches: Iterable[Batch]) -> Score:
         """The score over `batches`, in order, without dropout and without learning."""
-        return evaluate(self.model, self.task, batches)
+        with self.averaged():
+            return evaluate(self.model, self.task, batches)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model with its averaged weights, if there are any; else as it is."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def begin_averages(self) -> None:
+        """Let the averages be the weights as they are now."""
+        for average, parameter in zip(self.averages, self.model.parameters(), strict=False):
+            average.copy_(parameter.detach())
+
+    def _averages(self) -> dict[str, Tensor]:
+        """By the names of the weights; those that are shared have several."""
+        found = dict(zip(self.model.parameters(), self.averages, strict=False))
+        names = self.model.named_parameters(remove_duplicate=False)
+        return {name: found[parameter] for name, parameter in names if parameter in found}
+
+    def _exchange(self) -> None:
+        for i, parameter in enumerate(self.model.parameters() if self.average else ()):
+            parameter.data, self.averages[i] = self.averages[i], parameter.data
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that training would need to go on: model, optimizer, carry, running loss.
@@ -248,6 +294,7 @@ class Trainer(Generic[Batch]):
         """
         self.check()
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"average/{name}": value for name, value in self._averages().items()}
         for name, parameter in zip(self._names(), self._parameters(), strict=True):
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if value is not None:  # SGD without momentum keeps an empty place for one.
@@ -270,6 +317,9 @@ class Trainer(Generic[Batch]):
             self.model.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(str(error)) from error
+        self.begin_averages()
+        for name, average in self._averages().items():
+            average.copy_(tensors.get(f"average/{name}", average))
         optimizer = self.optimizer.state_dict()
         for i, name in enumerate(self._names()):
             prefix = f"optimizer/{name}/"

@@ -58,6 +58,38 @@ def gru_step(w: Weights, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
     return ((1 - update) * candidate + update * hidden,)
 
 
+def normed(x: Array, gain: Array, bias: Array | float = 0.0) -> Array:
+    return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * gain + bias
+
+
+def normed_vanilla_step(p: Mapping[str, Array], x: Array, state: Sequence[Array]) -> Any:
+    total = p["weight_ih"] @ x + p["bias_ih"] + p["weight_hh"] @ state[0] + p["bias_hh"]
+    return (np.tanh(normed(total, p["norm.weight"], p["norm.bias"])),)
+
+
+def normed_lstm_step(p: Mapping[str, Array], x: Array, state: Sequence[Array]) -> Any:
+    hidden, memory = state
+    total = normed(p["weight_hh"] @ hidden, p["norm_hh.weight"])
+    total = total + normed(p["weight_ih"] @ x, p["norm_ih.weight"]) + p["bias_ih"] + p["bias_hh"]
+    i, f, g, o = np.split(total, 4)
+    memory = sigmoid(f) * memory + sigmoid(i) * np.tanh(g)
+    shown = normed(memory, p["norm_cell.weight"], p["norm_cell.bias"])
+    return sigmoid(o) * np.tanh(shown), memory
+
+
+def normed_gru_step(p: Mapping[str, Array], x: Array, state: Sequence[Array]) -> Any:
+    (hidden,) = state
+    n = 2 * len(hidden)
+    of_input, of_state = p["weight_ih"] @ x, p["weight_hh"] @ hidden
+    both = normed(of_input[:n], p["norm_ih.weight"]) + p["bias_ih"][:n]
+    both = both + normed(of_state[:n], p["norm_hh.weight"]) + p["bias_hh"][:n]
+    reset, update = np.split(sigmoid(both), 2)
+    inner = normed(of_state[n:], p["norm_hn.weight"]) + p["bias_hh"][n:]
+    outer = normed(of_input[n:], p["norm_in.weight"]) + p["bias_ih"][n:]
+    candidate = np.tanh(outer + reset * inner)
+    return ((1 - update) * candidate + update * hidden,)
+
+
 STEPS: dict[str, Callable[[Weights, Array, Sequence[Array]], tuple[Array, ...]]] = {
     "tanh": tanh_step,
     "relu": relu_step,

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from charrnn.cells import GRUCell, LSTMCell, LSTMState, VanillaCell
+from charrnn.cells import (
+    GRUCell,
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
+    LayerNormVanillaCell,
+    LSTMCell,
+    LSTMState,
+    VanillaCell,
+)
 from charrnn.layers import Recurrent, Stack, from_torch, to_torch, unroll
 from charrnn.state import leaves, map_state, replace_leaves
 from tests import reference
@@ -21,6 +29,11 @@ CELLS: dict[str, Callable[[int, int], Any]] = {
     "relu": lambda d, h: VanillaCell(d, h, "relu"),
     "lstm": LSTMCell,
     "gru": GRUCell,
+}
+NORMED: dict[str, Callable[[int, int], Any]] = {
+    "normed vanilla": LayerNormVanillaCell,
+    "normed lstm": LayerNormLSTMCell,
+    "normed gru": LayerNormGRUCell,
 }
 DTYPES = [torch.float32, torch.float64]
 D, H = 3, 4  # input and hidden width
@@ -419,6 +432,8 @@ def mixed(skip_connections: bool = False) -> Stack:
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     **{kind: lambda kind=kind: Recurrent(CELLS[kind](D, H)) for kind in CELLS},
     **{f"plain {kind}": lambda kind=kind: Recurrent(CELLS[kind](D, H), False) for kind in CELLS},
+    **{name: lambda name=name: Recurrent(NORMED[name](D, H)) for name in NORMED},
+    "zoneout": lambda: Recurrent(LSTMCell(D, H), zoneout=[0.3, 0.2]).eval(),
     "stack": lambda: deep("lstm", 2),
     "mixed stack": mixed,
     "mixed stack with skips": lambda: mixed(True),

@@ -17,14 +17,19 @@ from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 COMBINATIONS = list(
     itertools.product(
-        ["vanilla", "lstm", "gru"], [[5], [5, 3]], [4, "one_hot"], [False, True], [False, True]
+        ["vanilla", "lstm", "gru"],
+        [[5], [5, 3]],
+        [4, "one_hot"],
+        [False, True],
+        [False, True],
+        [False, True],
     )
 )
 
 
-@pytest.mark.parametrize(("cell", "widths", "embedding", "skips", "tied"), COMBINATIONS)
+@pytest.mark.parametrize(("cell", "widths", "embedding", "skips", "tied", "normed"), COMBINATIONS)
 def test_the_shapes_are_those_of_the_model(
-    cell: str, widths: list[int], embedding: Any, skips: bool, tied: bool
+    cell: str, widths: list[int], embedding: Any, skips: bool, tied: bool, normed: bool
 ) -> None:
     if tied:
         embedding = sum(widths) if skips else widths[-1]
@@ -34,6 +39,7 @@ def test_the_shapes_are_those_of_the_model(
         "model.embedding_size": embedding,
         "model.skip_connections": skips,
         "model.tie_embeddings": tied,
+        "model.layer_norm": normed,
         "model.dropout": 0.0,
         "model.input_dropout": 0.0,
         "model.output_dropout": 0.0,

@@ -54,6 +54,12 @@ class LanguageModelTask:
     window starts from the zero state, in training and in scoring. With
     `reset_state_at_documents` the state is zero where a document begins, inside a window too.
 
+    With `random_windows` an epoch's first lane begins anywhere in what is its first lane else, and
+    a window's length is drawn from a normal distribution of standard deviation 5 around `window`,
+    one time in twenty around half of it, at least 5; the learning rate is scaled with the length
+    (AWD-LSTM: Merity et al. 2018, section 5). Both are drawn from (seed, epoch). In training each
+    lane's state is reset to zero at the start of a window with `reset_probability`.
+
     Raises ConfigError where the training split has fewer characters than lanes.
     """
 
@@ -65,12 +71,18 @@ class LanguageModelTask:
         window: int,
         carry_state: bool = True,
         reset_state_at_documents: bool = False,
+        random_windows: bool = False,
+        reset_probability: float = 0.0,
+        seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.corpus = corpus
         self.batch_size = batch_size
         self.window = window
         self.carry_state = carry_state
+        self.random_windows = random_windows
+        self.reset_probability = reset_probability
+        self.seed = seed
         self.device = torch.device(device)
         self._borders = corpus.document_starts if reset_state_at_documents else None
         # On a GPU the whole text lies there, unless it is one that memory here does not hold.
@@ -88,6 +100,7 @@ class LanguageModelTask:
                 )
             self.batches_per_epoch = math.ceil(self.lane_length / window)
         self._lanes = range(batch_size)
+        self._lanes_of_all = batch_size
 
     def share(self, rank: int, count: int) -> LanguageModelTask:
         """The same on the lanes from rank/count to (rank + 1)/count of all."""
@@ -98,18 +111,36 @@ class LanguageModelTask:
         return part
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The windows of every lane in reading order; each epoch is the same."""
-        firsts = self._first + self.lane_length * np.array(self._lanes)
+        """The windows of every lane in reading order; without `random_windows`, each epoch is the
+        same."""
+        first, lane_length, offsets = self._windows(epoch)
+        firsts = first + lane_length * np.array(self._lanes)
         there = torch.from_numpy(firsts).to(self.device) if self._ids_there is not None else None
-        for i in range(start, self.batches_per_epoch):
-            offset = i * self.window
-            length = min(self.window, self.lane_length - offset)
+        for i, (offset, end) in enumerate(itertools.pairwise(offsets)):
+            if i < start:
+                continue
             fresh = i == 0 or not self.carry_state
             if there is None or self._borders is not None:
-                yield self._cut(firsts + offset, length, fresh)
+                yield self._cut(firsts + offset, end - offset, fresh)
             else:  # Nothing that would make the GPU wait.
-                inputs, targets = self._read_there(there + offset, length, 0)
+                inputs, targets = self._read_there(there + offset, end - offset, 0)
                 yield Batch(inputs, targets, targets.numel(), None, fresh)
+
+    def _windows(self, epoch: int) -> tuple[int, int, list[int]]:
+        """Where an epoch's lanes begin, how long they are, and where in them windows begin or end
+        the last one."""
+        whole = self.lane_length
+        if not self.random_windows:
+            return self._first, whole, [*range(0, whole, self.window), whole]
+        draw = np.random.default_rng([self.seed, epoch])
+        shift = int(draw.integers(whole))
+        count = self._lanes_of_all
+        length = max(1, (whole * count - shift) // count)
+        offsets = [0]
+        while offsets[-1] < length:
+            around = self.window if draw.random() < 0.95 else self.window / 2
+            offsets.append(min(length, offsets[-1] + max(5, int(draw.normal(around, 5)))))
+        return self._first + shift, length, offsets
 
     def unbroken(self, span: Span, window: int) -> Iterator[Batch]:
         """The score: one pass over `span` from the zero state, every character scored once.
@@ -151,11 +182,15 @@ class LanguageModelTask:
 
     def loss(self, model: LanguageModel, batch: Batch, carry: State | None) -> Loss:
         """The summed cross-entropy of the scored targets, in nats."""
+        if model.training and self.reset_probability and carry is not None:
+            keep = torch.rand(len(batch.inputs), device=self.device) >= self.reset_probability
+            carry = zero_lanes(carry, keep)
         surprisals, carry = self.surprisals(model, batch, carry)
         total = surprisals.sum()
         if batch.unconditional:
             total = total + batch.unconditional * math.log(self.corpus.vocabulary.size)
-        return Loss(total, batch.scored + batch.unconditional, detach(carry))
+        rate = batch.inputs.shape[1] / self.window if self.random_windows else 1.0
+        return Loss(total, batch.scored + batch.unconditional, detach(carry), rate)
 
     def surprisals(
         self, model: LanguageModel, batch: Batch, carry: State | None
