@@ -18,7 +18,10 @@ UNBROKEN = "unbroken"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A score with all that is needed to compare it: on what, and by which protocol."""
+    """A score with all that is needed to compare it: on what, and by which protocol.
+
+    `halves` are the nats per character of the first half of what was scored and of the second.
+    """
 
     split: str
     nats_per_character: float
@@ -30,6 +33,7 @@ class Evaluation:
     protocol: str
     text: str | None
     text_sha256: str | None
+    halves: tuple[float, float] | None = None
     schema: int = SCHEMA
 
 
@@ -43,6 +47,7 @@ def evaluation_of(
     unknown_characters: int = 0,
     text: str | None = None,
     text_sha256: str | None = None,
+    halves: tuple[float, float] | None = None,
 ) -> Evaluation:
     """Name a summed loss: `nats` over `characters`."""
     bits = nats / math.log(2)
@@ -57,6 +62,18 @@ def evaluation_of(
         protocol=protocol,
         text=text,
         text_sha256=text_sha256,
+        halves=halves,
+    )
+
+
+def evaluation_of_surprisals(
+    nats: NDArray[np.float64], split: str, protocol: str, step: int | None, **about: Any
+) -> Evaluation:
+    """Name the surprisals of each character, in nats and in reading order."""
+    middle = len(nats) // 2
+    halves = (float(nats[:middle].mean()), float(nats[middle:].mean())) if middle else None
+    return evaluation_of(
+        float(nats.sum()), len(nats), split, protocol, step, halves=halves, **about
     )
 
 
@@ -72,8 +89,8 @@ class Scorer(Protocol):
 
 def score_unbroken(
     model: Scorer, corpus: Corpus, split: str, text: str | None = None
-) -> tuple[Evaluation, NDArray[np.float64]]:
-    """The unbroken score of a split, and the surprisal of each of its characters in nats.
+) -> Evaluation:
+    """The unbroken score of a split by a model that needs no carried state.
 
     Every character is scored once after the text before it, as far as the model reaches, that
     before the split included; where there is none, the first character costs ln V. Raises
@@ -84,13 +101,9 @@ def score_unbroken(
     nats = model.surprisals(corpus.ids[first : span.stop], span.start - first)
     if not span.has_context:
         nats[:1] = math.log(corpus.vocabulary.size)
-    byte_count, sha256 = corpus.byte_count(span), corpus.sha256
-    return (
-        evaluation_of(
-            float(nats.sum()), len(nats), split, UNBROKEN, None, byte_count,
-            text=text, text_sha256=sha256,
-        ),
-        nats,
+    return evaluation_of_surprisals(
+        nats, split, UNBROKEN, None,
+        byte_count=corpus.byte_count(span), text=text, text_sha256=corpus.sha256,
     )  # fmt: skip
 
 

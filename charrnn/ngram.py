@@ -40,6 +40,7 @@ Nodes: TypeAlias = NDArray[np.int64]
 
 UNSEEN = -1
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
+NO_HISTORY = np.empty(0, np.int64)
 CHUNK = 1 << 18  # ids: how much is scored at a time
 
 
@@ -48,10 +49,11 @@ class Level:
     """The n-grams of k symbols, as one level of a trie.
 
     An n-gram is the node of its first k - 1 symbols and its last symbol, in one number. The
-    other two arrays end with what holds for UNSEEN, which is the index -1.
+    last two arrays end with what holds for UNSEEN, which is the index -1.
     """
 
     keys: NDArray[np.int64]  # (n_k,), sorted: parent * V + symbol
+    counts: NDArray[np.int64]  # (n_k,)
     share: NDArray[np.float64]  # (n_k + 1,): what each n-gram gives its last symbol
     rest: NDArray[np.float64]  # (n_{k-1} + 1,): what each context leaves to the shorter one
 
@@ -143,7 +145,8 @@ class NgramModel:
                 raise ValueError(f"unknown smoothing {self.smoothing!r}")
         ends = total == 0  # Only the text's last symbols may have nothing after them.
         rest = np.where(ends, 1.0, left / np.where(ends, 1.0, total))
-        return Level(keys, np.append((counts - taken) / total[parents], 0.0), np.append(rest, 1.0))
+        shares = np.append((counts - taken) / total[parents], 0.0)
+        return Level(keys, counts, shares, np.append(rest, 1.0))
 
     # Scoring -----------------------------------------------------------------------------------
 
@@ -204,6 +207,15 @@ class NgramModel:
             probabilities[lanes, level.keys[nodes] % size] += level.share[nodes]
         return probabilities
 
+    def after(self, context: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+        """The symbols seen after a context (k,), k below the order, and their counts."""
+        node = int(self._find(context[None])[0])
+        if node == UNSEEN:
+            return [], []
+        level, size = self._levels[len(context)], self.vocabulary_size
+        begin, end = np.searchsorted(level.keys, [node * size, (node + 1) * size])
+        return (level.keys[begin:end] % size).tolist(), level.counts[begin:end].tolist()
+
     def _find(self, symbols: NDArray[np.int64]) -> Nodes:
         """The nodes (N,) of rows of k symbols (N, k), UNSEEN where one of them is -1."""
         nodes = np.zeros(len(symbols), np.int64)
@@ -219,6 +231,67 @@ class NgramModel:
                 f"{self.vocabulary_size}"
             )
         return ids.astype(np.int64)
+
+
+class AdaptiveNgramModel:
+    """A Kneser-Ney model that goes on counting in the text that it reads.
+
+    It begins with the counts of `model`. A symbol w after a context h adds one to the count of h w
+    at the highest order; where that n-gram is new there, it is one continuation more of h' w, and
+    so on downwards, which is what counting both texts together would give. The discounts stay
+    those of `model`. `read` goes on from `history`, the last ids before the text.
+
+    Raises ValueError for a model of another smoothing.
+    """
+
+    def __init__(self, model: NgramModel, history: NDArray[Any] = NO_HISTORY) -> None:
+        if model.smoothing != "kneser-ney":
+            raise ValueError("only a Kneser-Ney model can go on counting")
+        self._model = model
+        self._discounts = [np.array([0.0, *three]) for three in model.discounts]
+        # By context, of those met so far: the symbols seen after it, and how often.
+        self._seen: list[dict[tuple[int, ...], tuple[list[int], list[int]]]] = [
+            {} for _ in range(model.order)
+        ]
+        self._history = tuple(int(i) for i in history)[-(model.order - 1) or len(history) :]
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """P of the V symbols, (V,), after what was read."""
+        size = self._model.vocabulary_size
+        found = np.full(size, 1 / size)
+        for k, (context, discounts) in enumerate(
+            zip(self._contexts(), self._discounts, strict=False)
+        ):
+            symbols, counts = self._after(k, context)
+            if symbols:
+                number = np.array(counts)
+                taken, total = discounts[np.minimum(number, 3)], number.sum()
+                found *= taken.sum() / total
+                found[symbols] += (number - taken) / total
+        return found
+
+    def read(self, symbol: int) -> None:
+        """Count `symbol` after what was read, and go on behind it."""
+        for k, context in reversed(list(enumerate(self._contexts()))):
+            symbols, counts = self._after(k, context)
+            if symbol in symbols:
+                counts[symbols.index(symbol)] += 1
+                break
+            symbols.append(symbol)
+            counts.append(1)
+        longest = self._model.order - 1
+        self._history = (*self._history, symbol)[-longest:] if longest else ()
+
+    def _contexts(self) -> list[tuple[int, ...]]:
+        """The last symbols, none of them first."""
+        length = len(self._history)
+        return [self._history[length - k :] for k in range(min(length, self._model.order - 1) + 1)]
+
+    def _after(self, k: int, context: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        known = self._seen[k].get(context)
+        if known is None:
+            known = self._seen[k][context] = self._model.after(np.array(context, np.int64))
+        return known
 
 
 def _discounts(counts: NDArray[np.int64]) -> tuple[float, ...]:

@@ -1,19 +1,61 @@
-"""A network's scores of texts: the unbroken protocol, and each character's surprisal."""
+"""A network's scores of texts: the unbroken protocol, also while it learns from what it reads, and
+mixed with n-grams that count as they read."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
+from charrnn.adaptation import Adapting, Rates
+from charrnn.checkpoint import Arrays
 from charrnn.config import Config
-from charrnn.corpus import Corpus
-from charrnn.evaluation import UNBROKEN, Evaluation, evaluation_of, span_of
+from charrnn.corpus import Corpus, Span
+from charrnn.errors import ConfigError
+from charrnn.evaluation import UNBROKEN, Evaluation, evaluation_of_surprisals, span_of
+from charrnn.mixture import Mixer
 from charrnn.models import LanguageModel
-from charrnn.tasks.language_model import NOT_SCORED, Batch, LanguageModelTask
-from charrnn.trainer import evaluate, full_precision
+from charrnn.ngram import AdaptiveNgramModel, NgramModel
+from charrnn.state import State, detach
+from charrnn.tasks.language_model import NOT_SCORED, LanguageModelTask
+from charrnn.trainer import full_precision
+
+NGRAM_ORDER = 9  # of the model that counts as it reads; longer ones gain nothing (LOG.md)
+CHOOSING = 30_000  # characters of a first half on which rates are chosen
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+DECAYS = (0.0, 1e-3, 3e-3, 1e-2, 3e-2)
+TEMPERATURES = tuple(round(0.8 + 0.02 * i, 2) for i in range(21))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a text is read while it is scored.
+
+    `temperature` divides the logits; `rates` are those of dynamic evaluation; `ngrams` counts as
+    it reads and is mixed in.
+    """
+
+    temperature: float = 1.0
+    rates: Rates | None = None
+    ngrams: NgramModel | None = None
+
+    def __str__(self) -> str:
+        parts = [UNBROKEN]
+        parts += [f"dynamic ({self.rates})"] if self.rates else []
+        parts += [f"mixed with n-grams of order {self.ngrams.order}"] if self.ngrams else []
+        parts += [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
+        return ", ".join(parts)
+
+
+PLAIN = Reading()
 
 
 def score_split(
@@ -22,26 +64,26 @@ def score_split(
     corpus: Corpus,
     split: str,
     stop: Callable[[], bool],
+    reading: Reading = PLAIN,
+    moments: Arrays | None = None,
     **about: Any,
 ) -> Evaluation:
     """The score of a split by one unbroken pass; `about` is what `evaluation_of` is to name.
 
-    Raises KeyboardInterrupt once `stop` says so, DataError where there is no such split.
+    Raises KeyboardInterrupt once `stop` says so, DataError where there is no such split,
+    ConfigError where `reading` needs a carried state that there is not.
     """
-    span, task = span_of(corpus, split), _task(model, config, corpus)
-
-    def batches() -> Iterator[Batch]:
-        for batch in task.unbroken(span, config.evaluation.window):
-            if stop():
-                raise KeyboardInterrupt
-            yield batch
-
-    score = evaluate(model, task, batches())
-    protocol = UNBROKEN
+    span = span_of(corpus, split)
+    pieces = []
+    for piece in surprisals(model, config, corpus, span, reading, moments):
+        pieces.append(piece)
+        if stop():
+            raise KeyboardInterrupt
+    protocol = str(reading)
     if not config.training.carry_state:
         protocol = f"windows of {config.training.window} from the zero state"
-    return evaluation_of(
-        *score,
+    return evaluation_of_surprisals(
+        np.concatenate(pieces),
         split,
         protocol,
         byte_count=corpus.byte_count(span),
@@ -51,22 +93,150 @@ def score_split(
 
 
 def surprisals(
-    model: LanguageModel, config: Config, corpus: Corpus, split: str
-) -> Iterator[tuple[str, float]]:
-    """Each character of a split with its surprisal, -ln P in nats, in reading order."""
-    span, task = span_of(corpus, split), _task(model, config, corpus)
-    vocabulary = corpus.vocabulary
-    if len(span) and not span.has_context:
-        first = int(corpus.ids[span.start])
-        yield vocabulary.decode([first]), math.log(vocabulary.size)
-    carry = None
-    for batch in task.unbroken(span, config.evaluation.window):
-        with torch.inference_mode(), full_precision():
-            each, carry = task.surprisals(model, batch, carry)
+    model: LanguageModel,
+    config: Config,
+    corpus: Corpus,
+    span: Span,
+    reading: Reading = PLAIN,
+    moments: Arrays | None = None,
+) -> Iterator[NDArray[np.float64]]:
+    """-ln P in nats of the characters of a stretch, in reading order, some at a time."""
+    mixed = None
+    if not span.has_context:
+        yield np.full(1, math.log(corpus.vocabulary.size))
+    if reading.ngrams is not None:
+        before = corpus.ids[max(0, span.start - reading.ngrams.order) : span.start]
+        counting = AdaptiveNgramModel(reading.ngrams, before if span.has_context else before[:0])
+        mixed = _Mixed(counting)
+        if not span.has_context:
+            counting.read(int(corpus.ids[span.start]))
+    adapting = _adapting(model, config, moments, reading.rates)
+    for logits, targets in read(model, config, corpus, span, adapting):
+        logs = torch.log_softmax(logits.double() / reading.temperature, dim=-1)
+        if mixed is None:
+            yield -logs.gather(1, targets[:, None])[:, 0].cpu().numpy()
+        else:
+            yield mixed(logs.exp().cpu().numpy(), targets.tolist())
+
+
+def read(
+    model: LanguageModel,
+    config: Config,
+    corpus: Corpus,
+    span: Span,
+    adapting: Adapting[LanguageModel] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (t, V) and what came then (t,), in reading order. With `adapting`, it is its model,
+    which learns from each segment after its logits are given."""
+    task, window = _task(model, config, corpus), config.evaluation.window
+    if adapting is not None:
+        model, window = adapting.model, adapting.rates.segment
+    model.eval()
+    carry: State | None = None
+    for batch in task.unbroken(span, window):
+        grad = torch.inference_mode() if adapting is None else contextlib.nullcontext()
+        with grad, full_precision():
+            logits, carry = task.logits(model, batch, carry)
             scored = batch.targets != NOT_SCORED
-            targets, nats = batch.targets[scored].tolist(), each[scored].tolist()
-        for target, surprisal in zip(targets, nats, strict=True):
-            yield vocabulary.decode([target]), surprisal
+            logits, targets = logits[scored].float(), batch.targets[scored]
+            if adapting is not None:
+                carry = detach(carry)
+        yield logits.detach(), targets
+        if adapting is not None and len(targets):
+            adapting.learn(functional.cross_entropy(logits, targets, reduction="sum"))
+
+
+def _adapting(
+    model: LanguageModel, config: Config, moments: Arrays | None, rates: Rates | None
+) -> Adapting[LanguageModel] | None:
+    if rates is None:
+        return None
+    if not config.training.carry_state:
+        raise ConfigError("a model without carried state cannot learn from what it reads")
+    return Adapting(model, moments or {}, rates)
+
+
+def adapt(
+    model: LanguageModel, config: Config, corpus: Corpus, split: str, moments: Arrays, rates: Rates
+) -> LanguageModel:
+    """A copy of the model that has read a split by dynamic evaluation. Raises ConfigError."""
+    adapting = _adapting(model, config, moments, rates)
+    assert adapting is not None
+    for _ in read(model, config, corpus, span_of(corpus, split), adapting):
+        pass
+    return adapting.model
+
+
+class _Mixed:
+    """The network's predictions and those of n-grams that count, mixed online."""
+
+    def __init__(self, counting: AdaptiveNgramModel) -> None:
+        self._counting = counting
+        self._mixer = Mixer(np.array([0.7, 0.3]))
+
+    def __call__(self, rows: NDArray[np.float64], symbols: Sequence[int]) -> NDArray[np.float64]:
+        """Surprisals (t,) of `symbols`, for which the network gave `rows` (t, V)."""
+        nats = np.empty(len(symbols))
+        for i, (row, symbol) in enumerate(zip(rows, symbols, strict=True)):
+            logs = self._mixer.mix(np.stack([row, self._counting.probabilities()]))
+            nats[i] = -logs[symbol]
+            self._mixer.learn(symbol)
+            self._counting.read(symbol)
+        return nats
+
+
+def choose_reading(
+    model: LanguageModel,
+    config: Config,
+    corpus: Corpus,
+    split: str,
+    reading: Reading,
+    moments: Arrays | None = None,
+    *,
+    choose_rates: bool,
+    choose_temperature: bool,
+) -> Reading:
+    """The `reading` with those rates of dynamic evaluation, and that temperature, that score the
+    beginning of a split's first half best.
+
+    First the learning rate, then the decay, then the temperature, each among a few values.
+    """
+    whole = span_of(corpus, split)
+    length = min(len(whole) // 2, CHOOSING)
+    span = Span(whole.start, whole.start + max(1, length), whole.has_context)
+
+    def cost(rates: Rates | None) -> float:
+        tried = Reading(reading.temperature, rates)
+        return sum(
+            float(nats.sum()) for nats in surprisals(model, config, corpus, span, tried, moments)
+        )
+
+    rates = reading.rates
+    if choose_rates and rates is not None:
+        segment = rates.segment
+        rates = _first_valley([Rates(x, 3e-3, segment) for x in RATES], cost)
+        learning = rates.learning
+        rates = min((Rates(learning, x, segment) for x in DECAYS), key=cost)
+    temperature = reading.temperature
+    if choose_temperature:
+        costs = dict.fromkeys(TEMPERATURES, 0.0)
+        adapting = _adapting(model, config, moments, rates)
+        for logits, targets in read(model, config, corpus, span, adapting):
+            for value in TEMPERATURES:
+                nats = functional.cross_entropy(logits / value, targets, reduction="sum")
+                costs[value] += float(nats)
+        temperature = min(costs, key=lambda value: costs[value])
+    return Reading(temperature, rates, reading.ngrams)
+
+
+def _first_valley(choices: Sequence[Rates], cost: Callable[[Rates], float]) -> Rates:
+    """The choice before which and after which it costs more, going up from the first."""
+    best, least = choices[0], math.inf
+    for choice in choices:
+        if (value := cost(choice)) >= least:
+            break
+        best, least = choice, value
+    return best
 
 
 def _task(model: LanguageModel, config: Config, corpus: Corpus) -> LanguageModelTask:

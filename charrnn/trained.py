@@ -24,9 +24,11 @@ from charrnn.stepping import NumpyModel
 from charrnn.vocabulary import Unknown, Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
+    from charrnn.adaptation import Rates
     from charrnn.corpus import Corpus
     from charrnn.evaluation import Evaluation
     from charrnn.models import LanguageModel
+    from charrnn.scoring import Reading
 
 
 def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -61,6 +63,16 @@ def generate_text(
         yield rest
 
 
+def second_moments(tensors: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Of the gradient, by the names of the weights, as Adam and RMSprop keep them."""
+    found: Arrays = {}
+    for name, value in tensors.items():
+        of, _, kind = name.removeprefix("optimizer/").rpartition("/")
+        if name.startswith("optimizer/") and kind in {"exp_avg_sq", "square_avg"}:
+            found[of] = value
+    return found
+
+
 class TrainedModel:
     """A network, its vocabulary and its configuration. `charrnn.load` makes one.
 
@@ -74,8 +86,10 @@ class TrainedModel:
         config: Config,
         metadata: dict[str, Any],
         device: str = "cpu",
+        moments: Arrays | None = None,
     ) -> None:
         self.weights = weights
+        self.moments = moments or {}  # Second moments of the gradient, for dynamic evaluation.
         self.vocabulary = vocabulary
         self.config = config
         self.metadata = metadata
@@ -87,7 +101,12 @@ class TrainedModel:
         config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
         vocabulary = read_vocabulary(checkpoint.metadata["vocabulary"])
         return cls(
-            model_weights(checkpoint.tensors), vocabulary, config, checkpoint.metadata, device
+            model_weights(checkpoint.tensors),
+            vocabulary,
+            config,
+            checkpoint.metadata,
+            device,
+            second_moments(checkpoint.tensors),
         )
 
     @cached_property
@@ -98,6 +117,11 @@ class TrainedModel:
 
         config = with_values(self.config, {"device": self.device})
         return load_arrays(build_model(config, self.vocabulary.size), self.weights).eval()
+
+    def with_weights(self, network: LanguageModel) -> TrainedModel:
+        """The same model with the weights that `network` has now."""
+        weights = {n: v.detach().cpu().numpy() for n, v in network.state_dict().items()}
+        return TrainedModel(weights, self.vocabulary, self.config, self.metadata, self.device)
 
     @cached_property
     def _stepper(self) -> Stepper:
@@ -221,11 +245,14 @@ class TrainedModel:
 
     # Scoring -----------------------------------------------------------------------------------
 
-    def evaluate(self, text: str, unknown: Unknown = "error") -> Evaluation:
+    def evaluate(
+        self, text: str, unknown: Unknown = "error", reading: Reading | None = None
+    ) -> Evaluation:
         """The score of a text: one unbroken pass from the zero state, every character once.
 
-        With `unknown="skip"`, characters that the vocabulary lacks are neither fed nor scored.
-        Raises DataError for unknown characters otherwise, and for an empty text.
+        With `unknown="skip"`, characters that the vocabulary lacks are neither fed nor scored;
+        `reading` has dynamic evaluation and the like (`scoring.Reading`). Raises DataError for
+        unknown characters otherwise, and for an empty text.
         """
         from charrnn.corpus import corpus_of_text
 
@@ -233,7 +260,7 @@ class TrainedModel:
         if not len(corpus.ids):
             raise DataError("there is nothing to score: the text has no characters")
         skipped = sum(self.vocabulary.unknown_characters(text).values())
-        return self.evaluate_split(corpus, "text", unknown_characters=skipped)
+        return self.evaluate_split(corpus, "text", unknown_characters=skipped, reading=reading)
 
     def evaluate_split(
         self,
@@ -241,12 +268,13 @@ class TrainedModel:
         split: str,
         stop: Callable[[], bool] = lambda: False,
         unknown_characters: int = 0,
+        reading: Reading | None = None,
     ) -> Evaluation:
         """The score of a split of a corpus, by the same protocol.
 
         Raises KeyboardInterrupt once `stop` says so.
         """
-        from charrnn.scoring import score_split
+        from charrnn.scoring import Reading, score_split
 
         return score_split(
             self.model,
@@ -254,22 +282,51 @@ class TrainedModel:
             corpus,
             split,
             stop,
+            reading or Reading(),
+            self.moments,
             step=self.training_step,
             unknown_characters=unknown_characters,
             text=self.metadata.get("corpus", {}).get("described") if corpus.key else None,
         )
 
-    def surprisals(self, text: str, unknown: Unknown = "error") -> Iterator[tuple[str, float]]:
+    def adapted_to(self, text: str, rates: Rates, unknown: Unknown = "error") -> TrainedModel:
+        """This model after it has read a text by dynamic evaluation. Raises DataError."""
+        from charrnn.corpus import corpus_of_text
+        from charrnn.scoring import adapt
+
+        corpus = corpus_of_text(text, self.vocabulary, unknown)
+        if not len(corpus.ids):
+            raise DataError("there is nothing to learn from: the text has no characters")
+        network = adapt(self.model, self.config, corpus, "text", self.moments, rates)
+        return self.with_weights(network)
+
+    def surprisals(
+        self, text: str, unknown: Unknown = "error", reading: Reading | None = None
+    ) -> Iterator[tuple[str, float]]:
         """Each character of a text with its surprisal, -ln P in nats, in reading order."""
         from charrnn.corpus import corpus_of_text
 
-        return self.surprisals_of(corpus_of_text(text, self.vocabulary, unknown), "text")
+        return self.surprisals_of(corpus_of_text(text, self.vocabulary, unknown), "text", reading)
 
-    def surprisals_of(self, corpus: Corpus, split: str) -> Iterator[tuple[str, float]]:
+    def surprisals_of(
+        self, corpus: Corpus, split: str, reading: Reading | None = None
+    ) -> Iterator[tuple[str, float]]:
         """The same for a split of a corpus."""
-        from charrnn.scoring import surprisals
+        from charrnn.evaluation import span_of
+        from charrnn.scoring import Reading, surprisals
 
-        return surprisals(self.model, self.config, corpus, split)
+        span = span_of(corpus, split)
+        if not len(span):
+            return
+        at = span.start
+        pieces = surprisals(
+            self.model, self.config, corpus, span, reading or Reading(), self.moments
+        )
+        for piece in pieces:
+            ids = corpus.ids[at : at + len(piece)]
+            at += len(piece)
+            for symbol, nats in zip(ids, piece, strict=True):
+                yield self.vocabulary.decode([int(symbol)]), float(nats)
 
 
 def load(name: str | Path, device: str = "cpu") -> TrainedModel:

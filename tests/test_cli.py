@@ -1,6 +1,7 @@
 """The commands end to end, on a tiny configuration."""
 
 import io
+import itertools
 import json
 import os
 import re
@@ -534,7 +535,7 @@ def test_baseline_scores_an_ngram_model(run: Run) -> None:
     rows = dict(re.split(r"  +", line) for line in result.out.splitlines())
     assert list(rows) == [
         "nats per character", "bits per character", "bits per byte", "perplexity",
-        "characters scored", "unknown characters", "first half", "second half",
+        "first half", "second half", "characters scored", "unknown characters",
         "1-grams", "2-grams", "3-grams",
     ]  # fmt: skip
     assert "kneser-ney of order 3, fitted on" in result.err
@@ -545,9 +546,7 @@ def test_baseline_scores_an_ngram_model(run: Run) -> None:
     nats = model.surprisals(corpus.ids, validation.start)
     assert record["nats_per_character"] == pytest.approx(nats.mean())
     middle = len(nats) // 2
-    assert record["nats_per_character_of_halves"] == pytest.approx(
-        [nats[:middle].mean(), nats[middle:].mean()]
-    )
+    assert record["halves"] == pytest.approx([nats[:middle].mean(), nats[middle:].mean()])
     assert float(rows["nats per character"]) == pytest.approx(nats.mean(), abs=1e-4)
     assert record["ngrams"] == model.counts == [int(rows[f"{k}-grams"]) for k in (1, 2, 3)]
     assert (record["model"], record["order"], record["schema"]) == ("kneser-ney", 3, 1)
@@ -628,7 +627,7 @@ def test_baseline_of_short_texts(run: Run, tmp_path: Path, length: int) -> None:
     result = run("baseline", "short.txt", "--sample", "5", "--seed", "1")
     assert result.code == (0 if length >= 3 else 3), result.err
     if length >= 3:
-        assert "first half          -" in result.out  # One character has no first half.
+        assert "first half" not in result.out  # One character has none.
         assert np.isfinite(float(result.out.split()[3]))
 
 
@@ -871,3 +870,102 @@ def test_help_everywhere(run: Run) -> None:
     top = run("--help").out
     assert "Exit codes:" in top
     assert run("--version").out.startswith("charrnn, version")
+
+
+# Reading that learns, compression, novelty, hidden Markov models ---------------------------------
+
+
+def test_eval_learns_and_mixes(run: Run, trained: str) -> None:
+    plain = json.loads(run("eval", trained, "--json").out)
+    for options, protocol in (
+        (["--dynamic-rate", "0.02"], "unbroken, dynamic (rate 0.02, decay 0, segments of 20)"),
+        (["--mix", "ngram"], "unbroken, mixed with n-grams of order 9"),
+        (["--temperature", "0.9"], "unbroken, temperature 0.9"),
+    ):
+        result = run("eval", trained, "--json", *options)
+        assert result.code == 0, result.err
+        record = json.loads(result.out)
+        assert record["protocol"] == protocol
+        assert record["characters"] == plain["characters"]
+        assert record["nats_per_character"] != plain["nats_per_character"]
+    chosen = run("eval", trained, "--dynamic", "--temperature", "auto")
+    assert chosen.code == 0, chosen.err
+    assert "choosing on the first half of validation" in chosen.err
+    assert "dynamic (rate " in chosen.err
+    assert "first half" in chosen.out
+    for options in (["--temperature", "0"], ["--temperature", "warm"], ["--temperature", "nan"]):
+        refused = run("eval", trained, *options)
+        assert refused.code == 2
+        assert "neither auto nor a number above 0" in refused.err
+
+
+def test_eval_of_another_text_learns_from_it(run: Run, trained: str, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text(TEXT[:300] * 3, "utf-8")
+    plain = json.loads(run("eval", trained, "other.txt", "--json").out)
+    for options in (["--dynamic"], ["--mix", "ngram"], ["--dynamic-rate", "0.03"]):
+        result = run("eval", trained, "other.txt", "--json", *options)
+        assert result.code == 0, result.err
+        assert json.loads(result.out)["nats_per_character"] < plain["nats_per_character"]
+
+
+def test_sample_adapts_to_a_text(run: Run, trained: str, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text(TEXT[:200] * 4, "utf-8")
+    options = ["-n", "40", "--seed", "1"]
+    plain = run("sample", trained, *options)
+    result = run("sample", trained, *options, "--adapt-to", "other.txt", "--dynamic-rate", "0.05")
+    assert result.code == 0, result.err
+    assert result.out != plain.out
+    assert (
+        result.out
+        == run("sample", trained, *options, "--adapt-to", "other.txt", "--dynamic-rate", "0.05").out
+    )
+    missing = run("sample", trained, "--adapt-to", "none.txt")
+    assert missing.code == 3
+    assert "cannot read the text none.txt" in missing.err
+
+
+def test_what_is_compressed_is_decompressed(run: Run, trained: str, tmp_path: Path) -> None:
+    content = TEXT[:500].encode() + b"\xff\x00 \xc3\xa9"
+    (tmp_path / "some.txt").write_bytes(content)
+    for options in ([], ["--dynamic"]):
+        done = run("compress", trained, "some.txt", *options)
+        assert done.code == 0, done.err
+        assert re.search(r"bytes in, [\d,]+ out: \d\.\d+ bits per byte", done.err)
+        refused = run("compress", trained, "some.txt")
+        assert refused.code == 2
+        assert "some.txt.charrnn exists already" in refused.err
+        back = run("decompress", trained, "some.txt.charrnn", "--out", "back.txt")
+        assert back.code == 0, back.err
+        assert (tmp_path / "back.txt").read_bytes() == content
+        (tmp_path / "some.txt.charrnn").unlink()
+        (tmp_path / "back.txt").unlink()
+    wrong = run("decompress", trained, "some.txt", "--out", "back.txt")
+    assert wrong.code == 3
+    assert "no file of charrnn compress" in wrong.err
+    assert not (tmp_path / "back.txt").exists()
+
+
+def test_novelty_of_a_copy_and_of_a_sample(run: Run, trained: str, tmp_path: Path) -> None:
+    (tmp_path / "copy.txt").write_text(TEXT[50:150], "utf-8")
+    record = json.loads(run("eval", trained, "--novelty", "copy.txt", "--json").out)
+    assert record["longest"] == 100
+    assert record["span"] == TEXT[50:150]
+    assert record["shares"] == {"8": 1.0, "16": 1.0, "32": 1.0}
+    (tmp_path / "new.txt").write_text("zq" * 40 + "é", "utf-8")
+    shown = run("eval", trained, "--novelty", "new.txt")
+    assert shown.code == 0, shown.err
+    assert "32 characters       0.00%" in shown.out
+
+
+def test_baseline_of_a_hidden_markov_model(run: Run) -> None:
+    result = run("baseline", "book.txt", "--model", "hmm", "--states", "3", "--iterations", "5",
+                 "--json", "--sample", "20", "--seed", "2")  # fmt: skip
+    assert result.code == 0, result.err
+    record = json.loads(result.out)
+    assert (record["model"], record["states"], record["split"]) == ("hmm", 3, "validation")
+    falls = record["train_nats_per_character"]
+    assert all(b <= a + 1e-9 for a, b in itertools.pairwise(falls))
+    assert len(record["sample"]["text"]) == 20
+    one = json.loads(run("baseline", "book.txt", "--model", "hmm", "--states", "1", "--json").out)
+    unigram = json.loads(run("baseline", "book.txt", "--order", "1", "--json").out)
+    assert one["nats_per_character"] == pytest.approx(unigram["nats_per_character"], abs=0.02)

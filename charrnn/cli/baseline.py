@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.cli.display import is_terminal, say, show_evaluation, visible, warn
+from charrnn.cli.display import Bar, is_terminal, say, show_evaluation, visible, warn
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from charrnn.corpus import Corpus
+    from charrnn.hmm import HiddenMarkovModel
     from charrnn.ngram import NgramModel, Smoothing
 
 
@@ -24,9 +27,13 @@ if TYPE_CHECKING:
 @click.argument("text", nargs=-1, metavar="[TEXT]...")
 @click.option("--order", type=click.IntRange(1, 20), default=7, show_default=True,
               help="Symbols in the longest n-gram.")  # fmt: skip
-@click.option("--model", "smoothing", type=click.Choice(["kneser-ney", "witten-bell"]),
+@click.option("--model", "kind", type=click.Choice(["kneser-ney", "witten-bell", "hmm"]),
               default="kneser-ney", show_default=True,
-              help="How n-grams leave a share to shorter ones.")  # fmt: skip
+              help="n-grams by their smoothing, or a hidden Markov model.")  # fmt: skip
+@click.option("--states", type=click.IntRange(1, 4096), default=32, show_default=True,
+              help="Hidden states of an hmm.")  # fmt: skip
+@click.option("--iterations", type=click.IntRange(min=1), default=30, show_default=True,
+              help="Of its Baum-Welch, at most.")  # fmt: skip
 @click.option("--validation", multiple=True, metavar="DATA", help="Separate validation text.")
 @click.option("--vocabulary", metavar="KIND", help="character or byte.")
 @click.option("--encoding", metavar="NAME", help="Encoding of the text.")
@@ -41,7 +48,9 @@ if TYPE_CHECKING:
 def baseline(
     text: tuple[str, ...],
     order: int,
-    smoothing: Smoothing,
+    kind: str,
+    states: int,
+    iterations: int,
     validation: tuple[str, ...],
     vocabulary: str | None,
     encoding: str | None,
@@ -52,16 +61,16 @@ def baseline(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Score a character n-gram model of TEXT: what a network has to beat, in seconds.
+    """Score a model of TEXT that is no network: what a network has to beat, in seconds.
 
-    TEXT is read and split as `charrnn train` does. The model counts the training split and is
-    scored on validation, every character once, after the text before it. Also the scores of the
-    first and the second half of validation, in nats per character, and how many different
-    n-grams there are of each order.
+    TEXT is read and split as `charrnn train` does. Character n-grams count the training split, a
+    hidden Markov model is fitted to it by Baum-Welch; both are scored on validation, every
+    character once, after the text before it.
 
     \b
     Examples:
       charrnn baseline book.txt
+      charrnn baseline book.txt --model hmm --states 64
       charrnn baseline shakespeare --order 5 --model witten-bell --json
       charrnn baseline book.txt --sample 500 --prompt "Once " --seed 1
     """
@@ -89,39 +98,57 @@ def baseline(
     with find_texts(config, warn) as texts:
         corpus = read_corpus(config, texts)
     train, described = corpus.splits["train"], texts["sources"].described
+    ids, size = corpus.ids[train.start : train.stop], corpus.vocabulary.size
     began = time.monotonic()
-    model = NgramModel(
-        corpus.ids[train.start : train.stop], corpus.vocabulary.size, order, smoothing
-    )
+    model: NgramModel | HiddenMarkovModel
+    if kind == "hmm":
+        model, about = _fit_hmm(ids, size, states, iterations, seed or 0)
+    else:
+        smoothing: Smoothing = "witten-bell" if kind == "witten-bell" else "kneser-ney"
+        model = NgramModel(ids, size, order, smoothing)
+        about = {"order": order, "ngrams": model.counts}
     fitted = time.monotonic()
-    result, nats = score_unbroken(model, corpus, "validation", described)
+    result = score_unbroken(model, corpus, "validation", described)
     seconds = {"fit": fitted - began, "score": time.monotonic() - fitted}
-    middle = len(nats) // 2
-    halves = [float(half.mean()) if len(half) else None for half in (nats[:middle], nats[middle:])]
     sampled = {}
     if length is not None:
         sampled = {"sample": _sample(model, corpus, length, prompt or "", temperature, seed)}
     if as_json:
-        about = {"model": smoothing, "order": order, "ngrams": model.counts, "seconds": seconds}
-        record = {**about, **asdict(result), "nats_per_character_of_halves": halves, **sampled}
+        record = {"model": kind, **about, "seconds": seconds, **asdict(result), **sampled}
         click.echo(json.dumps(record))
         return
     show_evaluation(result)
-    for name, half in zip(("first half", "second half"), halves, strict=True):
-        click.echo(f"{name:20}{half:.4f}" if half is not None else f"{name:20}-")
-    for k, count in enumerate(model.counts, 1):
+    for k, count in enumerate(about.get("ngrams", []), 1):
         click.echo(f"{f'{k}-grams':20}{count:,}")
     if sampled:
         shown = sampled["sample"]["prompt"] + sampled["sample"]["text"]
         click.echo("\n" + (visible(shown) if is_terminal(sys.stdout) else shown))
+    what = f"{states} states" if kind == "hmm" else f"order {order}"
     say(
-        f"{described}: {result.split}, {result.protocol}; {smoothing} of order {order}, fitted on "
+        f"{described}: {result.split}, {result.protocol}; {kind} of {what}, fitted on "
         f"{len(train):,} characters in {seconds['fit']:.1f}s, scored in {seconds['score']:.1f}s"
     )
 
 
+def _fit_hmm(
+    ids: NDArray[Any], size: int, states: int, iterations: int, seed: int
+) -> tuple[HiddenMarkovModel, dict[str, Any]]:
+    """A model, and how its training loss fell, in nats per character."""
+    from charrnn.hmm import HiddenMarkovModel
+
+    bar, nats = Bar(shown=True, unit="iteration"), []
+    bar.start(iterations, 0)
+    model = HiddenMarkovModel.random(ids, size, states, seed)
+    for iteration in model.fit(ids, iterations):
+        model = iteration.model
+        nats.append(-iteration.log_likelihood / len(ids))
+        bar.advance()
+    bar.close()
+    return model, {"states": states, "train_nats_per_character": nats}
+
+
 def _sample(
-    model: NgramModel,
+    model: NgramModel | HiddenMarkovModel,
     corpus: Corpus,
     length: int,
     prompt: str,

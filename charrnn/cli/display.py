@@ -94,6 +94,9 @@ def show_evaluation(result: Evaluation) -> None:
     if result.bits_per_byte is not None:
         click.echo(f"bits per byte       {result.bits_per_byte:.4f}")
     click.echo(f"perplexity          {math.exp(min(result.nats_per_character, 700)):.4f}")
+    if result.halves is not None:
+        for name, half in zip(("first half", "second half"), result.halves, strict=True):
+            click.echo(f"{name:20}{half:.4f}")
     click.echo(f"characters scored   {result.characters:,}")
     click.echo(f"unknown characters  {result.unknown_characters:,}")
 
@@ -101,8 +104,9 @@ def show_evaluation(result: Evaluation) -> None:
 class Bar:
     """A progress bar where there is a terminal, nothing elsewhere."""
 
-    def __init__(self, shown: bool) -> None:
+    def __init__(self, shown: bool, unit: str = "step") -> None:
         self._shown = shown and is_terminal(sys.stderr)
+        self._unit = unit
         self._bar: tqdm[Any] | None = None
 
     def start(self, total: int | None, done: int) -> None:
@@ -112,7 +116,7 @@ class Bar:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=total, initial=done, unit="step", file=sys.stderr, leave=False,
+                total=total, initial=done, unit=self._unit, file=sys.stderr, leave=False,
                 dynamic_ncols=True, smoothing=0.1, mininterval=0.2,
             )  # fmt: skip
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from charrnn.cli.display import say, show_evaluation, warn
+
+if TYPE_CHECKING:
+    from charrnn.checkpoint import Checkpoint
 
 
 @click.command("eval")
@@ -26,6 +31,18 @@ from charrnn.cli.display import say, show_evaluation, warn
 @click.option("--encoding", default="utf-8", show_default=True, help="Encoding of TEXT.")
 @click.option("--errors", default="strict", show_default=True, help="What to do with bad bytes.")
 @click.option("--per-character", is_flag=True, help="Each character's surprisal, as JSON lines.")
+@click.option("--dynamic", is_flag=True,
+              help="Learn from the text while reading it (dynamic evaluation).")  # fmt: skip
+@click.option("--dynamic-rate", type=click.FloatRange(min=0, min_open=True), metavar="X",
+              help="Its learning rate [chosen on validation's first half].")  # fmt: skip
+@click.option("--dynamic-decay", type=click.FloatRange(min=0), metavar="X",
+              help="Its pull back to the trained weights [likewise].")  # fmt: skip
+@click.option("--mix", type=click.Choice(["ngram"]),
+              help="Mix in n-grams that count as they read.")  # fmt: skip
+@click.option("--temperature", metavar="X", default="1", show_default=True,
+              help="Divides the logits; auto chooses it on validation's first half.")  # fmt: skip
+@click.option("--novelty", type=click.Path(path_type=Path), metavar="SAMPLE",
+              help="How much of a sample stands verbatim in the training text.")  # fmt: skip
 @click.option("--compare", is_flag=True,
               help="Beside it a Kneser-Ney 7-gram model of the training split.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
@@ -43,6 +60,12 @@ def evaluate(
     encoding: str,
     errors: str,
     per_character: bool,
+    dynamic: bool,
+    dynamic_rate: float | None,
+    dynamic_decay: float | None,
+    mix: str | None,
+    temperature: str,
+    novelty: Path | None,
     compare: bool,
     device: str,
     as_json: bool,
@@ -51,13 +74,16 @@ def evaluate(
 
     The score is one unbroken pass from the zero state with every character scored once, in nats
     and bits per character, and in bits per byte, which compares across vocabularies. TEXT is
-    whatever `charrnn train` reads; `-` is standard input.
+    whatever `charrnn train` reads; `-` is standard input. With --dynamic or --mix every character
+    is scored before anything is learned from it.
 
     \b
     Examples:
       charrnn eval book-1
+      charrnn eval book-1 --dynamic --mix ngram
       charrnn eval book-1 --split test --compare
       charrnn eval book-1 other.txt --json
+      charrnn sample book-1 -n 5000 > sample.txt; charrnn eval book-1 --novelty sample.txt
       echo "To be, or not to be" | charrnn eval book-1 - --per-character
     """
     from charrnn.corpus import read_text
@@ -68,18 +94,45 @@ def evaluate(
     from charrnn.sources import find_sources
     from charrnn.vocabulary import name_characters
 
-    if text and (split or data or validation or test):
-        raise ConfigError("--split and --data are about the run's own text; leave TEXT out")
+    if text and split:
+        raise ConfigError("--split is about the run's own text; leave TEXT out")
     if compare and (text or per_character):
         raise ConfigError("--compare scores a split; leave TEXT and --per-character out")
+    dynamic = dynamic or dynamic_rate is not None or dynamic_decay is not None
+    heat = _temperature(temperature)
     checkpoint = find_checkpoint(run, warn, step, last)  # Judged before torch is imported.
+    if novelty is not None:
+        _novelty(checkpoint, novelty, {"sources": data}, as_json)
+        return
+    from charrnn.adaptation import Rates
     from charrnn.planning import choose_device
+    from charrnn.scoring import NGRAM_ORDER, Reading, choose_reading
     from charrnn.texts import corpus_of_checkpoint
     from charrnn.trained import TrainedModel
 
     model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
+    moved = {"sources": data, "validation": validation, "test": test}
+    choose_rates = dynamic and dynamic_rate is None
+    needs_own = choose_rates or heat is None or mix or not text
+    if text and any(moved.values()) and not needs_own:
+        raise ConfigError("--data is about the run's own text; leave TEXT out")
+    corpus = corpus_of_checkpoint(model.config, checkpoint, moved, warn)[1] if needs_own else None
+
+    def ngrams(order: int = 7) -> NgramModel:
+        assert corpus is not None
+        train = corpus.splits["train"]
+        return NgramModel(corpus.ids[train.start : train.stop], corpus.vocabulary.size, order)
+
+    rates = Rates(dynamic_rate or 0.01, dynamic_decay or 0.0) if dynamic else None
+    reading = Reading(heat or 1.0, rates, ngrams(NGRAM_ORDER) if mix else None)
+    if (choose_rates or heat is None) and corpus is not None:
+        say("choosing on the first half of validation")
+        reading = choose_reading(
+            model.model, model.config, corpus, "validation", reading, model.moments,
+            choose_rates=choose_rates, choose_temperature=heat is None,
+        )  # fmt: skip
     policy: Any = unknown
-    compared: dict[str, Any] = {}
+    content = ""
     if text:
         sources = find_sources(text)
         try:
@@ -91,24 +144,24 @@ def evaluate(
         missing = model.vocabulary.unknown_characters(content)
         if missing and unknown == "skip":
             warn(f"neither fed nor scored: {name_characters(missing)}")
-        if per_character:
-            for character, nats in model.surprisals(content, policy):
-                click.echo(json.dumps({"character": character, "nats": nats}))
-            return
-        result = model.evaluate(content, policy)
+    wanted = split or "validation"
+    if per_character:
+        scores = (
+            model.surprisals(content, policy, reading)
+            if text or corpus is None
+            else model.surprisals_of(corpus, wanted, reading)
+        )
+        for character, nats in scores:
+            click.echo(json.dumps({"character": character, "nats": nats}))
+        return
+    compared: dict[str, Any] = {}
+    if text or corpus is None:
+        result = model.evaluate(content, policy, reading)
     else:
-        moved = {"sources": data, "validation": validation, "test": test}
-        _, corpus = corpus_of_checkpoint(model.config, checkpoint, moved, warn)
-        wanted = split or "validation"
-        if per_character:
-            for character, nats in model.surprisals_of(corpus, wanted):
-                click.echo(json.dumps({"character": character, "nats": nats}))
-            return
-        result = model.evaluate_split(corpus, wanted)
+        result = model.evaluate_split(corpus, wanted, reading=reading)
         if compare:
-            train = corpus.splits["train"]
-            ngram = NgramModel(corpus.ids[train.start : train.stop], corpus.vocabulary.size)
-            baseline, _ = score_unbroken(ngram, corpus, wanted, result.text)
+            ngram = ngrams()
+            baseline = score_unbroken(ngram, corpus, wanted, result.text)
             about = {"model": ngram.smoothing, "order": ngram.order}
             compared = {"baseline": {**about, **asdict(baseline)}}
     if as_json:
@@ -119,3 +172,67 @@ def evaluate(
         click.echo(f"{ngram.smoothing} order {ngram.order}  {baseline.nats_per_character:.4f}")
         say(f"{ngram.smoothing}: an n-gram model of the training split, in nats per character")
     say(f"{result.split}, {result.protocol}, checkpoint of step {result.step:,}")
+
+
+def _temperature(given: str) -> float | None:
+    """A temperature, None for one that is to be chosen."""
+    from charrnn.errors import ConfigError
+
+    if given == "auto":
+        return None
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ConfigError(
+            f"--temperature {given!r} is neither auto nor a number above 0; 1 is none"
+        )
+    return value
+
+
+def _novelty(
+    checkpoint: Checkpoint, path: Path, moved: dict[str, tuple[str, ...]], as_json: bool
+) -> None:
+    """How much of a sample stands verbatim in what the model was trained on."""
+    import numpy as np
+
+    from charrnn.config import config_from_data
+    from charrnn.corpus import read_text
+    from charrnn.novelty import novelty
+    from charrnn.runs import SCHEMA
+    from charrnn.sources import find_sources
+    from charrnn.texts import corpus_of_checkpoint
+    from charrnn.vocabulary import code_points
+
+    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    _, corpus = corpus_of_checkpoint(config, checkpoint, moved, warn)
+    span = corpus.splits["train"]
+    ids = corpus.ids[span.start : span.stop]
+    sources = find_sources([str(path)])
+    try:
+        is_bytes = corpus.vocabulary.kind == "byte"
+        text = read_text(sources, "utf-8", "surrogateescape" if is_bytes else "strict")
+    finally:
+        sources.discard()
+    if corpus.vocabulary.kind == "byte":
+        sample, train = corpus.vocabulary.encode(text).astype(np.uint32), ids.astype(np.uint32)
+    else:
+        sample = code_points(text)
+        train = code_points("".join(corpus.vocabulary.symbols))[ids]
+    found = novelty(sample, train)
+    verbatim = sample[found.start : found.start + found.longest]
+    span_text = (
+        corpus.vocabulary.decode(verbatim.tolist())
+        if corpus.vocabulary.kind == "byte"
+        else "".join(map(chr, verbatim))
+    )
+    if as_json:
+        record = {"schema": SCHEMA, "characters": len(sample), "longest": found.longest,
+                  "span": span_text, "shares": found.shares}  # fmt: skip
+        click.echo(json.dumps(record))
+        return
+    click.echo(f"longest verbatim    {found.longest:,} characters: {span_text!a}")
+    for length, share in found.shares.items():
+        click.echo(f"{f'{length} characters':20}{share:.2%}")
+    say(f"shares of the spans of {path} that stand in the {len(train):,} characters of training")

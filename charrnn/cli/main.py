@@ -63,13 +63,26 @@ def cli() -> None:
 
 def _add_commands() -> None:
     from charrnn.cli.baseline import baseline
+    from charrnn.cli.compress import compress, decompress
     from charrnn.cli.config import config
     from charrnn.cli.evaluate import evaluate
     from charrnn.cli.look import info, list_runs, vocab
     from charrnn.cli.sample import sample
     from charrnn.cli.train import resume, train
 
-    for command in (train, resume, sample, evaluate, baseline, info, list_runs, config, vocab):
+    for command in (
+        train,
+        resume,
+        sample,
+        evaluate,
+        baseline,
+        compress,
+        decompress,
+        info,
+        list_runs,
+        config,
+        vocab,
+    ):
         cli.add_command(command)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from charrnn.sampler import Choice, Cursor
     from charrnn.trained import TrainedModel
 
+REREAD = 2000  # characters at the end of a text that was learned from, for the hidden state
 MANY = 64  # samples that a GPU, where there is one, steps faster than a CPU
 
 
@@ -45,6 +46,12 @@ MANY = 64  # samples that a GPU, where there is one, steps faster than a CPU
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--save-state", type=click.Path(path_type=Path), help="Save the hidden state after.")
 @click.option("--load-state", type=click.Path(path_type=Path), help="Go on from a saved state.")
+@click.option("--adapt-to", type=click.Path(path_type=Path), metavar="FILE",
+              help="Learn from a text first (dynamic evaluation), then go on from it.")  # fmt: skip
+@click.option("--dynamic-rate", type=click.FloatRange(min=0, min_open=True), default=0.01,
+              show_default=True, metavar="X", help="The learning rate of that.")  # fmt: skip
+@click.option("--dynamic-decay", type=click.FloatRange(min=0), default=0.001, show_default=True,
+              metavar="X", help="Its pull back to the trained weights.")  # fmt: skip
 @click.option("--interactive", is_flag=True, help="A prompt that keeps the state between turns.")
 @click.option("--device", default="auto", show_default=True,
               help="auto, cpu, cuda, cuda:N, mps; auto takes a GPU for many samples.")  # fmt: skip
@@ -66,6 +73,9 @@ def sample(
     last: bool,
     save_state: Path | None,
     load_state: Path | None,
+    adapt_to: Path | None,
+    dynamic_rate: float,
+    dynamic_decay: float,
     interactive: bool,
     device: str,
     as_json: bool,
@@ -82,7 +92,7 @@ def sample(
       charrnn sample book-1 --num-samples 5 --stop "." --seed 1
       charrnn sample book-1 --interactive
     """
-    from charrnn.errors import ConfigError, DataError
+    from charrnn.errors import ConfigError
     from charrnn.memory import keep_freed_memory
     from charrnn.runs import SCHEMA, find_checkpoint
     from charrnn.sampler import Choice, Draws, prime
@@ -90,6 +100,8 @@ def sample(
 
     if prompt is not None and prompt_file is not None:
         raise ConfigError("give either --prompt or --prompt-file, not both")
+    if load_state is not None and adapt_to is not None:
+        raise ConfigError("--load-state is of the model before --adapt-to; leave one of them out")
     if load_state is not None and num_samples != 1:
         raise ConfigError("--load-state has its own samples; leave out --num-samples")
     if interactive and (as_json or num_samples != 1):
@@ -97,11 +109,7 @@ def sample(
     if math.isnan(temperature):
         raise ConfigError("--temperature is not a number; 0.7 is a good one")
     if prompt_file is not None:
-        try:
-            prompt = prompt_file.read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8"
-            raise DataError(f"cannot read the prompt file {prompt_file}: {reason}") from error
+        prompt = _read(prompt_file, "prompt file")
     checkpoint = find_checkpoint(run, warn, step, last)
     if device == "auto" and num_samples < MANY:
         device = "cpu"
@@ -112,6 +120,13 @@ def sample(
     model = TrainedModel.from_checkpoint(checkpoint, device)
     keep_freed_memory()
     policy: Any = unknown
+    before = ""
+    if adapt_to is not None:
+        from charrnn.adaptation import Rates
+
+        text = _read(adapt_to, "text")
+        model = model.adapted_to(text, Rates(dynamic_rate, dynamic_decay), policy)
+        before = text[-REREAD:]
     missing = model.vocabulary.unknown_characters(prompt or "")
     if missing and unknown == "skip":
         from charrnn.vocabulary import name_characters
@@ -127,7 +142,7 @@ def sample(
             ids = model.vocabulary.encode(prompt, policy).astype("int64")
             cursor = prime(model, ids[None].repeat(len(samples), 0), cursor)
     else:
-        cursor = model.begin(prompt or "", num_samples, policy)
+        cursor = model.begin(before + (prompt or ""), num_samples, policy)
     if seed is None and load_state is None and temperature > 0:
         say(f"seed {chosen_seed}")
     draws = Draws(chosen_seed, samples)
@@ -253,6 +268,16 @@ class Writer:
             if (now := time.monotonic()) - self._flushed > 0.1:
                 sys.stdout.flush()
                 self._flushed = now
+
+
+def _read(path: Path, what: str) -> str:
+    from charrnn.errors import DataError
+
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise DataError(f"cannot read the {what} {path}: {reason}") from error
 
 
 def _read_line() -> str:

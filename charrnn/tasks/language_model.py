@@ -196,11 +196,7 @@ class LanguageModelTask:
         self, model: LanguageModel, batch: Batch, carry: State | None
     ) -> tuple[Tensor, State]:
         """-ln P of each target, (N, T) in nats, 0 where it is not scored, and the state after."""
-        if carry is None or batch.fresh:
-            carry = model.initial_state(batch.inputs.shape[0])
-        if batch.inputs.shape[1] == 0:
-            return torch.zeros(batch.inputs.shape, device=batch.inputs.device), carry
-        logits, carry = self._forward(model, batch, carry)
+        logits, carry = self.logits(model, batch, carry)
         each = functional.cross_entropy(
             logits.flatten(0, 1).float(),
             batch.targets.flatten(),
@@ -208,6 +204,17 @@ class LanguageModelTask:
             reduction="none",
         )
         return each.view(batch.targets.shape), carry
+
+    def logits(
+        self, model: LanguageModel, batch: Batch, carry: State | None
+    ) -> tuple[Tensor, State]:
+        """Logits of what follows each input, (N, T, V) in nats, and the state after."""
+        if carry is None or batch.fresh:
+            carry = model.initial_state(batch.inputs.shape[0])
+        if batch.inputs.shape[1] == 0:
+            empty = (*batch.inputs.shape, self.corpus.vocabulary.size)
+            return torch.zeros(empty, device=batch.inputs.device), carry
+        return self._forward(model, batch, carry)
 
     def empty_carry(self, model: LanguageModel) -> State:
         """The zero state of the training lanes."""

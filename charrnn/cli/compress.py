@@ -1,0 +1,138 @@
+"""`charrnn compress` and `charrnn decompress`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from charrnn.cli.display import Bar, say, warn
+
+if TYPE_CHECKING:
+    from charrnn.trained import TrainedModel
+
+SUFFIX = ".charrnn"
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
+              help="Where to [FILE.charrnn; standard output for -].")  # fmt: skip
+@click.option("--dynamic", is_flag=True, help="Learn from the text while coding it.")
+@click.option("--dynamic-rate", type=click.FloatRange(min=0, min_open=True), default=0.01,
+              show_default=True, metavar="X", help="The learning rate of that.")  # fmt: skip
+@click.option("--dynamic-decay", type=click.FloatRange(min=0), default=0.001, show_default=True,
+              metavar="X", help="Its pull back to the trained weights.")  # fmt: skip
+def compress(
+    run: str,
+    file: Path,
+    out: Path | None,
+    dynamic: bool,
+    dynamic_rate: float,
+    dynamic_decay: float,
+) -> None:
+    """Code FILE with the probabilities of RUN's best model, in about its score's bits.
+
+    FILE is any file, or - for standard input; what the vocabulary lacks is escaped. Decompression
+    needs the same model on the same kind of machine. Needs `pip install constriction`.
+
+    \b
+    Examples:
+      charrnn compress book-1 chapter.txt
+      charrnn compress book-1 chapter.txt --dynamic --out chapter.small
+      charrnn decompress book-1 chapter.txt.charrnn --out again.txt
+    """
+    from charrnn import compression
+
+    compression.require_constriction()
+    content, model = _read(file), _model(run)
+    rates = None
+    if dynamic:
+        from charrnn.adaptation import Rates
+
+        rates = Rates(dynamic_rate, dynamic_decay)
+    target = out or (Path("-") if str(file) == "-" else file.with_name(file.name + SUFFIX))
+    _check(target)
+    packed = _with_bar(lambda progress: compression.compress(model, content, rates, progress))
+    _write(target, packed)
+    bits = 8 * len(packed) / max(1, len(content))
+    say(f"{len(content):,} bytes in, {len(packed):,} out: {bits:.3f} bits per byte")
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
+              help="Where to [FILE without .charrnn; standard output for -].")  # fmt: skip
+def decompress(run: str, file: Path, out: Path | None) -> None:
+    """Bring back what `charrnn compress` made of a text with the same RUN.
+
+    \b
+    Examples:
+      charrnn decompress book-1 chapter.txt.charrnn --out again.txt
+    """
+    from charrnn import compression
+    from charrnn.errors import ConfigError
+
+    compression.require_constriction()
+    packed = _read(file)
+    compression.read_header(packed)  # Judged before a model is read.
+    if out is None and str(file) != "-" and file.suffix != SUFFIX:
+        raise ConfigError(f"{file} does not end in {SUFFIX}; say where to write with --out")
+    target = out or (Path("-") if str(file) == "-" else file.with_suffix(""))
+    _check(target)
+    model = _model(run)
+    content = _with_bar(lambda progress: compression.decompress(model, packed, progress))
+    _write(target, content)
+    say(f"{len(packed):,} bytes in, {len(content):,} out")
+
+
+def _model(run: str) -> TrainedModel:
+    from charrnn.memory import keep_freed_memory
+    from charrnn.runs import find_checkpoint
+    from charrnn.trained import TrainedModel
+
+    keep_freed_memory()
+    return TrainedModel.from_checkpoint(find_checkpoint(run, warn))
+
+
+def _read(file: Path) -> bytes:
+    from charrnn.errors import DataError
+
+    if str(file) == "-":
+        if sys.stdin is None:
+            raise DataError("standard input is closed; name a file, or pipe one in")
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _check(target: Path) -> None:
+    from charrnn.errors import ConfigError
+
+    if str(target) != "-" and target.exists():
+        raise ConfigError(f"{target} exists already; delete it, or use another --out")
+
+
+def _write(target: Path, content: bytes) -> None:
+    from charrnn.checkpoint import write_atomically
+
+    if str(target) != "-":
+        write_atomically(target, content)
+    elif sys.stdout is not None:
+        sys.stdout.buffer.write(content)
+
+
+def _with_bar(work: Callable[[Any], bytes]) -> bytes:
+    bar = Bar(shown=True, unit="symbol")
+    bar.start(None, 0)
+    try:
+        return work(lambda _: bar.advance())
+    finally:
+        bar.close()

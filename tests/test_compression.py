@@ -1,0 +1,122 @@
+"""What is compressed comes back byte for byte, in about as many bits as the score says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from charrnn.adaptation import Rates
+from charrnn.compression import MAGIC, compress, decompress, read_header
+from charrnn.corpus import load_corpus
+from charrnn.errors import CheckpointError, DataError
+from charrnn.scoring import Reading
+from charrnn.sources import find_sources
+from charrnn.trained import TrainedModel
+from tests.tiny import TEXT, drive, start, tiny_config
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "lstm": {},
+    "gru": {"model__cell": "gru"},
+    "layer norm": {"model__layer_norm": True},
+    "bytes": {},
+    "accents": {},
+}
+
+
+def quietly(_: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainedModel]:
+    made = {}
+    for name, changes in CHANGES.items():
+        folder = tmp_path_factory.mktemp("run")
+        text = TEXT if name != "accents" else TEXT.replace("a", "é").replace("b", "😀")
+        (folder / "text.txt").write_text(text, "utf-8")
+        kind: Any = "byte" if name == "bytes" else "character"
+        corpus = load_corpus(find_sources([str(folder / "text.txt")]), vocabulary=kind)
+        session = start(folder / "run", tiny_config(training__steps=40, **changes), corpus)
+        drive(session)
+        made[name] = TrainedModel.from_checkpoint(session.run.load(40))
+    return made
+
+
+@pytest.mark.parametrize("rates", [None, Rates(0.02, 0.001, 6)], ids=["static", "dynamic"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_text_comes_back(models: dict[str, TrainedModel], name: str, rates: Rates | None) -> None:
+    for content in (b"", b"a", TEXT.encode(), b"\x00\xff" + TEXT.encode() + "é😀\n".encode()):
+        packed = compress(models[name], content, rates, quietly)
+        assert decompress(models[name], packed, quietly) == content
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(content=st.binary(max_size=60))
+def test_any_bytes_come_back(models: dict[str, TrainedModel], content: bytes) -> None:
+    for name in ("lstm", "bytes", "accents"):
+        assert (
+            decompress(models[name], compress(models[name], content, None, quietly), quietly)
+            == content
+        )
+
+
+@pytest.mark.parametrize("rates", [None, Rates(0.01, 0.001)], ids=["static", "dynamic"])
+def test_the_payload_is_the_score(models: dict[str, TrainedModel], rates: Rates | None) -> None:
+    model, text = models["lstm"], TEXT * (420 if rates is None else 40)
+    packed = compress(model, text.encode(), rates, quietly)
+    _, payload = read_header(packed)
+    score = model.evaluate(text, reading=Reading(rates=rates))
+    bits = score.nats_per_character * len(text) / math.log(2)
+    assert 8 * len(payload) == pytest.approx(bits, rel=0.002, abs=64)
+
+
+def test_unknown_bytes_become_cheap(models: dict[str, TrainedModel]) -> None:
+    packed = compress(models["lstm"], bytes(range(128, 256)) * 20, None, quietly)
+    _, payload = read_header(packed)
+    assert len(payload) < 1.05 * 128 * 20 + 20
+
+
+def test_another_model_is_refused(models: dict[str, TrainedModel]) -> None:
+    packed = compress(models["lstm"], b"abc", None, quietly)
+    with pytest.raises(CheckpointError, match="compressed with another model"):
+        decompress(models["gru"], packed, quietly)
+
+
+def test_damage_is_told(models: dict[str, TrainedModel]) -> None:
+    packed = compress(models["lstm"], TEXT.encode(), None, quietly)
+    for at in range(len(packed)):
+        damaged = packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :]
+        try:
+            content = decompress(models["lstm"], damaged, quietly)
+        except (DataError, CheckpointError):
+            continue
+        assert content == TEXT.encode()  # The coder's last word may have unused bits.
+    for cut in range(0, len(packed) - 4):
+        with pytest.raises((DataError, CheckpointError)):
+            decompress(models["lstm"], packed[:cut], quietly)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"", b"{}", b"[]", b"null", b'{"model":"a","symbols":-1,"rates":null,"sha256":"b"}',
+        b'{"model":"a","symbols":1e400,"rates":null,"sha256":"b"}',
+        b'{"model":"a","symbols":1,"rates":[0.1],"sha256":"b"}',
+        b'{"model":"a","symbols":1,"rates":[NaN,0.0,20],"sha256":"b"}',
+        b'{"model":"a","symbols":1,"rates":[0.1,0.0,0],"sha256":"b"}',
+    ],
+)  # fmt: skip
+def test_headers_that_do_not_fit_are_refused(header: bytes) -> None:
+    with pytest.raises(DataError, match="no file of charrnn compress"):
+        read_header(MAGIC + len(header).to_bytes(4, "little") + header)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    for content in (b"", b"charrnn", b"PK\x03\x04", MAGIC, MAGIC + b"\xff\xff\xff\xff"):
+        with pytest.raises(DataError, match="no file of charrnn compress"):
+            read_header(content)

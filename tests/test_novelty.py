@@ -1,0 +1,49 @@
+"""How much of a sample stands verbatim in a text, against looking for every span."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charrnn import novelty as module
+from charrnn.novelty import LENGTHS, _found, novelty
+from charrnn.vocabulary import code_points
+
+TEXTS = st.text("ab", max_size=60)
+
+
+def spans(text: str, length: int) -> list[str]:
+    return [text[i : i + length] for i in range(len(text) - length + 1)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(sample=TEXTS, train=TEXTS)
+def test_it_is_what_looking_for_every_span_finds(sample: str, train: str) -> None:
+    found = novelty(code_points(sample), code_points(train))
+    for length in LENGTHS:
+        each = [span in train for span in spans(sample, length)]
+        assert found.shares[length] == pytest.approx(sum(each) / len(each) if each else 0)
+    longest = max((n for n in range(61) if any(s in train for s in spans(sample, n))), default=0)
+    assert found.longest == longest
+    assert sample[found.start : found.start + longest] in train
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 13, 16])
+def test_equal_hashes_are_not_taken_for_equal_spans(
+    monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    monkeypatch.setattr(module, "_mix", lambda values: values & np.uint64(1))
+    sample, train = code_points("abcabdabcaddabcbdbac" * 3), code_points("dbacabdcabbdacbacbd" * 3)
+    whole = "dbacabdcabbdacbacbd" * 3
+    truth = [s in whole for s in spans("abcabdabcaddabcbdbac" * 3, length)]
+    found = _found(sample, train, length)
+    assert not np.any(found & ~np.array(truth))
+
+
+def test_a_copy_is_a_copy_and_a_stranger_none() -> None:
+    random = np.random.default_rng(1)
+    train = random.integers(0, 1 << 20, 5000).astype(np.uint32)
+    copied = novelty(train[100:300], train)
+    assert (copied.longest, copied.shares) == (200, {8: 1.0, 16: 1.0, 32: 1.0})
+    stranger = novelty(train[100:300] + np.uint32(1 << 20), train)
+    assert (stranger.longest, stranger.shares) == (0, {8: 0.0, 16: 0.0, 32: 0.0})
