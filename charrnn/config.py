@@ -223,6 +223,8 @@ class CheckpointConfig(Section):
 class Config(Section):
     """A whole experiment."""
 
+    task: Literal["language_model"] = "language_model"
+    """What is learned."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,61 +21,66 @@ UNBROKEN = "unbroken"
 class Evaluation:
     """A score with all that is needed to compare it: on what, and by which protocol.
 
-    `halves` are the nats per character of the first half of what was scored and of the second.
+    `nats` is the mean loss of one `unit` (a character, a word, a label), `count` how many of them
+    were scored, `halves` the nats of the first half of them and of the second. `metrics` are
+    what else is natural to a task, as accuracy.
     """
 
     split: str
-    nats_per_character: float
-    bits_per_character: float
-    bits_per_byte: float | None
-    characters: int
-    unknown_characters: int
-    step: int | None
+    nats: float
+    count: int
     protocol: str
-    text: str | None
-    text_sha256: str | None
+    unit: str = "character"
+    byte_count: int | None = None
+    unknown: int = 0
+    step: int | None = None
+    text: str | None = None
+    text_sha256: str | None = None
     halves: tuple[float, float] | None = None
-    schema: int = SCHEMA
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def nats_per_character(self) -> float:
+        """The mean loss, for who knows that the unit is a character."""
+        return self.nats
 
-def evaluation_of(
-    nats: float,
-    characters: int,
-    split: str,
-    protocol: str,
-    step: int | None,
-    byte_count: int | None = None,
-    unknown_characters: int = 0,
-    text: str | None = None,
-    text_sha256: str | None = None,
-    halves: tuple[float, float] | None = None,
-) -> Evaluation:
-    """Name a summed loss: `nats` over `characters`."""
-    bits = nats / math.log(2)
-    return Evaluation(
-        split=split,
-        nats_per_character=nats / characters,
-        bits_per_character=bits / characters,
-        bits_per_byte=bits / byte_count if byte_count else None,
-        characters=characters,
-        unknown_characters=unknown_characters,
-        step=step,
-        protocol=protocol,
-        text=text,
-        text_sha256=text_sha256,
-        halves=halves,
-    )
+    @property
+    def bits(self) -> float:
+        """The mean loss in bits."""
+        return self.nats / math.log(2)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The loss over the bytes of the text in UTF-8, which compares across vocabularies."""
+        return self.bits * self.count / self.byte_count if self.byte_count else None
+
+    def record(self) -> dict[str, Any]:
+        """Plain data, for JSON; the names of the keys say what the unit is."""
+        unit = self.unit
+        return {
+            "split": self.split,
+            f"nats_per_{unit}": self.nats,
+            f"bits_per_{unit}": self.bits,
+            "bits_per_byte": self.bits_per_byte,
+            f"{unit}s": self.count,
+            f"unknown_{unit}s": self.unknown,
+            **self.metrics,
+            "step": self.step,
+            "protocol": self.protocol,
+            "text": self.text,
+            "text_sha256": self.text_sha256,
+            "halves": self.halves,
+            "schema": SCHEMA,
+        }
 
 
 def evaluation_of_surprisals(
-    nats: NDArray[np.float64], split: str, protocol: str, step: int | None, **about: Any
+    nats: NDArray[np.float64], split: str, protocol: str, **about: Any
 ) -> Evaluation:
     """Name the surprisals of each character, in nats and in reading order."""
     middle = len(nats) // 2
     halves = (float(nats[:middle].mean()), float(nats[middle:].mean())) if middle else None
-    return evaluation_of(
-        float(nats.sum()), len(nats), split, protocol, step, halves=halves, **about
-    )
+    return Evaluation(split, float(nats.mean()), len(nats), protocol, halves=halves, **about)
 
 
 class Scorer(Protocol):
@@ -102,7 +108,7 @@ def score_unbroken(
     if not span.has_context:
         nats[:1] = math.log(corpus.vocabulary.size)
     return evaluation_of_surprisals(
-        nats, split, UNBROKEN, None,
+        nats, split, UNBROKEN,
         byte_count=corpus.byte_count(span), text=text, text_sha256=corpus.sha256,
     )  # fmt: skip
 

@@ -7,11 +7,12 @@ vocabulary imply.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from charrnn.checkpoint import Layout
 from charrnn.config import Config, config_from_data
@@ -51,22 +52,28 @@ class _Progress(_Part):
 
 
 class _Best(_Part):
+    model_config = ConfigDict(strict=True, extra="allow")
+
     step: Count
-    nats_per_character: Finite
     protocol: str
 
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> _Best:
+        if loss_in(self.model_extra or {}) is None:
+            raise ValueError("it says no loss")
+        if any(
+            isinstance(x, float) and not math.isfinite(x) for x in (self.model_extra or {}).values()
+        ):
+            raise ValueError("a number is not finite")
+        return self
 
-class _Score(_Part):
+
+class _Score(_Best):
+    step: Count | None  # type: ignore[assignment]
     split: str
-    nats_per_character: Finite
-    bits_per_character: Finite
-    protocol: str
 
 
-class _BestFile(_Part):
-    step: Count
-    nats_per_character: Finite
-    protocol: str
+class _BestFile(_Best):
     score: _Score | None
 
 
@@ -102,6 +109,14 @@ class _Metadata(_Part):
     session: _Session
     corpus: _Corpus
     environment: _Environment
+
+
+def loss_in(record: Mapping[str, Any]) -> tuple[float, str] | None:
+    """The loss that a record has, and its unit: of `nats_per_character` and its kin."""
+    for key, value in record.items():
+        if key.startswith("nats_per_") and isinstance(value, float):
+            return value, key.removeprefix("nats_per_")
+    return None
 
 
 def usable_best(data: Any) -> dict[str, Any]:

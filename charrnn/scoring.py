@@ -68,7 +68,7 @@ def score_split(
     moments: Arrays | None = None,
     **about: Any,
 ) -> Evaluation:
-    """The score of a split by one unbroken pass; `about` is what `evaluation_of` is to name.
+    """The score of a split by one unbroken pass; `about` is what else the score is to say.
 
     Raises KeyboardInterrupt once `stop` says so, DataError where there is no such split,
     ConfigError where `reading` needs a carried state that there is not.

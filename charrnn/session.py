@@ -6,7 +6,6 @@ saves, prunes and stops. It prints nothing: whoever iterates over the events sho
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import statistics
@@ -14,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ import torch
 
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config, dump_yaml, with_values
-from charrnn.corpus import Corpus
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
-from charrnn.evaluation import Evaluation, evaluation_of
-from charrnn.experiment import adopt_weights, build_model, build_optimizer, build_task, load_arrays
+from charrnn.evaluation import Evaluation
+from charrnn.experiment import adopt_weights, build_optimizer
+from charrnn.modelling import EXPERIMENTS, Experiment
 from charrnn.planning import (
     AIM,
     LONG_SCORE,
@@ -36,13 +35,10 @@ from charrnn.planning import (
     steps_in_time,
 )
 from charrnn.runs import Run
-from charrnn.scoring import score_split
-from charrnn.tasks.language_model import Batch, LanguageModelTask
 from charrnn.trained import TrainedModel, model_weights
 from charrnn.trainer import Trainer
 
 HOPELESS = 10.0  # times the loss of a uniform guess: no run comes back from there
-PROBE = 2048  # characters of an unbroken score that are timed to plan the final one
 
 
 @dataclass(frozen=True)
@@ -65,9 +61,11 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A line of metrics.jsonl, whether it is the best so far, and a sample of text."""
+    """A line of metrics.jsonl, the score of validation in it, whether it is the best so far, and a
+    sample of what the model makes."""
 
     metrics: dict[str, Any]
+    score: Evaluation
     is_best: bool
     seconds_left: float | None
     sample: str
@@ -81,9 +79,10 @@ class Finished:
     reason: str
     step: int
     best: dict[str, Any]
-    score: Evaluation | None  # of the best checkpoint on validation, unbroken
+    score: Evaluation | None  # of the best checkpoint on validation, whole
     checkpoint: Path
     parameters: int
+    unit: str
     seconds: float
     characters_per_second: float  # trained over wall time, evaluations and saves included
 
@@ -102,19 +101,19 @@ class Session:
     def __init__(
         self,
         config: Config,
-        corpus: Corpus,
+        data: Any,
         about: dict[str, Any],
         clock: Callable[[], float],
     ) -> None:
         self.config = config
-        self.corpus = corpus
+        self.data = data
         self.about = about  # of the text and the machine: goes into each checkpoint
         self.clock = clock
         torch.manual_seed(config.training.seed)
-        self.model = build_model(config, corpus.vocabulary.size)
-        self.task: LanguageModelTask = build_task(config, corpus)
+        self.experiment: Experiment = EXPERIMENTS[config.task](config, data, about)
+        self.model, self.task = self.experiment.model, self.experiment.task
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        self.trainer: Trainer[Batch] = Trainer(
+        self.trainer: Trainer[Any] = Trainer(
             self.model,
             self.task,
             build_optimizer(config, self.model),
@@ -140,7 +139,7 @@ class Session:
         Returns the symbols that were added and those that were dropped. Raises ConfigError where
         the models differ in shape beyond the vocabulary.
         """
-        mine, theirs = self.corpus.vocabulary, source.vocabulary
+        mine, theirs = self.data.vocabulary, source.vocabulary
         if mine.kind != theirs.kind:
             raise ConfigError(
                 f"--from has a {theirs.kind} vocabulary, this run a {mine.kind} one; "
@@ -178,7 +177,7 @@ class Session:
         now = self.config.training
         if any(before.get(k) != getattr(now, k) for k in ("steps", "epochs", "max_time")):
             self.without_improvement = self.since_drop = 0
-        if metadata.get("corpus", {}).get("sha256") not in (None, self.corpus.sha256):
+        if metadata.get("corpus", {}).get("sha256") not in (None, self.data.sha256):
             self.trainer.progress.batch = 0
             self.trainer.carry = self.best = None
             self.without_improvement = self.since_drop = 0
@@ -242,7 +241,9 @@ class Session:
                     saved_step = report.step
                 continue
 
-            line, is_best = self._evaluate(characters / max(seconds, 1e-9), report.learning_rate)
+            line, score, is_best = self._evaluate(
+                characters / max(seconds, 1e-9), report.learning_rate
+            )
             text = self.sample_text(self.config.evaluation.sample_length)
             seconds, characters = 0.0, 0
             if total is None:
@@ -253,7 +254,7 @@ class Session:
                 self.estimate()
                 self.sample_text(self.config.evaluation.sample_length)
                 self._save()
-                costs = Costs(step_seconds, self.clock() - start, self._time_final_score())
+                costs = Costs(step_seconds, self.clock() - start, self.experiment.final_seconds())
                 left = max_time * AIM - self.clock()
                 chosen = self.config.evaluation.every
                 total, self.score_at_end = steps_in_time(
@@ -265,7 +266,7 @@ class Session:
             self._save()
             saved_step = report.step
             seconds_left = (total - report.step) * statistics.median(measured)
-            yield Evaluated(line, is_best, seconds_left, text)
+            yield Evaluated(line, score, is_best, seconds_left, text)
             last = time.perf_counter()
             patience = self.config.training.patience
             if patience is not None and self.without_improvement >= patience:
@@ -282,15 +283,9 @@ class Session:
             self.best = None
 
     def sample_text(self, length: int) -> str:
-        """A sample from the model as it is now; the same draws at every step."""
-        return self.trained().sample_text(length=length, seed=self.config.training.seed)
-
-    def trained(self) -> TrainedModel:
-        """The model as it is now."""
+        """What the model as it is now makes; the same draws at every step."""
         with self.trainer.averaged():
-            state = self.model.state_dict()
-            weights = {name: value.detach().cpu().numpy() for name, value in state.items()}
-        return TrainedModel(weights, self.corpus.vocabulary, self.config, self.about)
+            return self.experiment.sample(length)
 
     def _planned(self, total: int, speed: float | None) -> Planned:
         epochs = total / self.task.batches_per_epoch
@@ -314,25 +309,26 @@ class Session:
         self.run.write_config(dump_yaml(self.config))
         return every
 
-    def _evaluate(self, speed: float, learning_rate: float) -> tuple[dict[str, Any], bool]:
+    def _evaluate(
+        self, speed: float, learning_rate: float
+    ) -> tuple[dict[str, Any], Evaluation, bool]:
         """Score, compare with the best, let plateau and patience count, and record a line."""
         progress, training = self.trainer.progress, self.config.training
         train = self.trainer.interval_score()
         validation = self.estimate()
-        uniform = math.log(self.corpus.vocabulary.size)
-        if not validation.nats_per_character < HOPELESS * max(1.0, uniform):
+        unit, guess = self.experiment.unit, self.experiment.guess
+        if not validation.nats < HOPELESS * max(1.0, guess):
             raise DivergedError(
-                f"the validation loss is {validation.nats_per_character:.4g} nats per character at "
-                f"step {progress.step:,}, where guessing costs {uniform:.4g}; "
+                f"the validation loss is {validation.nats:.4g} nats per {unit} at "
+                f"step {progress.step:,}, where guessing costs {guess:.4g}; "
                 f"try a lower --learning-rate"
             )
-        is_best = (
-            self.best is None or validation.nats_per_character < self.best["nats_per_character"]
-        )
+        nats = f"nats_per_{unit}"
+        is_best = self.best is None or validation.nats < self.best[nats]
         if is_best:
             self.best = {
                 "step": progress.step,
-                "nats_per_character": validation.nats_per_character,
+                nats: validation.nats,
                 "protocol": validation.protocol,
             }
             self.without_improvement = self.since_drop = 0
@@ -346,47 +342,24 @@ class Session:
             "step": progress.step,
             "epoch": progress.epoch + progress.batch / self.task.batches_per_epoch,
             "learning_rate": learning_rate,
-            "train": {
-                "nats_per_character": train.nats_per_character,
-                "bits_per_character": train.nats_per_character / math.log(2),
-            },
+            "train": {nats: train.mean, f"bits_per_{unit}": train.mean / math.log(2)},
             "validation": {
-                "nats_per_character": validation.nats_per_character,
-                "bits_per_character": validation.bits_per_character,
-                "characters": validation.characters,
+                nats: validation.nats,
+                f"bits_per_{unit}": validation.bits,
+                f"{unit}s": validation.count,
+                **validation.metrics,
                 "protocol": validation.protocol,
             },
             "characters_per_second": speed,
             "seconds": self.trained_seconds,
         }
         self.run.append_metrics(line)
-        return line, is_best
+        return line, validation, is_best
 
     def estimate(self) -> Evaluation:
-        """The cheap fixed protocol used during training, on validation."""
-        evaluation = self.config.evaluation
-        span = self.corpus.splits["validation"]
-        most = max(1, evaluation.characters // evaluation.lanes)
-        batches = self.task.in_lanes(span, evaluation.lanes, evaluation.warmup, most)
-        score = self.trainer.evaluate(batches)
-        protocol = f"{evaluation.lanes} lanes, warm-up {evaluation.warmup}"
-        if score.characters < len(span):
-            protocol += f", {score.characters} of {len(span)} characters"
-        if not self.config.training.carry_state:
-            protocol = f"windows of {self.task.window} from the zero state"
-        return evaluation_of(*score, "validation", protocol, self.trainer.progress.step)
-
-    def _time_final_score(self) -> float:
-        """Seconds an unbroken pass over validation will take, from a short stretch of it."""
-        span = self.corpus.splits["validation"]
-        size = min(PROBE, len(span))
-        stretch = type(span)(span.start, span.start + size, span.has_context)
-        seconds = math.inf
-        for _ in range(2):
-            start = time.perf_counter()
-            self.trainer.evaluate(self.task.unbroken(stretch, self.config.evaluation.window))
-            seconds = min(seconds, time.perf_counter() - start)
-        return seconds * len(span) / size
+        """Validation, by the cheap protocol used during training."""
+        with self.trainer.averaged():
+            return self.experiment.estimate(self.trainer.progress.step)
 
     def _save(self) -> None:
         step = self.trainer.progress.step
@@ -407,7 +380,7 @@ class Session:
     def _metadata(self) -> dict[str, Any]:
         return {
             "config": json.loads(self.config.model_dump_json()),
-            "vocabulary": self.corpus.vocabulary.to_data(),
+            "vocabulary": self.experiment.vocabulary_data(),
             "progress": self.trainer.progress_data(),
             "session": {
                 "best": self.best,
@@ -426,23 +399,14 @@ class Session:
         score = None
         wanted = reason != "interrupted" and self.best is not None and self.score_at_end
         longest = max(60.0, LONG_SCORE * self.trained_seconds)
-        if wanted and self._time_final_score() <= longest:
-            model = copy.deepcopy(self.model)
-            load_arrays(model, model_weights(self.run.load(best["step"]).tensors))
+        if wanted and self.experiment.final_seconds() <= longest:
+            weights = model_weights(self.run.load(best["step"]).tensors)
             described = self.about["corpus"]["described"]
             try:
-                score = score_split(
-                    model,
-                    self.config,
-                    self.corpus,
-                    "validation",
-                    stop,
-                    step=best["step"],
-                    text=described,
-                )
+                score = self.experiment.final(weights, stop, step=best["step"], text=described)
                 # In this order: a start that finds no score here takes it again.
-                self.run.append_metrics({"step": step, "final": asdict(score)})
-                self.run.write_best(best | {"score": asdict(score)})
+                self.run.append_metrics({"step": step, "final": score.record()})
+                self.run.write_best(best | {"score": score.record()})
             except KeyboardInterrupt:
                 reason = "unscored"
         return Finished(
@@ -452,6 +416,7 @@ class Session:
             score,
             self.run.checkpoint_path(step),
             self.parameters,
+            self.experiment.unit,
             self.clock(),
             speed,
         )

@@ -24,12 +24,14 @@ def event_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
 
     def write(metrics: dict[str, Any]) -> None:
         step = metrics["step"]
-        for name, value in (
-            ("train/nats_per_character", metrics["train"]["nats_per_character"]),
-            ("validation/nats_per_character", metrics["validation"]["nats_per_character"]),
-            ("learning_rate", metrics["learning_rate"]),
-            ("characters_per_second", metrics["characters_per_second"]),
-        ):
+        values = {
+            f"{split}/{name}": value
+            for split in ("train", "validation")
+            for name, value in metrics[split].items()
+            if isinstance(value, float)
+        }
+        values |= {name: metrics[name] for name in ("learning_rate", "characters_per_second")}
+        for name, value in values.items():
             writer.add_scalar(name, value, step)
         writer.flush()
 

@@ -285,7 +285,7 @@ class TrainedModel:
             reading or Reading(),
             self.moments,
             step=self.training_step,
-            unknown_characters=unknown_characters,
+            unknown=unknown_characters,
             text=self.metadata.get("corpus", {}).get("described") if corpus.key else None,
         )
 

@@ -34,15 +34,15 @@ class Report(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A summed loss in nats and the number of characters it is over."""
+    """A summed loss in nats and the number of characters, or other units, that it is over."""
 
     nats: float
-    characters: int
+    scored: int
 
     @property
-    def nats_per_character(self) -> float:
-        """The mean loss."""
-        return self.nats / self.characters
+    def mean(self) -> float:
+        """Nats of one unit."""
+        return self.nats / self.scored
 
 
 @dataclass
@@ -382,15 +382,15 @@ def evaluate(model: nn.Module, task: Task[Batch], batches: Iterable[Batch]) -> S
     """
     was_training = model.training
     model.eval()
-    nats, characters = 0.0, 0
+    nats, scored = 0.0, 0
     carry: State | None = None
     try:
         with torch.inference_mode(), full_precision():
             for batch in batches:
                 loss = task.loss(model, batch, carry)
                 nats += float(loss.total)
-                characters += loss.scored
+                scored += loss.scored
                 carry = loss.carry
     finally:
         model.train(was_training)
-    return Score(nats, characters)
+    return Score(nats, scored)

@@ -150,7 +150,7 @@ def test_rates_and_temperature_are_chosen_on_the_first_half_alone(trained: Train
 def test_a_model_without_carried_state_cannot(tmp_path: Path) -> None:
     session = start(tmp_path / "run", tiny_config(training__carry_state=False),
                     tiny_corpus(tmp_path))  # fmt: skip
-    model: Any = session.trained()
+    model: Any = session.experiment.trained()
     with pytest.raises(ConfigError, match="without carried state cannot learn"):
         model.evaluate(TEXT, reading=Reading(rates=Rates(0.01, 0.0)))
 

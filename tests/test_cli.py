@@ -691,7 +691,7 @@ def test_the_python_surface(run: Run, trained: str) -> None:
     state = model.initial_state(2)
     logits, state = model.step(np.array([0, 1]), state)
     assert logits.shape == (2, model.vocabulary.size)
-    assert model.evaluate(TEXT).characters == len(TEXT)
+    assert model.evaluate(TEXT).count == len(TEXT)
     assert set(charrnn.__all__) <= set(dir(charrnn))
     with pytest.raises(AttributeError):
         _ = charrnn.nothing  # type: ignore[attr-defined]

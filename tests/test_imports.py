@@ -39,7 +39,8 @@ ORDER = [
     ["tasks.language_model"],
     ["experiment", "scoring"],
     ["trained"],
-    ["session", "compression"],
+    ["modelling", "compression"],
+    ["session"],
     ["cli.display"],
     [
         "cli.config",

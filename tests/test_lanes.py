@@ -177,7 +177,7 @@ def test_the_score_depends_on_no_window_and_no_batch(cell: str, train: int) -> N
         task = task_over(corpus, batch_size=batch_size, window=window + 3)
         result = evaluate(model, task, task.unbroken(span, window))
         assert result.nats == pytest.approx(expected, rel=1e-5)
-        assert result.characters == len(span)
+        assert result.scored == len(span)
 
 
 @settings(deadline=None, max_examples=60)
@@ -221,7 +221,7 @@ def test_a_split_of_one_character(has_context: bool, carry_state: bool, reset: b
     expected = plain_score(MODEL, corpus, span)
     for batches in (task.unbroken(span, 10), task.in_lanes(span, 64, 1000, 4096)):
         result = evaluate(MODEL, task, batches)
-        assert result.characters == 1
+        assert result.scored == 1
         assert result.nats == pytest.approx(expected, rel=1e-5)
 
 
@@ -230,7 +230,7 @@ def test_a_text_of_one_character() -> None:
     del corpus.splits["train"]
     task = task_over(corpus)
     result = evaluate(MODEL, task, task.unbroken(Span(0, 1, False), 10))
-    assert (result.nats, result.characters) == (pytest.approx(math.log(SYMBOLS)), 1)
+    assert (result.nats, result.scored) == (pytest.approx(math.log(SYMBOLS)), 1)
 
 
 @settings(deadline=None, max_examples=60)
@@ -284,7 +284,7 @@ def test_a_long_warm_up_gives_the_unbroken_score(
     task = task_over(corpus)
     whole = evaluate(model, task, task.unbroken(span, 100))
     estimate = evaluate(model, task, task.in_lanes(span, lanes, warmup, LENGTH))
-    assert estimate.characters == whole.characters == len(span)
+    assert estimate.scored == whole.scored == len(span)
     assert estimate.nats == pytest.approx(whole.nats, rel=1e-5)
 
 
@@ -303,7 +303,7 @@ def test_each_lane_warms_up_on_what_stands_before_it(warmup: int) -> None:
         expected += reading - warming
     estimate = evaluate(MODEL, task, task.in_lanes(span, lanes, warmup, LENGTH))
     assert estimate.nats == pytest.approx(expected, rel=1e-5)
-    assert estimate.characters == len(span)
+    assert estimate.scored == len(span)
 
 
 def test_a_longer_warm_up_changes_what_is_read_not_what_is_scored() -> None:
@@ -390,7 +390,7 @@ def test_without_carried_state_each_window_starts_from_zero(window: int, train: 
     for batches in (task.unbroken(span, 13), task.in_lanes(span, 8, 99, LENGTH)):
         result = evaluate(MODEL, task, batches)
         assert result.nats == pytest.approx(expected, rel=1e-5)
-        assert result.characters == len(span)
+        assert result.scored == len(span)
 
 
 def test_without_carried_state_training_windows_start_from_zero() -> None:

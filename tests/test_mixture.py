@@ -90,7 +90,7 @@ def test_every_character_is_scored_before_it_is_learned_from(tmp_path: Path) -> 
     corpus = tiny_corpus(tmp_path)
     session = start(tmp_path / "run", tiny_config(), corpus)
     drive(session)
-    model = session.trained()
+    model = session.experiment.trained()
     train = corpus.splits["train"]
     ngrams = NgramModel(corpus.ids[: train.stop], corpus.vocabulary.size, 4)
     reading = Reading(ngrams=ngrams)

@@ -42,7 +42,7 @@ def test_a_memoryless_run_reaches_the_bigram_entropy(shared_data: Path, tmp_path
     )
     session = start(tmp_path / "run", config, corpus)
     drive(session)
-    model = session.trained()
+    model = session.experiment.trained()
     score = model.evaluate_split(corpus, "validation").nats_per_character
     print(f"memoryless validation score: {score:.4f} nats per character")
     assert score == pytest.approx(2.48, abs=0.02)

@@ -331,7 +331,7 @@ def test_weights_are_adopted_by_symbol(tmp_path: Path) -> None:
     fresh = {name: value.clone() for name, value in new.model.state_dict().items()}
     added, dropped = new.adopt_weights(origin)
     assert (sorted(added), sorted(dropped)) == (["z", "é"], ["a", "b"])
-    mine, theirs = new.corpus.vocabulary.symbols, origin.vocabulary.symbols
+    mine, theirs = new.data.vocabulary.symbols, origin.vocabulary.symbols
     now, given = new.model.state_dict(), origin.model.state_dict()
     for i, symbol in enumerate(mine):
         for name in ("embedding.weight", "head.weight", "head.bias"):
@@ -345,20 +345,20 @@ def test_weights_are_adopted_by_symbol(tmp_path: Path) -> None:
 def test_one_hot_columns_are_adopted_by_symbol(tmp_path: Path) -> None:
     config = tiny_config(model__embedding_size="one_hot")
     old = start(tmp_path / "old", config, tiny_corpus(tmp_path))
-    origin = old.trained()
+    origin = old.experiment.trained()
     text = TEXT.replace("a", "z")
     new = start(tmp_path / "new", config, tiny_corpus(tmp_path, text))
     new.adopt_weights(origin)
     name = "stack.layers.0.cell.weight_ih"
     mine, theirs = new.model.state_dict()[name], old.model.state_dict()[name]
-    for i, symbol in enumerate(new.corpus.vocabulary.symbols):
+    for i, symbol in enumerate(new.data.vocabulary.symbols):
         if symbol != "z":
-            assert torch.equal(mine[:, i], theirs[:, old.corpus.vocabulary.symbols.index(symbol)])  # type: ignore[arg-type]
+            assert torch.equal(mine[:, i], theirs[:, old.data.vocabulary.symbols.index(symbol)])  # type: ignore[arg-type]
 
 
 def test_adoption_refuses_another_shape(tmp_path: Path) -> None:
     old = start(tmp_path / "old", tiny_config(), tiny_corpus(tmp_path))
-    origin = old.trained()
+    origin = old.experiment.trained()
     new = start(tmp_path / "new", tiny_config(model__hidden_size=9), tiny_corpus(tmp_path))
     with pytest.raises(ConfigError, match="does not fit"):
         new.adopt_weights(origin)

@@ -77,10 +77,10 @@ def test_what_numpy_does_not_know_goes_to_torch(
 ) -> None:
     session = start(tmp_path / "run", tiny_config(training__steps=2), tiny_corpus(tmp_path))
     drive(session)
-    assert isinstance(session.trained()._stepper, NumpyModel)
-    sampled = session.trained().sample_text(50, seed=3)
+    assert isinstance(session.experiment.trained()._stepper, NumpyModel)
+    sampled = session.experiment.trained().sample_text(50, seed=3)
     monkeypatch.setattr("charrnn.stepping.MOST_TABLE", 10)
-    trained = session.trained()
+    trained = session.experiment.trained()
     assert isinstance(trained._stepper, TorchStepper)
     assert trained.sample_text(50, seed=3) == sampled
 
@@ -88,9 +88,9 @@ def test_what_numpy_does_not_know_goes_to_torch(
 def test_a_saved_state_goes_on_in_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = start(tmp_path / "run", tiny_config(training__steps=2), tiny_corpus(tmp_path))
     drive(session)
-    numpy_model = session.trained()
+    numpy_model = session.experiment.trained()
     monkeypatch.setattr("charrnn.stepping.MOST_TABLE", 10)
-    torch_model: TrainedModel = session.trained()
+    torch_model: TrainedModel = session.experiment.trained()
     for name, (writer, reader) in {
         "a": (numpy_model, torch_model),
         "b": (torch_model, numpy_model),

@@ -8,7 +8,6 @@ import os
 import secrets
 import sys
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -114,7 +113,7 @@ def baseline(
     if length is not None:
         sampled = {"sample": _sample(model, corpus, length, prompt or "", temperature, seed)}
     if as_json:
-        record = {"model": kind, **about, "seconds": seconds, **asdict(result), **sampled}
+        record = {"model": kind, **about, "seconds": seconds, **result.record(), **sampled}
         click.echo(json.dumps(record))
         return
     show_evaluation(result)

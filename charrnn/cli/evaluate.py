@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,9 +162,9 @@ def evaluate(
             ngram = ngrams()
             baseline = score_unbroken(ngram, corpus, wanted, result.text)
             about = {"model": ngram.smoothing, "order": ngram.order}
-            compared = {"baseline": {**about, **asdict(baseline)}}
+            compared = {"baseline": {**about, **baseline.record()}}
     if as_json:
-        click.echo(json.dumps({**asdict(result), **compared}))
+        click.echo(json.dumps({**result.record(), **compared}))
         return
     show_evaluation(result)
     if compare:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
       charrnn info step-00000500.safetensors --json
     """
     from charrnn.config import config_from_data
+    from charrnn.layout import loss_in
     from charrnn.runs import SCHEMA, Run, find_checkpoint, find_run
     from charrnn.vocabulary import read_vocabulary
 
@@ -70,15 +72,14 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     for part, count in facts["parameters"].items():
         show(f"            {part:<10} {count:>12,} parameters")
     show(f"vocabulary  {vocabulary.size:,} {vocabulary.kind} symbols")
-    if best:
+    if loss := loss_in(best):
         show(
-            f"validation  {best['nats_per_character']:.4f} nats per character at step "
-            f"{best['step']:,} ({best['protocol']})"
+            f"validation  {loss[0]:.4f} nats per {loss[1]} at step {best['step']:,} "
+            f"({best['protocol']})"
         )
-    if score:
+    if score and (loss := loss_in(score)):
         show(
-            f"score       {score['nats_per_character']:.4f} nats, "
-            f"{score['bits_per_character']:.4f} bits per character "
+            f"score       {loss[0]:.4f} nats, {loss[0] / math.log(2):.4f} bits per {loss[1]} "
             f"on {score['split']} ({score['protocol']})"
         )
     splits = ", ".join(f"{count:,} {name}" for name, count in corpus["splits"].items())
@@ -113,6 +114,7 @@ def list_runs(root: Path, as_json: bool) -> None:
       charrnn list
       charrnn list experiments/ --json
     """
+    from charrnn.layout import loss_in
     from charrnn.runs import SCHEMA, all_runs
 
     rows: list[dict[str, Any]] = []
@@ -124,7 +126,8 @@ def list_runs(root: Path, as_json: bool) -> None:
         rows.append({
             "schema": SCHEMA, "run": str(run.path), "step": steps[-1] if steps else 0,
             "best_step": best.get("step"),
-            "nats_per_character": score.get("nats_per_character", best.get("nats_per_character")),
+            "nats": loss[0] if (loss := loss_in(score) or loss_in(best)) else None,
+            "unit": loss[1] if loss else None,
             "protocol": score.get("protocol", best.get("protocol")), "age_seconds": age,
         })  # fmt: skip
     if as_json:
@@ -137,7 +140,7 @@ def list_runs(root: Path, as_json: bool) -> None:
     width = max(len(str(row["run"])) for row in rows)
     show(f"{'run':<{width}}  {'step':>9}  {'nats':>7}  {'age':>7}  protocol")
     for row in rows:
-        nats, old = row["nats_per_character"], row["age_seconds"]
+        nats, old = row["nats"], row["age_seconds"]
         show(
             f"{row['run']:<{width}}  {row['step']:>9,}  {f'{nats:.4f}' if nats else '-':>7}  "
             f"{duration(old) if old is not None else '-':>7}  {row['protocol'] or '-'}"

@@ -9,7 +9,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -337,7 +336,7 @@ def _drive(session: Session, run: Run, as_json: bool) -> int:
                     total = event.steps
                     bar.close()
                     measured = (
-                        f" at {event.characters_per_second:,.0f} characters/s"
+                        f" at {event.characters_per_second:,.0f} {session.experiment.unit}s/s"
                         if event.characters_per_second
                         else ""
                     )
@@ -404,16 +403,16 @@ class Stopper:
 
 
 def _show_evaluation(bar: Bar, event: Any, total: int) -> None:
-    metrics = event.metrics
-    validation = metrics["validation"]
+    metrics, unit = event.metrics, event.score.unit
+    train, validation = metrics["train"], metrics["validation"]
+    others = "".join(f"  {n.replace('_', ' ')} {v:.4f}" for n, v in event.score.metrics.items())
     bar.say(
         f"step {metrics['step']:,}/{total:,}  epoch {metrics['epoch']:.1f}  "
-        f"train {metrics['train']['nats_per_character']:.4f} nats "
-        f"({metrics['train']['bits_per_character']:.3f} bits)  "
-        f"validation {validation['nats_per_character']:.4f} nats "
-        f"({validation['bits_per_character']:.3f} bits) per character"
+        f"train {train[f'nats_per_{unit}']:.4f} nats ({train[f'bits_per_{unit}']:.3f} bits)  "
+        f"validation {validation[f'nats_per_{unit}']:.4f} nats "
+        f"({validation[f'bits_per_{unit}']:.3f} bits) per {unit}{others}"
         f"{'  best' if event.is_best else ''}  "
-        f"{metrics['characters_per_second']:,.0f} characters/s  "
+        f"{metrics['characters_per_second']:,.0f} {unit}s/s  "
         f"{duration(event.seconds_left)} left",
         bold=event.is_best,
     )
@@ -433,20 +432,20 @@ def _show_end(path: Path, event: Any) -> None:
         say(f"stopped at step {event.step:,}: validation has not improved for a while")
     say(
         f"trained {event.step:,} steps in {duration(event.seconds)}, "
-        f"{event.characters_per_second:,.0f} characters/s"
+        f"{event.characters_per_second:,.0f} {event.unit}s/s"
     )
-    if event.score is not None:
+    if (score := event.score) is not None:
+        others = "".join(f", {name.replace('_', ' ')} {v:.4f}" for name, v in score.metrics.items())
         say(
-            f"best    step {event.best['step']:,}: validation {event.score.nats_per_character:.4f} "
-            f"nats, {event.score.bits_per_character:.3f} bits per character "
-            f"({event.score.protocol}, {event.score.characters:,} characters)",
+            f"best    step {event.best['step']:,}: validation {score.nats:.4f} nats, "
+            f"{score.bits:.3f} bits per {score.unit}{others} "
+            f"({score.protocol}, {score.count:,} {score.unit}s)",
             bold=True,
         )
-    elif "nats_per_character" in event.best:
+    elif key := next((key for key in event.best if key.startswith("nats_per_")), None):
         say(
-            f"best    step {event.best['step']:,}: validation "
-            f"{event.best['nats_per_character']:.4f} nats per character "
-            f"({event.best['protocol']}); charrnn eval scores it whole"
+            f"best    step {event.best['step']:,}: validation {event.best[key]:.4f} "
+            f"{key.replace('_', ' ')} ({event.best['protocol']}); charrnn eval scores it whole"
         )
     say(f"files   {path}")
     say(f"next    charrnn sample {path}")
@@ -458,20 +457,21 @@ def _summary(session: Session, path: Path, event: Any) -> dict[str, Any]:
     from charrnn.runs import SCHEMA
 
     if event.score is not None:
-        score = asdict(event.score)
+        score = event.score.record()
     else:
-        nats = event.best.get("nats_per_character")
+        unit = session.experiment.unit
+        nats = event.best.get(f"nats_per_{unit}")
         score = {
             "split": "validation",
             "text": session.about["corpus"]["described"],
-            "nats_per_character": nats,
-            "bits_per_character": nats / math.log(2) if nats is not None else None,
+            f"nats_per_{unit}": nats,
+            f"bits_per_{unit}": nats / math.log(2) if nats is not None else None,
             "bits_per_byte": None,
-            "characters": None,
-            "unknown_characters": 0,
+            f"{unit}s": None,
+            f"unknown_{unit}s": 0,
             "step": event.best["step"],
             "protocol": event.best.get("protocol"),
-            "text_sha256": session.corpus.sha256,
+            "text_sha256": session.data.sha256,
             "schema": SCHEMA,
         }
     return {
@@ -503,7 +503,7 @@ def _emitter() -> Callable[[dict[str, Any]], None]:
 
 
 def _banner(session: Session, described: str, path: Path) -> None:
-    config, corpus = session.config, session.corpus
+    config, corpus = session.config, session.data
     splits = ", ".join(f"{len(span):,} {name}" for name, span in corpus.splits.items())
     unit = "bytes" if corpus.vocabulary.kind == "byte" else "characters"
     say(
