@@ -34,7 +34,7 @@ ORDER = [
         "tensorboard",
     ],
     ["layers", "corpus", "task", "layout"],
-    ["runs", "team", "texts", "adaptation"],
+    ["runs", "team", "texts", "examples", "adaptation"],
     ["evaluation", "models", "trainer", "planning"],
     ["tasks.language_model"],
     ["experiment", "scoring"],
@@ -145,6 +145,7 @@ def modules_after(statement: str) -> set[str]:
         "import charrnn.checkpoint, charrnn.vocabulary, charrnn.sampler, charrnn.state",
         "import charrnn.ngram",
         "import charrnn.hmm",
+        "import charrnn.examples",
     ],
 )
 def test_these_do_without_torch_and_pydantic(statement: str) -> None:
