@@ -29,6 +29,7 @@ ORDER = [
         "hmm",
         "mixture",
         "novelty",
+        "batching",
         "sources",
         "config",
         "tensorboard",
@@ -57,6 +58,7 @@ FORBIDDEN = {
     "team": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "trainer": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "sampler": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
+    "batching": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "ngram": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "cells": {"config"},
     "layers": {"config"},
@@ -145,7 +147,7 @@ def modules_after(statement: str) -> set[str]:
         "import charrnn.checkpoint, charrnn.vocabulary, charrnn.sampler, charrnn.state",
         "import charrnn.ngram",
         "import charrnn.hmm",
-        "import charrnn.examples",
+        "import charrnn.examples, charrnn.batching",
     ],
 )
 def test_these_do_without_torch_and_pydantic(statement: str) -> None:
