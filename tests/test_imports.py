@@ -30,6 +30,7 @@ ORDER = [
         "mixture",
         "novelty",
         "batching",
+        "metrics",
         "sources",
         "config",
         "tensorboard",
@@ -59,6 +60,7 @@ FORBIDDEN = {
     "trainer": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "sampler": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "batching": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
+    "metrics": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "ngram": {"tasks", "vocabulary", "config", "corpus", "sources", "runs"},
     "cells": {"config"},
     "layers": {"config"},
@@ -147,7 +149,7 @@ def modules_after(statement: str) -> set[str]:
         "import charrnn.checkpoint, charrnn.vocabulary, charrnn.sampler, charrnn.state",
         "import charrnn.ngram",
         "import charrnn.hmm",
-        "import charrnn.examples, charrnn.batching",
+        "import charrnn.examples, charrnn.batching, charrnn.metrics",
     ],
 )
 def test_these_do_without_torch_and_pydantic(statement: str) -> None:
