@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,12 +33,15 @@ from charrnn.vocabulary import (
     Ids,
     Unknown,
     Vocabulary,
+    WordVocabulary,
     code_points,
     id_type,
     read_vocabulary,
+    split_words,
 )
 
 CACHE_FORMAT = 2
+Kind = Literal["character", "byte", "word"]
 IN_MEMORY = 1 << 26  # ids: a text up to this size is read whole
 
 
@@ -113,7 +117,7 @@ class Corpus:
     key: str
 
     def byte_count(self, span: Span) -> int:
-        """How many bytes (UTF-8) the characters of `span` take."""
+        """How many bytes (UTF-8) the symbols of `span` take; a special symbol takes none."""
         counts = np.zeros(self.vocabulary.size, np.int64)
         for start in range(span.start, span.stop, 1 << 22):
             piece = self.ids[start : min(start + (1 << 22), span.stop)]
@@ -126,27 +130,29 @@ def load_corpus(
     validation: Sources | None = None,
     test: Sources | None = None,
     *,
-    vocabulary: Literal["character", "byte"] | Vocabulary = "character",
+    vocabulary: Kind | Vocabulary = "character",
     fractions: Sequence[float] = (0.9, 0.1),
     encoding: str = "utf-8",
     errors: str = "strict",
     unknown: Unknown = "error",
+    minimum_count: int = 1,
 ) -> Corpus:
     """Read the texts into ids (or find them in the cache) and split them.
 
     Without validation files, `fractions` splits the main text by position into train,
     validation and, with three of them, test. A given vocabulary is kept as it is, and `unknown`
-    says what becomes of characters it lacks; else the vocabulary is made from all the texts.
+    says what becomes of characters it lacks; else the vocabulary is made from all the texts, of
+    words from those that occur at least `minimum_count` times.
 
     Raises DataError for a text that cannot be decoded, is empty or too short; StorageError where
     the cache cannot be written.
     """
-    _check_encoding(encoding, errors)
     parts = [sources for sources in (main, validation, test) if sources]
     documents = [document for sources in parts for document in sources.documents]
-    sha256, sizes = _fingerprint(documents)
+    sha256, sizes = fingerprint(documents)
+    wanted: Any
     if isinstance(vocabulary, str):
-        wanted: Any = vocabulary
+        wanted = [vocabulary, minimum_count] if vocabulary == "word" else vocabulary
     else:
         wanted = [vocabulary.to_data(), unknown]
     recipe = [CACHE_FORMAT, sha256, sizes, [len(p.documents) for p in parts]]
@@ -154,7 +160,10 @@ def load_corpus(
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     cached = read_cache(key)
     if cached is None:
-        _build(key, parts, sha256, sum(sizes), vocabulary, encoding, errors, unknown)
+        made = vocabulary
+        if isinstance(made, str):
+            made = _vocabulary_of(parts, made, minimum_count, encoding, errors)
+        _build(key, parts, sha256, sum(sizes), made, encoding, errors, unknown)
         cached = read_cache(key)
         if cached is None:
             raise StorageError(f"the id cache {_cache_path(key)} vanished while it was built")
@@ -212,9 +221,8 @@ def corpus_of_text(text: str, vocabulary: Vocabulary, unknown: Unknown = "error"
 
 def read_text(sources: Sources, encoding: str = "utf-8", errors: str = "strict") -> str:
     """All the documents as one string. Raises DataError where they cannot be decoded."""
-    _check_encoding(encoding, errors)
     return "".join(
-        chunk for document in sources.documents for chunk in _decoded(document, encoding, errors)
+        chunk for document in sources.documents for chunk in decoded(document, encoding, errors)
     )
 
 
@@ -261,7 +269,7 @@ def _check_encoding(encoding: str, errors: str) -> None:
         raise ConfigError(f"unknown error handling {errors!r}; known: {known}") from error
 
 
-def _fingerprint(documents: Sequence[Document]) -> tuple[str, list[int]]:
+def fingerprint(documents: Sequence[Document]) -> tuple[str, list[int]]:
     """The SHA-256 of all bytes in order, and each document's size in bytes."""
     digest, sizes = hashlib.sha256(), []
     for document in documents:
@@ -273,8 +281,18 @@ def _fingerprint(documents: Sequence[Document]) -> tuple[str, list[int]]:
     return digest.hexdigest(), sizes
 
 
-def _decoded(document: Document, encoding: str, errors: str) -> Iterator[str]:
-    """The text in chunks, without a byte order mark at its start."""
+def decoded(
+    document: Document,
+    encoding: str,
+    errors: str,
+    remedy: str = "give its --encoding, or --errors replace, or --vocabulary byte",
+) -> Iterator[str]:
+    """The text in chunks, without a byte order mark at its start.
+
+    Raises DataError for what is not in that encoding, ConfigError where there is no such encoding
+    or error handling.
+    """
+    _check_encoding(encoding, errors)
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     fed, first = 0, True
     for chunk in itertools.chain(document.chunks(), [b""]):
@@ -286,8 +304,7 @@ def _decoded(document: Document, encoding: str, errors: str) -> Iterator[str]:
             culprit = getattr(error, "object", b"")[getattr(error, "start", 0) :][:1]
             shown = f"byte 0x{culprit.hex()} " if culprit else ""
             raise DataError(
-                f"{document.name} is not {encoding}: {shown}at offset {offset:,}; "
-                f"give its --encoding, or --errors replace, or --vocabulary byte"
+                f"{document.name} is not {encoding}: {shown}at offset {offset:,}; {remedy}"
             ) from error
         fed += len(chunk)
         if first and text:
@@ -297,31 +314,54 @@ def _decoded(document: Document, encoding: str, errors: str) -> Iterator[str]:
             yield text
 
 
+def _vocabulary_of(
+    parts: Sequence[Sources], kind: Kind, minimum_count: int, encoding: str, errors: str
+) -> Vocabulary:
+    """The vocabulary of all the texts: a pass over them, or none for bytes."""
+    if kind == "byte":
+        return ByteVocabulary()
+    documents = [document for sources in parts for document in sources.documents]
+    texts = (decoded(document, encoding, errors) for document in documents)
+    seen = np.zeros(0x110000, bool)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        if kind == "word":
+            for piece in _between_words(text):
+                counts.update(split_words(piece))
+        else:
+            for piece in text:
+                seen[code_points(piece)] = True
+    if not counts and not seen.any():
+        raise DataError(f"{parts[0].described} is empty; give a text with characters in it")
+    if kind == "word":
+        return WordVocabulary.of_counts(counts, minimum_count)
+    return CharacterVocabulary([chr(point) for point in np.flatnonzero(seen)])
+
+
+def _between_words(chunks: Iterator[str]) -> Iterator[str]:
+    """A text's chunks cut anew, where no word is cut: after a line's end or before a space."""
+    left: list[str] = []
+    for chunk in chunks:
+        cut = max(chunk.rfind("\n") + 1, chunk.rfind(" "))
+        if cut > 0:
+            yield "".join([*left, chunk[:cut]])
+            left = []
+        left.append(chunk[max(cut, 0) :])
+    yield "".join(left)
+
+
 def _build(
     key: str,
     parts: Sequence[Sources],
     sha256: str,
     byte_count: int,
-    vocabulary: Literal["character", "byte"] | Vocabulary,
+    vocabulary: Vocabulary,
     encoding: str,
     errors: str,
     unknown: Unknown,
 ) -> None:
-    """Write one entry of the cache: two passes over the text, then one rename."""
+    """Write one entry of the cache: one pass over the text, then one rename."""
     documents = [document for sources in parts for document in sources.documents]
-    made: Vocabulary
-    if not isinstance(vocabulary, str):
-        made = vocabulary
-    elif vocabulary == "byte":
-        made = ByteVocabulary()
-    else:
-        seen = np.zeros(0x110000, bool)
-        for document in documents:
-            for text in _decoded(document, encoding, errors):
-                seen[code_points(text)] = True
-        if not seen.any():
-            raise DataError(f"{parts[0].described} is empty; give a text with characters in it")
-        made = CharacterVocabulary([chr(point) for point in np.flatnonzero(seen)])
     target = _cache_path(key)
     count = 0
     starts: list[int] = []
@@ -336,7 +376,7 @@ def _build(
             for sources in parts:
                 for document in sources.documents:
                     starts.append(count)
-                    for ids in _encoded(document, made, encoding, errors, unknown):
+                    for ids in _encoded(document, vocabulary, encoding, errors, unknown):
                         content = ids.tobytes()
                         digest.update(content)
                         file.write(content)
@@ -346,17 +386,17 @@ def _build(
             os.fsync(file.fileno())
         if count == 0:
             raise DataError(f"{parts[0].described} is empty; give a text with characters in it")
-        again, _ = _fingerprint(documents)
+        again, _ = fingerprint(documents)
         if again != sha256:
             raise DataError(f"{parts[0].described} changed while it was being read; start again")
         about = {
             "count": count,
-            "dtype": id_type(made.size).name,
+            "dtype": id_type(vocabulary.size).name,
             "document_starts": starts,
             "part_ends": part_ends,
             "sha256": sha256,
             "ids_sha256": digest.hexdigest(),
-            "vocabulary": made.to_data(),
+            "vocabulary": vocabulary.to_data(),
         }
         (temporary / "about.json").write_text(json.dumps(about), "utf-8")
         if read_cache(key) is None:
@@ -368,7 +408,7 @@ def _build(
     except OSError as error:
         raise StorageError(
             f"cannot write the id cache {target}: {error.strerror}; it needs up to "
-            f"{byte_count * id_type(made.size).itemsize:,} bytes; "
+            f"{byte_count * id_type(vocabulary.size).itemsize:,} bytes; "
             f"set CHARRNN_CACHE_DIR to a folder with room"
         ) from error
     finally:
@@ -396,5 +436,6 @@ def _encoded(
         for chunk in document.chunks():
             yield np.frombuffer(chunk, np.uint8)
     else:
-        for text in _decoded(document, encoding, errors):
+        chunks = decoded(document, encoding, errors)
+        for text in _between_words(chunks) if vocabulary.kind == "word" else chunks:
             yield vocabulary.encode(text, unknown)

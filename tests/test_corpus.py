@@ -29,7 +29,7 @@ from charrnn.corpus import (
 )
 from charrnn.errors import ConfigError, DataError, StorageError
 from charrnn.sources import Document, Scratch, Sources, find_sources
-from charrnn.vocabulary import ByteVocabulary, CharacterVocabulary
+from charrnn.vocabulary import ByteVocabulary, CharacterVocabulary, WordVocabulary
 
 FAMILY = "👩\u200d👩\u200d👧\u200d👦"
 TEXTS = {
@@ -458,7 +458,7 @@ def test_documents_with_nothing_in_them(tmp_path: Path) -> None:
     assert corpus.document_starts.tolist() == [0, 0, 3, 3, 5]
 
 
-@pytest.mark.parametrize("vocabulary", ["character", "byte"])
+@pytest.mark.parametrize("vocabulary", ["character", "byte", "word"])
 @pytest.mark.parametrize("texts", [[""], ["", ""], ["a"], ["ab"]])
 def test_texts_that_are_too_short(
     tmp_path: Path, cache: Path, texts: list[str], vocabulary: Any
@@ -498,6 +498,56 @@ def test_byte_count_of_a_long_text() -> None:
     text = "é" * (1 << 22) + "ab☃"
     corpus = corpus_of_text(text, CharacterVocabulary("abé☃"))
     assert corpus.byte_count(corpus.splits["text"]) == (1 << 23) + 5
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 1 << 20])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "To be, or not\nto  be: don't ask \n\nthat is the <unk>.\r\n",
+        " begins and ends ",
+        "no.white.space,at_all",
+        "caf\u00e9 cafe\u0301 \U0001f600\u2019s\xa0x",
+    ],
+)
+def test_no_chunk_cuts_a_word(
+    tmp_path: Path, text: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources_module, "CHUNK", chunk)
+    corpus = load_corpus(sources_of(tmp_path, text), vocabulary="word", fractions=(1.0,))
+    vocabulary = WordVocabulary.of([text])
+    assert corpus.vocabulary.symbols == vocabulary.symbols
+    assert np.array_equal(corpus.ids, vocabulary.encode(text))
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.text(" a'\n,<unk>\u0301", min_size=1), st.integers(1, 7))
+def test_words_read_in_any_chunks(
+    tmp_path_factory: pytest.TempPathFactory, text: str, chunk: int
+) -> None:
+    sources = sources_of(tmp_path_factory.mktemp("words"), f"a\n{text}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources_module, "CHUNK", chunk)
+        corpus = load_corpus(sources, vocabulary="word", fractions=(1.0,))
+    assert np.array_equal(corpus.ids, WordVocabulary.of([f"a\n{text}"]).encode(f"a\n{text}"))
+
+
+def test_rare_words_are_unknown_in_every_split(tmp_path: Path) -> None:
+    main, validation = sources_of(tmp_path, "a cat a dog"), sources_of(tmp_path, "a cat", name="v")
+    kept = load_corpus(main, validation, vocabulary="word", minimum_count=2)
+    assert kept.vocabulary.symbols == (" cat", "a", "<unk>")
+    assert kept.ids.tolist() == [1, 0, 2, 2, 1, 0]
+    assert kept.byte_count(kept.splits["train"]) == len("a cat")  # Nothing for what is unknown.
+    every = load_corpus(main, validation, vocabulary="word")  # The count is in the cache's key.
+    assert (every.vocabulary.size, every.byte_count(every.splits["train"])) == (5, 11)
+
+
+@pytest.mark.shared_data
+def test_words_of_tiny_shakespeare_by_position(shared_data: Path) -> None:
+    sources = find_sources([str(shared_data / "tinyshakespeare.txt")])
+    corpus = load_corpus(sources, vocabulary="word", minimum_count=2)
+    assert [len(span) for span in corpus.splits.values()] == [264_249, 29_362]
+    assert corpus.vocabulary.size == 8_089
 
 
 def test_a_given_vocabulary_is_kept(tmp_path: Path) -> None:

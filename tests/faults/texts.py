@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 
-from charrnn.corpus import _fingerprint, load_corpus
+from charrnn.corpus import fingerprint, load_corpus
 from charrnn.errors import DataError
 from charrnn.sources import Document, find_sources
 from charrnn.vocabulary import CharacterVocabulary
@@ -164,7 +164,7 @@ def changing_texts(effort: Effort, sabotaged: bool) -> Result:
 
     def trusting(documents: Any) -> Any:
         if not first:
-            first.append(_fingerprint(documents))
+            first.append(fingerprint(documents))
         return first[0]
 
     for vocabulary in ("character", "byte"):
@@ -182,7 +182,7 @@ def changing_texts(effort: Effort, sabotaged: bool) -> Result:
                             changed_at(change, reading, middle),
                             mock.patch("charrnn.sources.CHUNK", 200),
                             patched(
-                                mock.patch("charrnn.corpus._fingerprint", trusting), when=sabotaged
+                                mock.patch("charrnn.corpus.fingerprint", trusting), when=sabotaged
                             ),
                         ):
                             corpus = load_corpus(find_sources([str(path)]), vocabulary=vocabulary)

@@ -1,0 +1,175 @@
+"""What predictions are worth, against values worked out by hand or printed in the papers."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charrnn.metrics import (
+    Share,
+    accuracy,
+    bleu,
+    confusion,
+    exact_match,
+    macro_f1,
+)
+
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
+
+
+def test_accuracy() -> None:
+    assert accuracy([1, 2, 0, 2], [1, 2, 2, 2]) == Share(3, 4)
+    assert accuracy([1, 2, 0, 2], [1, 2, 2, 2]).value == 0.75
+    assert accuracy(np.array([[1, 0], [3, 3]]), np.array([[1, 1], [3, 3]])) == Share(3, 4)
+
+
+def test_accuracy_of_a_choice() -> None:
+    assert accuracy([1, 2, 0, 2], [1, 2, 2, 2], [True, False, True, False]) == Share(1, 2)
+    assert accuracy([1, 2], [1, 2], [0, 0]).value is None
+
+
+def test_accuracy_of_nothing_is_none() -> None:
+    assert accuracy([], []) == Share(0, 0)
+    assert accuracy([], []).value is None
+
+
+def test_accuracy_is_of_one_prediction_each() -> None:
+    with pytest.raises(ValueError, match=r"\(2,\) for \(3,\)"):
+        accuracy([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match=r"\(1, 2\) for \(2, 1\)"):  # No broadcasting.
+        accuracy([[1, 2]], [[1], [2]])
+    with pytest.raises(ValueError, match="choice"):
+        accuracy([1, 2], [1, 2], [True])
+
+
+def test_exact_match() -> None:
+    assert exact_match(["abc", "ab"], ["abc", "abc"]) == Share(1, 2)
+    assert exact_match([np.array([1, 2]), [3]], [[1, 2], (3,)]) == Share(2, 2)
+    assert exact_match([[]], [[]]) == Share(1, 1)
+    with pytest.raises(ValueError, match=r"longer|shorter"):
+        exact_match(["a"], [])
+
+
+# Gold: 4 of class 0, 3 of class 1, 1 of class 2, none of class 3.
+GOLD = [0, 0, 0, 0, 1, 1, 1, 2]
+PREDICTED = [0, 0, 1, 3, 1, 1, 0, 1]
+
+
+def test_confusion_has_gold_in_rows() -> None:
+    assert confusion(PREDICTED, GOLD, 4).tolist() == [
+        [2, 1, 0, 1],
+        [1, 2, 0, 0],
+        [0, 1, 0, 0],
+        [0, 0, 0, 0],
+    ]
+    assert confusion([], [], 2).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(("predicted", "gold"), [([2], [0]), ([0], [-1]), ([0, 1], [0])])
+def test_confusion_refuses_what_is_no_class(predicted: list[int], gold: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"not all in|of shape"):
+        confusion(predicted, gold, 2)
+
+
+def test_macro_f1_is_over_the_classes_that_are_there_or_are_predicted() -> None:
+    assert macro_f1(confusion(PREDICTED, GOLD, 5)) == pytest.approx((4 / 7 + 4 / 7 + 0 + 0) / 4)
+    assert macro_f1(confusion([], [], 3)) is None
+    assert macro_f1(confusion([0, 1], [0, 1], 7)) == 1
+
+
+def tokens(text: str) -> list[str]:
+    return text.split()
+
+
+THE_CAT = tokens("the cat is on the mat")
+
+
+def test_bleu_clips_counts_as_in_the_paper() -> None:
+    """Papineni et al. 2002, section 2.1: example 2, a modified unigram precision of 2/7."""
+    found = bleu([["the"] * 7], [[THE_CAT, tokens("there is a cat on the mat")]])
+    assert found.precisions == (2 / 7, 0, 0, 0)
+    assert found.score == 0
+
+
+GUIDE = [
+    "it is a guide to action that ensures that the military will forever heed party commands",
+    "it is the guiding principle which guarantees the military forces always being under the "
+    "command of the party",
+    "it is the practical guide for the army always to heed the directions of the party",
+]
+FIRST = (
+    "it is a guide to action which ensures that the military always obeys the commands of the party"
+)
+SECOND = "it is to insure the troops forever hearing the activity guidebook that party direct"
+
+
+@pytest.mark.parametrize(
+    ("candidate", "unigrams", "bigrams"), [(FIRST, 17 / 18, 10 / 17), (SECOND, 8 / 14, 1 / 13)]
+)
+def test_bleu_precisions_as_in_the_paper(candidate: str, unigrams: float, bigrams: float) -> None:
+    """Papineni et al. 2002, example 1, with the precisions that section 2.1 gives."""
+    references = [tokens(reference) for reference in GUIDE]
+    assert bleu([tokens(candidate)], [references]).precisions[:2] == (unigrams, bigrams)
+
+
+def test_bleu_by_hand() -> None:
+    """Of "my cat is on the mat" all but `my` are there, of the bigrams `cat is` and `is on`, of the
+    trigrams `cat is on`; the lengths are equal, so at order 3 it is (5/6 x 2/5 x 1/4)^(1/3)."""
+    found = bleu([tokens("my cat is on the mat")], [[tokens("the cat is on a mat")]], order=3)
+    assert found.precisions == (5 / 6, 2 / 5, 1 / 4)
+    assert found.score == pytest.approx((1 / 12) ** (1 / 3))
+    assert found.brevity_penalty == 1
+
+
+def test_bleu_is_one_for_a_copy_and_orders_matter() -> None:
+    assert bleu([THE_CAT], [[THE_CAT]]) == (1, (1, 1, 1, 1), 1, 6, 6)
+    assert bleu([THE_CAT[::-1]], [[THE_CAT]]).score == 0
+
+
+def test_bleu_punishes_what_is_short_and_only_that() -> None:
+    """Five of six tokens, all precisions 1: the score is exp(1 - 6/5)."""
+    short = bleu([THE_CAT[:5]], [[THE_CAT]])
+    assert short.precisions == (1, 1, 1, 1)
+    assert short.score == short.brevity_penalty == pytest.approx(math.exp(-0.2))
+    long = bleu([[*THE_CAT, "mat"]], [[THE_CAT]])
+    assert long.brevity_penalty == 1
+    assert long.score == pytest.approx((6 / 7 * 5 / 6 * 4 / 5 * 3 / 4) ** (1 / 4))
+
+
+def test_bleu_sums_over_the_corpus_before_it_divides() -> None:
+    """4-grams: 3 of 3 and 0 of 2, so 3 of 5; the lengths 6 + 5 against 6 + 6."""
+    found = bleu([THE_CAT, tokens("no cat was on it")], [[THE_CAT], [THE_CAT]])
+    assert found.precisions == (8 / 11, 5 / 9, 4 / 7, 3 / 5)
+    assert (found.length, found.reference_length) == (11, 12)
+    expected = math.exp(1 - 12 / 11) * (8 / 11 * 5 / 9 * 4 / 7 * 3 / 5) ** (1 / 4)
+    assert found.score == pytest.approx(expected)
+
+
+def test_bleu_compares_lengths_with_the_nearest_reference_the_shorter_of_two() -> None:
+    references = [["a"] * 2, ["a"] * 6, ["a"] * 9]
+    assert bleu([["a"] * 4], [references]).reference_length == 2
+    assert bleu([["a"] * 5], [references]).reference_length == 6
+    assert bleu([["a"] * 20], [references]).reference_length == 9
+
+
+def test_bleu_clips_by_the_largest_count_of_one_reference() -> None:
+    assert bleu([["a", "a", "a"]], [[["a", "b"], ["a", "a"]]]).precisions[0] == 2 / 3
+
+
+def test_bleu_of_nothing_is_nothing() -> None:
+    assert bleu([], []) == (0, (0, 0, 0, 0), 0, 0, 0)
+    assert bleu([[]], [[THE_CAT]]).score == 0
+    assert bleu([["a", "b"]], [[["a", "b"]]]).score == 0  # No 4-grams: nothing is smoothed.
+    with pytest.raises(ValueError, match=r"longer|shorter"):
+        bleu([THE_CAT], [])
+
+
+@PROPERTY
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=9), min_size=1, max_size=4), st.data())
+def test_bleu_is_between_0_and_1(references: list[list[str]], data: st.DataObject) -> None:
+    candidates = [data.draw(st.lists(st.sampled_from("abc"), max_size=9)) for _ in references]
+    found = bleu(candidates, [[reference] for reference in references])
+    assert 0 <= found.score <= found.brevity_penalty <= 1
+    assert bleu(references, [[r] for r in references]).brevity_penalty in (0, 1)
