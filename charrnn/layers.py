@@ -20,12 +20,16 @@ from charrnn.cells import (
     Activation,
     Cell,
     GRUCell,
+    LinearCell,
     LSTMCell,
     LSTMState,
+    MinGRUCell,
+    MinLSTMCell,
     TorchLayoutCell,
     VanillaCell,
 )
 from charrnn.kernels import GRUKernel, VanillaKernel
+from charrnn.scan import scan
 from charrnn.state import State, leaves, map_state, select_lanes
 
 
@@ -123,12 +127,20 @@ def _fused_gru(cell: GRUCell, inputs: Tensor, state: Tensor) -> tuple[Tensor, St
     return outputs, hidden[0]
 
 
+def _scanned(cell: LinearCell, inputs: Tensor, state: Tensor) -> tuple[Tensor, State]:
+    kept, added = cell.coefficients(inputs.transpose(0, 1).contiguous())
+    outputs = scan(kept, added, state).transpose(0, 1)
+    return outputs, outputs[:, -1].clone()
+
+
 # By exact type: a subclass that changes an equation is a different cell and runs as written. The
 # kernels keep what the backward pass needs only in "training" mode, hence the grad mode above.
 FUSED: dict[type, Callable[..., tuple[Tensor, State]]] = {
     VanillaCell: _fused_vanilla,
     LSTMCell: _fused_lstm,
     GRUCell: _fused_gru,
+    MinGRUCell: _scanned,
+    MinLSTMCell: _scanned,
 }
 
 
@@ -168,7 +180,7 @@ class Zoneout:
 
 
 class Recurrent(nn.Module):
-    """A layer that runs one cell over time, by torch's fused kernel where one computes it.
+    """A layer that runs one cell over time, by a fused kernel or a scan where one computes it.
 
     The kernels compute the cell's own equations on the cell's own parameters; `fused=False`, an
     unknown cell, `zoneout` (its rates, one a leaf of the state), or `lengths` take the plain path,

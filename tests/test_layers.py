@@ -98,7 +98,7 @@ def test_layer_is_the_reference_looped(kind: str, batch: int, length: int, fused
     inputs, state = data(layer, batch, length, torch.float64)
     with torch.no_grad():
         outputs, final = layer(inputs, state)
-    weights = reference.Weights(*(weight.detach().numpy() for weight in layer.cell.weights))
+    weights = {name: weight.detach().numpy() for name, weight in layer.cell.named_parameters()}
     expected, last = reference.run(
         kind, weights, inputs.numpy(), [leaf.numpy() for leaf in leaves(state)]
     )
