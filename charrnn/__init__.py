@@ -20,6 +20,7 @@ _HOMES = {
     "ResetFirstGRUCell": "cells",
     "StackedCell": "cells",
     "VanillaCell": "cells",
+    "Bidirectional": "layers",
     "LanguageModel": "models",
     "Recurrent": "layers",
     "Stack": "layers",
@@ -27,6 +28,7 @@ _HOMES = {
     "from_torch": "layers",
     "language_model": "models",
     "load": "trained",
+    "reverse": "layers",
     "to_torch": "layers",
     "unroll": "layers",
 }
