@@ -25,6 +25,7 @@ _HOMES = {
     "Recurrent": "layers",
     "Stack": "layers",
     "TrainedModel": "trained",
+    "detach": "state",
     "from_torch": "layers",
     "language_model": "models",
     "load": "trained",
