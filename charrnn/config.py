@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import (
@@ -26,8 +26,13 @@ from pydantic import (
 )
 
 from charrnn.errors import ConfigError
+from charrnn.registry import CELLS, Shapes, one_of
 
 Auto = Literal["auto"]
+if TYPE_CHECKING:
+    CellName: TypeAlias = str
+else:
+    CellName = Literal[tuple(CELLS)]
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", re.ASCII
 )
@@ -98,8 +103,9 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The network."""
 
-    cell: Literal["vanilla", "lstm", "gru"] = "lstm"
-    """The recurrent cell."""
+    cell: CellName = "lstm"
+    """The recurrent cell; rhn is the recurrent highway network, mlstm the multiplicative LSTM;
+    mingru and minlstm compute all steps of a window at once."""
     activation: Literal["tanh", "relu"] = "tanh"
     """The vanilla cell's nonlinearity."""
     layers: Annotated[int, Field(gt=0, le=64)] = 2
@@ -113,7 +119,11 @@ class ModelConfig(Section):
     skip_connections: bool = True
     """Let the output layer read every layer, not only the last."""
     forget_bias: float = 1.0
-    """Starting value of the LSTM forget gate's bias."""
+    """Starting value of the forget gate's bias in an lstm, mlstm or minlstm."""
+    recurrence_depth: Annotated[int, Field(gt=0, le=64)] = 5
+    """Highway layers in a time step of an rhn."""
+    transform_bias: float = -2.0
+    """Starting value of the transform gates' biases in an rhn."""
     dropout: Probability | Auto = "auto"
     """Dropout between layers."""
     input_dropout: Probability | Auto = "auto"
@@ -129,9 +139,37 @@ class ModelConfig(Section):
     zoneout: Probability = 0.0
     """How often a unit of the hidden state keeps its old value in training."""
     zoneout_cell: Probability = 0.0
-    """Likewise of the LSTM's cell state."""
+    """Likewise of the cell state of an lstm or mlstm."""
     layer_norm: bool = False
-    """Layer normalisation inside the cell."""
+    """Layer normalisation inside the cell (vanilla, lstm and gru)."""
+
+    @model_validator(mode="after")
+    def _the_cell_has_what_is_asked_of_it(self) -> ModelConfig:
+        if self.layer_norm and not CELLS[self.cell].normed:
+            raise ValueError(
+                f"there is no {self.cell} with layer normalisation; set layer_norm to false, "
+                f"or use {one_of(name for name, cell in CELLS.items() if cell.normed)}"
+            )
+        if self.weight_dropout and "weight_hh" not in self.cell_shapes(1, 1):
+            raise ValueError(
+                f"weight_dropout falls on the matrix from hidden to hidden state, which a "
+                f"{self.cell} does not have; set it to 0, or use another cell"
+            )
+        return self
+
+    def cell_shapes(self, inputs: int, hidden: int) -> Shapes:
+        """The names and shapes of the weights of one layer's cell, by its widths."""
+        entry = CELLS[self.cell]
+        options = {name: getattr(self, name) for name in entry.options}
+        norms = entry.norms if self.layer_norm else {}
+        return entry.shapes(inputs, hidden, options) | {
+            norm: (multiple * hidden,) for norm, multiple in norms.items()
+        }
+
+    @property
+    def fused(self) -> bool:
+        """Whether a kernel or a scan computes the layers, not the cell step by step."""
+        return CELLS[self.cell].fused and not (self.layer_norm or self.zoneout or self.zoneout_cell)
 
     @property
     def widths(self) -> list[int]:

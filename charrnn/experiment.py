@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from charrnn.config import Config
+from charrnn.config import Config, ModelConfig
 from charrnn.corpus import Corpus
 from charrnn.errors import ConfigError
 from charrnn.layers import Recurrent
-from charrnn.layout import STATES
 from charrnn.models import LanguageModel, language_model
+from charrnn.registry import CELLS
 from charrnn.tasks.language_model import LanguageModelTask
 
 
@@ -35,19 +35,21 @@ def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
             embedding_size=embedding if isinstance(embedding, int) else None,
             activation=model.activation,
             forget_bias=model.forget_bias,
+            recurrence_depth=model.recurrence_depth,
+            transform_bias=model.transform_bias,
             dropout=float(model.dropout),
             input_dropout=float(model.input_dropout),
             output_dropout=float(model.output_dropout),
             embedding_dropout=model.embedding_dropout,
             weight_dropout=model.weight_dropout,
-            zoneout=[model.zoneout, model.zoneout_cell][: STATES[model.cell]],
+            zoneout=[model.zoneout, model.zoneout_cell][: CELLS[model.cell].states],
             locked_dropout=model.locked_dropout,
             layer_norm=model.layer_norm,
             tie_embeddings=model.tie_embeddings,
             skip_connections=model.skip_connections,
         )
     except ValueError as error:
-        raise ConfigError(f"{error}; set model.embedding_size to that width") from error
+        raise ConfigError(str(error)) from error
     network.to(torch.device("cpu" if config.device == "auto" else config.device))
     for module in network.modules():
         if isinstance(module, Recurrent):
@@ -66,11 +68,13 @@ def adopt_weights(
     source: LanguageModel,
     symbols: Sequence[str] | Sequence[int],
     source_symbols: Sequence[str] | Sequence[int],
+    config: ModelConfig,
 ) -> None:
     """Copy another model's weights, matching symbols by identity.
 
     Embedding rows, output rows and output biases of common symbols are carried over; new symbols
-    keep their fresh ones. With one-hot inputs the first layer's columns are matched instead.
+    keep their fresh ones. With one-hot inputs the columns of the first layer's matrices over its
+    input, which `config` knows, are matched instead.
     Raises ConfigError where the shapes differ in anything but the vocabulary.
     """
     place = {symbol: i for i, symbol in enumerate(source_symbols)}
@@ -78,13 +82,16 @@ def adopt_weights(
     to = torch.tensor([i for i, _ in common], dtype=torch.long)
     of = torch.tensor([j for _, j in common], dtype=torch.long)
     theirs = source.state_dict()
+    over_input = {
+        f"stack.layers.0.cell.{name}"
+        for name, shape in config.cell_shapes(0, 1).items()
+        if 0 in shape
+    }
     with torch.no_grad():
         for name, mine in model.state_dict().items():
             given = theirs.get(name)
             by_row = name.startswith(("embedding.", "head."))
-            by_column = name == "stack.layers.0.cell.weight_ih" and not any(
-                n.startswith("embedding.") for n in theirs
-            )
+            by_column = name in over_input and not any(n.startswith("embedding.") for n in theirs)
             if given is not None and by_row and mine.shape[1:] == given.shape[1:]:
                 mine[to.to(mine.device)] = given.to(mine.device)[of.to(mine.device)]
             elif given is not None and by_column and mine.shape[0] == given.shape[0]:

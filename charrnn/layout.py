@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from charrnn.checkpoint import Layout
 from charrnn.config import Config, config_from_data
 from charrnn.errors import CheckpointError, ConfigError
+from charrnn.registry import CELLS, Shapes
 from charrnn.vocabulary import read_vocabulary
 
 Count = Annotated[int, Field(ge=0, lt=2**62)]
@@ -28,14 +29,6 @@ MOMENTS = {
     "adamw": {"step", "exp_avg", "exp_avg_sq"},
     "rmsprop": {"step", "square_avg"},
     "sgd": {"momentum_buffer"},
-}
-GATES = {"vanilla": 1, "lstm": 4, "gru": 3}
-STATES = {"vanilla": 1, "lstm": 2, "gru": 1}  # hidden state, and the LSTM's cell state
-# Of the cells with layer normalisation, in hidden widths.
-NORMS = {
-    "vanilla": {"norm.weight": 1, "norm.bias": 1},
-    "lstm": {"norm_ih.weight": 4, "norm_hh.weight": 4, "norm_cell.weight": 1, "norm_cell.bias": 1},
-    "gru": {"norm_ih.weight": 2, "norm_hh.weight": 2, "norm_in.weight": 1, "norm_hn.weight": 1},
 }
 
 
@@ -148,7 +141,7 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
     carry = [
         (config.training.batch_size, width)
         for width in config.model.widths
-        for _ in range(STATES[config.model.cell])
+        for _ in range(CELLS[config.model.cell].states)
     ]
     found = {name: shape for name, (_, shape) in layout.items()}
     for name, (dtype, shape) in layout.items():
@@ -186,7 +179,7 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
         raise CheckpointError(f"the tensor {missing[0]} that its config implies is missing")
 
 
-def model_shapes(config: Config, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
+def model_shapes(config: Config, vocabulary_size: int) -> Shapes:
     """The names and shapes of a model's weights, without making any.
 
     Raises ConfigError where the configuration still has `auto` widths.
@@ -196,16 +189,10 @@ def model_shapes(config: Config, vocabulary_size: int) -> dict[str, tuple[int, .
         raise ConfigError("model.embedding_size is still 'auto'; give it a number")
     one_hot = model.embedding_size == "one_hot"
     width = vocabulary_size if isinstance(model.embedding_size, str) else model.embedding_size
-    shapes: dict[str, tuple[int, ...]] = (
-        {} if one_hot else {"embedding.weight": (vocabulary_size, width)}
-    )
+    shapes: Shapes = {} if one_hot else {"embedding.weight": (vocabulary_size, width)}
     for i, hidden in enumerate(model.widths):
-        rows, prefix = GATES[model.cell] * hidden, f"stack.layers.{i}.cell"
-        shapes[f"{prefix}.weight_ih"] = (rows, width)
-        shapes[f"{prefix}.weight_hh"] = (rows, hidden)
-        shapes[f"{prefix}.bias_ih"] = shapes[f"{prefix}.bias_hh"] = (rows,)
-        for norm, multiple in NORMS[model.cell].items() if model.layer_norm else ():
-            shapes[f"{prefix}.{norm}"] = (multiple * hidden,)
+        for name, shape in model.cell_shapes(width, hidden).items():
+            shapes[f"stack.layers.{i}.cell.{name}"] = shape
         width = hidden
     outputs = sum(model.widths) if model.skip_connections else model.widths[-1]
     shapes["head.weight"] = (vocabulary_size, outputs)

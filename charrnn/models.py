@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,18 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charrnn.cells import (
-    Activation,
-    Cell,
-    GRUCell,
-    LayerNormGRUCell,
-    LayerNormLSTMCell,
-    LayerNormVanillaCell,
-    LSTMCell,
-    VanillaCell,
-)
+from charrnn.cells import Activation, Cell
 from charrnn.graphs import Captured
 from charrnn.layers import Layer, Recurrent, Stack, drop
+from charrnn.registry import CELLS, one_of
 from charrnn.state import State, map_state
 
 
@@ -96,14 +89,28 @@ class LanguageModel(nn.Module):
         return read
 
 
+def cell_class(name: str, layer_norm: bool = False) -> Callable[..., Cell]:
+    """The class of the cell of that name in `registry.CELLS`. Raises ValueError for another."""
+    homes = {n: entry.normed if layer_norm else entry.home for n, entry in CELLS.items()}
+    homes = {n: home for n, home in homes.items() if home}
+    if name not in homes:
+        normed = " with layer normalisation" if layer_norm else ""
+        raise ValueError(f"there is no cell {name!r}{normed}; use {one_of(homes)}")
+    module, _, kind = homes[name].rpartition(".")
+    made: Callable[..., Cell] = getattr(importlib.import_module(f"charrnn.{module}"), kind)
+    return made
+
+
 def language_model(
     vocabulary_size: int,
     *,
-    cell: Literal["vanilla", "lstm", "gru"] = "lstm",
+    cell: str = "lstm",
     hidden_sizes: Sequence[int] = (128, 128),
     embedding_size: int | None = None,
     activation: Activation = "tanh",
     forget_bias: float = 1.0,
+    recurrence_depth: int = 5,
+    transform_bias: float = -2.0,
     dropout: float = 0.0,
     input_dropout: float = 0.0,
     output_dropout: float = 0.0,
@@ -117,24 +124,25 @@ def language_model(
 ) -> LanguageModel:
     """A language model over `vocabulary_size` symbols, one layer for each of `hidden_sizes`.
 
-    `embedding_size` None feeds one-hot vectors. `layer_norm` takes the cell with layer
-    normalisation inside. The kinds of dropout are those of `LanguageModel`, `Stack` and
-    `Recurrent`. `tie_embeddings` uses the embedding's matrix as
-    the head's weights (Press and Wolf 2017; Inan et al. 2017). Raises ValueError where tied
-    widths do not fit.
+    `cell` is a name in `registry.CELLS`, `layer_norm` takes its kind with layer normalisation
+    inside. `activation`, `forget_bias`, `recurrence_depth` and `transform_bias` go to the cells
+    that have them.
+    `embedding_size` None feeds one-hot vectors. The kinds of dropout are those of `LanguageModel`,
+    `Stack` and `Recurrent`. `tie_embeddings` uses the embedding's matrix as the head's weights
+    (Press and Wolf 2017; Inan et al. 2017). Raises ValueError where tied widths do not fit, and
+    for a cell that there is not.
     """
-    makers: dict[tuple[str, bool], Callable[[int, int], Cell]] = {
-        ("vanilla", False): lambda d, h: VanillaCell(d, h, activation),
-        ("lstm", False): lambda d, h: LSTMCell(d, h, forget_bias),
-        ("gru", False): GRUCell,
-        ("vanilla", True): lambda d, h: LayerNormVanillaCell(d, h, activation),
-        ("lstm", True): lambda d, h: LayerNormLSTMCell(d, h, forget_bias),
-        ("gru", True): LayerNormGRUCell,
+    options = {
+        "activation": activation,
+        "forget_bias": forget_bias,
+        "recurrence_depth": recurrence_depth,
+        "transform_bias": transform_bias,
     }
-    make_cell = makers[cell, layer_norm]
+    make_cell = cell_class(cell, layer_norm)
+    options = {name: options[name] for name in CELLS[cell].options}
     widths = [embedding_size or vocabulary_size, *hidden_sizes]
     layers = [
-        Recurrent(make_cell(d, h), weight_dropout=weight_dropout, zoneout=zoneout)
+        Recurrent(make_cell(d, h, **options), weight_dropout=weight_dropout, zoneout=zoneout)
         for d, h in itertools.pairwise(widths)
     ]
     stack = Stack(layers, dropout, skip_connections, locked_dropout)
@@ -147,7 +155,8 @@ def language_model(
         if embedding_size != stack.output_size:
             raise ValueError(
                 f"tied embeddings need an embedding as wide as the stack's output: "
-                f"{embedding_size or 'one-hot'} is not {stack.output_size}"
+                f"{embedding_size or 'one-hot'} is not {stack.output_size}; "
+                f"set embedding_size to that width"
             )
         # The head's scale: unit-variance embeddings would start with logits of order sqrt(H).
         embedding.weight = head.weight

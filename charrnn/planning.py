@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -150,9 +151,10 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
 
     # How often the text will be read decides how much there is to protect it from: 6 operations
     # a weight and character, at about the speed of the product that was measured.
-    gates = {"vanilla": 1, "gru": 3, "lstm": 4}.get(model.cell, 4)
-    weights = sum(gates * h * (d + h) for d, h in zip([64, *widths], widths, strict=False))
-    weights += output_width * vocabulary_size
+    weights = output_width * vocabulary_size
+    for inputs, width in itertools.pairwise([64, *widths]):
+        shapes = model.cell_shapes(inputs, width).values()
+        weights += sum(math.prod(shape) for shape in shapes if len(shape) > 1)
     passes = min(
         max_time * measure_speed(device) / (6 * weights) / characters if max_time else math.inf,
         epochs if isinstance(epochs, float) else math.inf,

@@ -145,7 +145,7 @@ class Session:
                 f"--from has a {theirs.kind} vocabulary, this run a {mine.kind} one; "
                 f"use --vocabulary {theirs.kind}"
             )
-        adopt_weights(self.model, source.model, mine.symbols, theirs.symbols)
+        adopt_weights(self.model, source.model, mine.symbols, theirs.symbols, self.config.model)
         self.trainer.begin_averages()
         old, new = set(theirs.symbols), set(mine.symbols)
         added = [str(s) for s in mine.symbols if s not in old]

@@ -1,5 +1,6 @@
 """Every test has a cache folder of its own, and `../shared/data` only where it is marked."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,12 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {}
     if not SHARED.is_dir():
-        for item in items:
-            if item.get_closest_marker("shared_data"):
-                item.add_marker(pytest.mark.skip(reason="needs ../shared/data"))
+        missing["shared_data"] = "needs ../shared/data"
+    if find_spec("keras") is None:
+        missing["keras"] = "needs Keras: pip install '.[keras]'"
+    for item in items:
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -5,7 +5,8 @@ against these equations shares no code with them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,11 @@ Array = NDArray[Any]
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
 
-class Weights(NamedTuple):
-    weight_ih: Array
-    weight_hh: Array
-    bias_ih: Array
-    bias_hh: Array
-
-
 def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-def products(w: Weights, gate: int, x: Array, h: Array) -> tuple[Array, Array]:
+def products(w: Any, gate: int, x: Array, h: Array) -> tuple[Array, Array]:
     """What the input and what the hidden state add to one gate."""
     rows = slice(gate * len(h), (gate + 1) * len(h))
     return (
@@ -34,28 +28,69 @@ def products(w: Weights, gate: int, x: Array, h: Array) -> tuple[Array, Array]:
     )
 
 
-def tanh_step(w: Weights, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+def tanh_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
     return (np.tanh(sum(products(w, 0, x, state[0]))),)
 
 
-def relu_step(w: Weights, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+def relu_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
     return (np.maximum(sum(products(w, 0, x, state[0])), 0),)
 
 
-def lstm_step(w: Weights, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+def lstm_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
     hidden, memory = state
     i, f, g, o = (sum(products(w, gate, x, hidden)) for gate in range(4))
     memory = sigmoid(f) * memory + sigmoid(i) * np.tanh(g)
     return sigmoid(o) * np.tanh(memory), memory
 
 
-def gru_step(w: Weights, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+def gru_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
     (hidden,) = state
     reset = sigmoid(sum(products(w, 0, x, hidden)))
     update = sigmoid(sum(products(w, 1, x, hidden)))
     from_input, from_hidden = products(w, 2, x, hidden)
     candidate = np.tanh(from_input + reset * from_hidden)
     return ((1 - update) * candidate + update * hidden,)
+
+
+def reset_first_gru_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    (hidden,) = state
+    reset = sigmoid(sum(products(w, 0, x, hidden)))
+    update = sigmoid(sum(products(w, 1, x, hidden)))
+    candidate = np.tanh(sum(products(w, 2, x, reset * hidden)))
+    return ((1 - update) * candidate + update * hidden,)
+
+
+def mlstm_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    hidden, memory = state
+    return lstm_step(w, x, ((w.weight_mx @ x) * (w.weight_mh @ hidden), memory))
+
+
+def rhn_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    (s,) = state
+    n = len(s)
+    for layer in range(len(w.bias_hh) // (2 * n)):
+        rows = slice(2 * layer * n, 2 * (layer + 1) * n)
+        total = w.weight_hh[rows] @ s + w.bias_hh[rows]
+        if layer == 0:
+            total = total + w.weight_ih @ x
+        transform = sigmoid(total[n:])
+        s = np.tanh(total[:n]) * transform + s * (1 - transform)
+    return (s,)
+
+
+def g(x: Array) -> Array:
+    return np.array([e + 0.5 if e >= 0 else sigmoid(e) for e in x])
+
+
+def mingru_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    z, h = np.split(w.weight_ih @ x + w.bias_ih, 2)
+    return ((1 - sigmoid(z)) * state[0] + sigmoid(z) * g(h),)
+
+
+def minlstm_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    f, i, h = np.split(w.weight_ih @ x + w.bias_ih, 3)
+    both = sigmoid(f) + sigmoid(i)
+    return (sigmoid(f) / both * state[0] + sigmoid(i) / both * g(h),)
 
 
 def normed(x: Array, gain: Array, bias: Array | float = 0.0) -> Array:
@@ -90,22 +125,29 @@ def normed_gru_step(p: Mapping[str, Array], x: Array, state: Sequence[Array]) ->
     return ((1 - update) * candidate + update * hidden,)
 
 
-STEPS: dict[str, Callable[[Weights, Array, Sequence[Array]], tuple[Array, ...]]] = {
+STEPS: dict[str, Callable[[Any, Array, Sequence[Array]], tuple[Array, ...]]] = {
     "tanh": tanh_step,
     "relu": relu_step,
     "lstm": lstm_step,
     "gru": gru_step,
+    "reset-first gru": reset_first_gru_step,
+    "mlstm": mlstm_step,
+    "rhn": rhn_step,
+    "shallow rhn": rhn_step,
+    "mingru": mingru_step,
+    "minlstm": minlstm_step,
 }
 
 
 def run(
-    kind: str, weights: Weights, inputs: Array, state: Sequence[Array]
+    kind: str, weights: Mapping[str, Array], inputs: Array, state: Sequence[Array]
 ) -> tuple[Array, list[Array]]:
     """Outputs (N, T, H) and final state leaves (N, H) from inputs (N, T, D) and state leaves.
 
-    The output of every cell is the first leaf of its new state.
+    The weights are by the cell's own names. The output of every cell is the first leaf of its new
+    state.
     """
-    w = Weights(*(np.asarray(part, np.float64) for part in weights))
+    w = SimpleNamespace(**{name: np.asarray(part, np.float64) for name, part in weights.items()})
     outputs, finals = [], []
     for lane in range(inputs.shape[0]):
         carried: tuple[Array, ...] = tuple(np.asarray(leaf[lane], np.float64) for leaf in state)

@@ -9,15 +9,36 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from charrnn.cells import GRUCell, LSTMCell, LSTMState, TorchLayoutCell, VanillaCell
+from charrnn.cells import (
+    GRUCell,
+    LSTMCell,
+    LSTMState,
+    MinGRUCell,
+    MinLSTMCell,
+    MultiplicativeLSTMCell,
+    ResetFirstGRUCell,
+    RHNCell,
+    StackedCell,
+    TorchLayoutCell,
+    VanillaCell,
+)
 from charrnn.state import leaves, map_state, replace_leaves
 from tests import reference
 
-CELLS: dict[str, Callable[[int, int], TorchLayoutCell]] = {
+STANDARD: dict[str, Callable[[int, int], TorchLayoutCell]] = {
     "tanh": VanillaCell,
     "relu": lambda d, h: VanillaCell(d, h, "relu"),
     "lstm": LSTMCell,
     "gru": GRUCell,
+}
+CELLS: dict[str, Callable[[int, int], Any]] = {
+    **STANDARD,
+    "reset-first gru": ResetFirstGRUCell,
+    "mlstm": MultiplicativeLSTMCell,
+    "rhn": lambda d, h: RHNCell(d, h, recurrence_depth=3),
+    "shallow rhn": lambda d, h: RHNCell(d, h, recurrence_depth=1),
+    "mingru": MinGRUCell,
+    "minlstm": MinLSTMCell,
 }
 GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
 
@@ -47,7 +68,7 @@ def test_step_is_the_reference_equation(
     x, state = torch.randn(batch, inputs, dtype=dtype), random_state(cell, batch)
     with torch.no_grad():
         output, after = cell(x, state)
-    weights = reference.Weights(*(weight.detach().numpy() for weight in cell.weights))
+    weights = {name: weight.detach().numpy() for name, weight in cell.named_parameters()}
     outputs, final = reference.run(
         kind, weights, x[:, None].numpy(), [leaf.numpy() for leaf in leaves(state)]
     )
@@ -74,9 +95,9 @@ def test_step_gradient_is_the_numeric_one(kind: str) -> None:
     assert torch.autograd.gradcheck(step, [tensor.requires_grad_() for tensor in tensors])
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", STANDARD)
 def test_parameters_have_the_names_and_shapes_of_torch(kind: str) -> None:
-    cell, rows = CELLS[kind](3, 5), GATES[kind] * 5
+    cell, rows = STANDARD[kind](3, 5), GATES[kind] * 5
     shapes = {name: tuple(parameter.shape) for name, parameter in cell.named_parameters()}
     assert shapes == {
         "weight_ih": (rows, 3),
@@ -93,7 +114,7 @@ def test_parameters_have_the_names_and_shapes_of_torch(kind: str) -> None:
 @pytest.mark.parametrize("kind", CELLS)
 def test_initial_state_is_zero_in_the_dtype_of_the_cell(kind: str, dtype: torch.dtype) -> None:
     state = CELLS[kind](3, 5).to(dtype).initial_state(2)
-    assert len(list(leaves(state))) == (2 if kind == "lstm" else 1)
+    assert len(list(leaves(state))) == (2 if "lstm" in kind and kind != "minlstm" else 1)
     for leaf in leaves(state):
         assert leaf.dtype == dtype
         assert torch.equal(leaf, torch.zeros(2, 5, dtype=dtype))
@@ -124,7 +145,7 @@ def test_a_cell_stores_nothing_and_leaves_its_state_alone(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["tanh", "lstm", "gru"])
 def test_recurrent_weights_of_each_gate_start_orthogonal(kind: str) -> None:
     torch.manual_seed(0)
-    gates = CELLS[kind](3, 6).weight_hh.detach().numpy().reshape(GATES[kind], 6, 6)
+    gates = STANDARD[kind](3, 6).weight_hh.detach().numpy().reshape(GATES[kind], 6, 6)
     for gate in gates:
         np.testing.assert_allclose(gate @ gate.T, np.eye(6), atol=1e-5)
     assert len({gate.tobytes() for gate in gates}) == GATES[kind]
@@ -134,21 +155,77 @@ def test_recurrent_weights_with_relu_start_as_the_identity() -> None:
     assert torch.equal(VanillaCell(3, 6, "relu").weight_hh, torch.eye(6))
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", STANDARD)
 def test_input_weights_of_each_gate_start_glorot_uniform(kind: str) -> None:
     torch.manual_seed(0)
-    weights = CELLS[kind](40, 20).weight_ih.detach().numpy().reshape(GATES[kind], 20, 40)
+    weights = STANDARD[kind](40, 20).weight_ih.detach().numpy().reshape(GATES[kind], 20, 40)
     bound = np.sqrt(6 / (20 + 40))
     for gate in weights:
         assert 0.95 * bound < np.abs(gate).max() <= bound
         assert np.std(gate) == pytest.approx(bound / np.sqrt(3), rel=0.1)
 
 
+def test_the_weights_of_the_other_cells_start_block_by_block() -> None:
+    torch.manual_seed(0)
+    rhn, mlstm, minlstm = RHNCell(9, 6, 3), MultiplicativeLSTMCell(9, 6), MinLSTMCell(9, 6)
+    for block in [*rhn.weight_hh.chunk(6), mlstm.weight_mh]:
+        torch.testing.assert_close(block @ block.T, torch.eye(6))
+    bound = np.sqrt(6 / (9 + 6))
+    for block in [*rhn.weight_ih.chunk(2), mlstm.weight_mx, *minlstm.weight_ih.chunk(3)]:
+        assert 0.9 * bound < block.detach().abs().max() <= bound
+
+
+def test_transform_gates_start_where_they_are_asked_to() -> None:
+    assert RHNCell(2, 2, 2).bias_hh.tolist() == [0, 0, -2, -2] * 2
+    assert RHNCell(2, 1, 3, -4.0).bias_hh.tolist() == [0, -4] * 3
+
+
+def test_a_shut_transform_gate_carries_the_state_through_every_layer() -> None:
+    cell = RHNCell(2, 3, recurrence_depth=7, transform_bias=-50.0).double()
+    state = torch.randn(2, 3, dtype=torch.float64)
+    torch.testing.assert_close(cell(torch.randn(2, 2, dtype=torch.float64), state)[1], state)
+
+
+@pytest.mark.parametrize("cell", [MinGRUCell(2, 3), MinLSTMCell(2, 3)], ids=["mingru", "minlstm"])
+def test_no_input_overflows_a_linear_cell(cell: Any) -> None:
+    """1 - sigmoid(x), and f / (f + i), written as they stand, are 0 / 0 or 1 - 1 far out."""
+    inputs = torch.tensor([[-1e4, -1e4], [1e4, 1e4], [-1e4, 1e4]], requires_grad=True)
+    with torch.no_grad():
+        cell.weight_ih.fill_(0.7)
+    output, _ = cell(inputs, cell.initial_state(3))
+    output.sum().backward()
+    assert output.isfinite().all()
+    assert inputs.grad is not None
+    assert inputs.grad.isfinite().all()
+
+
+def test_a_stacked_cell_feeds_each_cell_with_the_one_below() -> None:
+    torch.manual_seed(0)
+    cell = StackedCell([LSTMCell(3, 5), GRUCell(5, 4), StackedCell([VanillaCell(4, 2)])])
+    x, state = torch.randn(2, 3), random_state(cell, 2)
+    output, after = cell(x, state)
+    for one, before, new in zip(cell.cells, state, after, strict=True):
+        x, expected = one(x, before)
+        assert all(map(torch.equal, leaves(new), leaves(expected)))
+    assert torch.equal(output, x)
+    assert cell.output_size == 2
+    assert [type(entry) for entry in after] == [LSTMState, Tensor, tuple]
+    with pytest.raises(ValueError, match="at least one cell"):
+        StackedCell([])
+
+
 @pytest.mark.parametrize("kind", ["tanh", "relu", "gru"])
 def test_biases_start_at_zero(kind: str) -> None:
-    cell = CELLS[kind](3, 4)
+    cell = STANDARD[kind](3, 4)
     assert not cell.bias_ih.any()
     assert not cell.bias_hh.any()
+
+
+@pytest.mark.parametrize("value", [0.0, 2.5])
+def test_the_other_forget_biases_start_where_they_are_asked_to(value: float) -> None:
+    assert MinLSTMCell(3, 2, value).bias_ih.tolist() == [value, value, 0, 0, 0, 0]
+    cell = MultiplicativeLSTMCell(3, 2, value)
+    assert cell.bias_ih.tolist() == [0, 0, value, value, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("value", [None, 0.0, 2.5])

@@ -22,6 +22,7 @@ from charrnn.checkpoint import load_checkpoint
 from charrnn.cli.main import main
 from charrnn.corpus import load_corpus
 from charrnn.ngram import NgramModel
+from charrnn.registry import CELLS
 from charrnn.sources import find_sources
 
 TEXT = "".join(f"line {i}: the quick brown fox {i * i % 7}\n" for i in range(60))
@@ -270,7 +271,7 @@ def test_short_texts_give_a_model_or_a_sentence(run: Run, tmp_path: Path, length
         assert run("sample", result.out.strip(), "-n", "10", "--seed", "0").code == 0
 
 
-@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_and_option_trains(run: Run, cell: str) -> None:
     result = run(
         "train",
@@ -294,6 +295,51 @@ def test_every_cell_and_option_trains(run: Run, cell: str) -> None:
     assert result.code == 0, result.err
     info = json.loads(run("info", result.out.strip(), "--json").out)
     assert info["vocabulary"] == {"kind": "byte", "size": 256}
+
+
+TITLES = {
+    "vanilla": ("vanilla (tanh)", "fused"),
+    "lstm": ("LSTM", "fused"),
+    "gru": ("GRU", "fused"),
+    "rhn": ("RHN (depth 3)", "plain"),
+    "mlstm": ("mLSTM", "plain"),
+    "mingru": ("minGRU", "fused"),
+    "minlstm": ("minLSTM", "fused"),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_is_resumed_sampled_scored_and_described(run: Run, cell: str) -> None:
+    depth = ["--set", "model.recurrence_depth=3"]
+    result = run("train", "book.txt", *TINY, "--steps", "12", "--cell", cell, *depth)
+    assert result.code == 0, result.err
+    title, path = TITLES[cell]
+    assert f"model   2 x {title} 8, " in result.err
+    assert f"; {path} {cell}, float32" in result.err
+    trained = result.out.strip()
+    resumed = run("resume", trained, "--steps", "15")
+    assert resumed.code == 0, resumed.err
+    text = run("sample", trained, "-n", "20", "--seed", "1").out
+    assert len(text) >= 20
+    assert run("sample", trained, "-n", "20", "--seed", "1").out == text
+    scored = json.loads(run("eval", trained, "--json").out)
+    assert 1 < scored["nats_per_character"] < 5
+    shown = run("info", trained)
+    assert title in shown.out + shown.err
+    assert f"({path} {cell}, float32)" in shown.out + shown.err
+    again = run("train", "book.txt", "--from", trained, "--steps", "12", "--batch-size", "4")
+    assert again.code == 0, again.err
+    assert f"2 x {title} 8" in again.err
+
+
+def test_what_a_cell_does_not_have_cannot_be_asked_of_it(run: Run) -> None:
+    result = run("train", "book.txt", *TINY, "--cell", "mingru", "--set", "model.layer_norm=true")
+    assert result.code == 2
+    assert "there is no mingru with layer normalisation; set layer_norm to false" in result.err
+    dropped = ["--set", "model.weight_dropout=0.5"]
+    result = run("train", "book.txt", *TINY, "--cell", "minlstm", *dropped)
+    assert result.code == 2
+    assert "weight_dropout falls on the matrix from hidden to hidden state" in result.err
 
 
 def test_documents_and_separate_files(run: Run, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ MODULES = {
 }
 # Layer by layer: a module imports only from those that come before it.
 ORDER = [
-    ["errors", "memory", "state", "tasks.__init__", "cli.__init__", "__init__"],
+    ["errors", "memory", "registry", "scan", "state", "tasks.__init__", "cli.__init__", "__init__"],
     [
         "cells",
         "vocabulary",

@@ -16,6 +16,7 @@ from torch.nn import functional
 from charrnn.corpus import Corpus, Span
 from charrnn.errors import ConfigError
 from charrnn.models import LanguageModel, language_model
+from charrnn.registry import CELLS
 from charrnn.state import State, leaves, map_state
 from charrnn.tasks.language_model import NOT_SCORED, Batch, LanguageModelTask
 from charrnn.trainer import evaluate
@@ -23,7 +24,6 @@ from charrnn.vocabulary import CharacterVocabulary
 
 SYMBOLS = 7
 VOCABULARY = CharacterVocabulary("abcdefg")
-CELLS = ["vanilla", "lstm", "gru"]
 
 
 def corpus_of(length: int, train: int | None = None, starts: Iterable[int] = (0,)) -> Corpus:
@@ -50,7 +50,8 @@ def make_model(cell: Any = "lstm") -> LanguageModel:
     model = language_model(SYMBOLS, cell=cell, hidden_sizes=(6, 5), embedding_size=4)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(3)
+            # A product of two weights with the state: at 3 an mlstm is chaotic, and rounding grows.
+            parameter.mul_(1.5 if cell == "mlstm" else 3)
     return model.eval()
 
 

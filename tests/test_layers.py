@@ -17,12 +17,29 @@ from charrnn.cells import (
     LayerNormVanillaCell,
     LSTMCell,
     LSTMState,
+    MinGRUCell,
+    MinLSTMCell,
+    StackedCell,
     VanillaCell,
 )
-from charrnn.layers import Recurrent, Stack, from_torch, to_torch, unroll
+from charrnn.layers import (
+    FUSED,
+    MERGES,
+    Bidirectional,
+    Recurrent,
+    Stack,
+    from_torch,
+    reverse,
+    to_torch,
+    unroll,
+)
+from charrnn.models import cell_class
+from charrnn.registry import CELLS as REGISTERED
+from charrnn.scan import scan
 from charrnn.state import leaves, map_state, replace_leaves
 from tests import reference
 from tests.reference import differences
+from tests.test_cells import CELLS as EVERY_CELL
 
 CELLS: dict[str, Callable[[int, int], Any]] = {
     "tanh": VanillaCell,
@@ -30,6 +47,8 @@ CELLS: dict[str, Callable[[int, int], Any]] = {
     "lstm": LSTMCell,
     "gru": GRUCell,
 }
+SCANNED: dict[str, Callable[[int, int], Any]] = {"mingru": MinGRUCell, "minlstm": MinLSTMCell}
+FAST = CELLS | SCANNED
 NORMED: dict[str, Callable[[int, int], Any]] = {
     "normed vanilla": LayerNormVanillaCell,
     "normed lstm": LayerNormLSTMCell,
@@ -50,7 +69,9 @@ def filled(module: nn.Module, dtype: torch.dtype = torch.float64, seed: int = 5)
 
 
 def deep(kind: str, depth: int, fused: bool = True) -> Stack:
-    return Stack(Recurrent(CELLS[kind](D if i == 0 else H, H), fused=fused) for i in range(depth))
+    return Stack(
+        Recurrent(EVERY_CELL[kind](D if i == 0 else H, H), fused=fused) for i in range(depth)
+    )
 
 
 def data(layer: Any, batch: int, length: int, dtype: torch.dtype) -> tuple[Tensor, Any]:
@@ -92,13 +113,13 @@ def everything(
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("length", [1, 2, 7])
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", EVERY_CELL)
 def test_layer_is_the_reference_looped(kind: str, batch: int, length: int, fused: bool) -> None:
-    layer = filled(Recurrent(CELLS[kind](D, H), fused=fused))
+    layer = filled(Recurrent(EVERY_CELL[kind](D, H), fused=fused))
     inputs, state = data(layer, batch, length, torch.float64)
     with torch.no_grad():
         outputs, final = layer(inputs, state)
-    weights = reference.Weights(*(weight.detach().numpy() for weight in layer.cell.weights))
+    weights = {name: weight.detach().numpy() for name, weight in layer.cell.named_parameters()}
     expected, last = reference.run(
         kind, weights, inputs.numpy(), [leaf.numpy() for leaf in leaves(state)]
     )
@@ -108,11 +129,11 @@ def test_layer_is_the_reference_looped(kind: str, batch: int, length: int, fused
 
 
 @pytest.mark.parametrize("lengths", [None, [3, 1]], ids=str)
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", EVERY_CELL)
 def test_gradient_of_the_plain_path_is_the_numeric_one(
     kind: str, lengths: list[int] | None
 ) -> None:
-    layer = filled(Recurrent(CELLS[kind](2, 2), fused=False))
+    layer = filled(Recurrent(EVERY_CELL[kind](2, 2), fused=False))
     torch.manual_seed(1)
     state = map_state(torch.randn_like, layer.initial_state(2))
     names = [name for name, _ in layer.named_parameters()]
@@ -130,9 +151,9 @@ def test_gradient_of_the_plain_path_is_the_numeric_one(
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", EVERY_CELL)
 def test_no_steps_are_refused(kind: str, fused: bool) -> None:
-    layer = Recurrent(CELLS[kind](D, H), fused=fused)
+    layer = Recurrent(EVERY_CELL[kind](D, H), fused=fused)
     with pytest.raises(ValueError, match="0 time steps"):
         layer(torch.zeros(2, 0, D), layer.initial_state(2))
 
@@ -170,7 +191,7 @@ def test_any_cell_that_keeps_the_contract_can_be_unrolled() -> None:
 @pytest.mark.parametrize("length", [1, 2, 7])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", FAST)
 def test_fused_is_plain(kind: str, depth: int, batch: int, length: int, dtype: torch.dtype) -> None:
     fused, plain = filled(deep(kind, depth), dtype), filled(deep(kind, depth, False), dtype)
     assert all(layer.fused for layer in fused.layers)
@@ -185,7 +206,7 @@ def test_fused_is_plain(kind: str, depth: int, batch: int, length: int, dtype: t
     assert differences(actual, {name: expected[name] for name in actual}) == []
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", FAST)
 def test_fused_takes_inputs_that_are_not_contiguous(kind: str) -> None:
     fused, plain = filled(deep(kind, 2)), filled(deep(kind, 2, False))
     inputs, state = data(fused, 3, 5, torch.float64)
@@ -283,9 +304,9 @@ def test_a_gate_that_a_subclass_drops_gets_no_gradient() -> None:
     assert all(gate.any() for gate in gates[[0, 2, 3]])
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", FAST)
 def test_even_a_subclass_that_changes_nothing_takes_the_plain_path(kind: str) -> None:
-    base = type(CELLS[kind](D, H))
+    base = type(FAST[kind](D, H))
     assert not Recurrent(type("Same", (base,), {})(D, H)).fused
     assert Recurrent(base(D, H)).fused
 
@@ -300,38 +321,60 @@ def torch_module(kind: str, depth: int, **options: Any) -> Any:
     return maker(D, H, depth, batch_first=True, **options)
 
 
-def run_torch(module: Any) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
-    """The module run on our state, one entry a layer."""
+def run_torch(
+    module: Any, lengths: list[int] | None = None
+) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
+    """The module run on our state, one entry a layer, of pairs where it goes both ways.
+
+    With lengths by a packed sequence, which is torch's own way of leaving the padding out.
+    """
 
     def run(inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        packed: Any = inputs
+        if lengths is not None:
+            packed = nn.utils.rnn.pack_padded_sequence(
+                inputs, torch.tensor(lengths), batch_first=True, enforce_sorted=False
+            )
+        if module.bidirectional:
+            state = [direction for layer in state for direction in layer]
         if isinstance(module, nn.LSTM):
             initial: Any = tuple(torch.stack(leaf) for leaf in zip(*state, strict=True))
-            outputs, final = module(inputs, initial)
-            return outputs, tuple(map(LSTMState, *final))
-        outputs, final = module(inputs, torch.stack(state))
-        return outputs, tuple(final)
+            outputs, final = module(packed, initial)
+            final = tuple(map(LSTMState, *final))
+        else:
+            outputs, final = module(packed, torch.stack(state))
+            final = tuple(final)
+        if lengths is not None:
+            outputs, _ = nn.utils.rnn.pad_packed_sequence(
+                outputs, batch_first=True, total_length=inputs.shape[1]
+            )
+        return outputs, final  # Ours are these leaves in this order, whatever the nesting.
 
     return run
 
 
 def in_our_names(results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`d weight_ih_l0` as `d layers.0.cell.weight_ih`."""
+    """`d weight_ih_l0` as `d layers.0.cell.weight_ih`; with `_reverse`, as the backward layer's."""
+    both = any(name.endswith("_reverse") for name in results)
     renamed = {}
     for name, result in results.items():
-        stem, _, depth = name.removeprefix("d ").rpartition("_l")
-        renamed[f"d layers.{depth}.cell.{stem}" if stem.count("_") == 1 else name] = result
+        stem, _, depth = name.removeprefix("d ").removesuffix("_reverse").rpartition("_l")
+        way = ("backward_layer." if name.endswith("_reverse") else "forward_layer.") * both
+        ours = f"d layers.{depth}.{way}cell.{stem}"
+        renamed[ours if stem.count("_") == 1 else name] = result
     return renamed
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("length", [1, 2, 7])
 @pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("kind", CELLS)
 def test_parity_with_torch(
-    kind: str, depth: int, batch: int, length: int, dtype: torch.dtype
+    kind: str, depth: int, both: bool, batch: int, length: int, dtype: torch.dtype
 ) -> None:
-    module = filled(torch_module(kind, depth), dtype)
+    module = filled(torch_module(kind, depth, bidirectional=both), dtype)
     ours = from_torch(module)
     inputs, state = data(ours, batch, length, dtype)
     expected = in_our_names(everything(module, inputs, state, run_torch(module)))
@@ -342,10 +385,30 @@ def test_parity_with_torch(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("lengths", [[4, 1, 6], [2, 2, 3], [6, 6, 6, 1, 5, 6]], ids=str)
+@pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("kind", CELLS)
+def test_lengths_are_packed_sequences_of_torch(
+    kind: str, depth: int, both: bool, lengths: list[int], dtype: torch.dtype
+) -> None:
+    module = filled(torch_module(kind, depth, bidirectional=both), dtype)
+    ours = from_torch(module)
+    inputs, state = data(ours, len(lengths), 6, dtype)
+    steps = torch.tensor(lengths)
+    actual = everything(ours, inputs, state, lambda inputs, state: ours(inputs, state, steps))
+    expected = everything(module, inputs, state, run_torch(module, lengths))
+    assert differences(actual, in_our_names(expected)) == []
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("kind", CELLS)
-def test_weights_round_trip_bit_for_bit(kind: str, depth: int, dtype: torch.dtype) -> None:
-    module = filled(torch_module(kind, depth), dtype)
+def test_weights_round_trip_bit_for_bit(
+    kind: str, depth: int, both: bool, dtype: torch.dtype
+) -> None:
+    module = filled(torch_module(kind, depth, bidirectional=both), dtype)
     ours = from_torch(module)
     back = to_torch(ours)
     assert type(back) is type(module)
@@ -385,15 +448,13 @@ def test_one_layer_with_dropout_becomes_a_torch_module_without_a_warning() -> No
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("tanh", {"bidirectional": True}),
-        ("gru", {"bidirectional": True}),
         ("lstm", {"proj_size": 2}),
         ("relu", {"bias": False}),
         ("lstm", {"bias": False}),
     ],
 )
 def test_from_torch_refuses_what_our_cells_do_not_have(kind: str, options: Any) -> None:
-    with pytest.raises(ValueError, match="only unidirectional"):
+    with pytest.raises(ValueError, match="biases and without projections"):
         from_torch(torch_module(kind, 1, **options))
 
 
@@ -405,6 +466,13 @@ UNLIKE: dict[str, Callable[[], Stack]] = {
     ),
     "skip connections": lambda: Stack([Recurrent(GRUCell(D, H))], skip_connections=True),
     "own cell": lambda: Stack([Recurrent(type("Own", (GRUCell,), {})(D, H))]),
+    "directions": lambda: Stack([both_ways("gru"), Recurrent(GRUCell(2 * H, H))]),
+    "widths of two directions": lambda: Stack(
+        [Bidirectional(Recurrent(GRUCell(D, H)), Recurrent(GRUCell(D, H + 1)))]
+    ),
+    "a sum": lambda: Stack([both_ways("gru", "sum")]),
+    "stack in a direction": lambda: Stack([Bidirectional(deep("gru", 1), deep("gru", 1))]),
+    "another cell": lambda: Stack([Recurrent(EVERY_CELL["rhn"](D, H))]),
 }
 
 
@@ -429,15 +497,48 @@ def mixed(skip_connections: bool = False) -> Stack:
     )
 
 
+def stacked_cell() -> StackedCell:
+    return StackedCell([LSTMCell(D, 5), MinGRUCell(5, 3), StackedCell([VanillaCell(3, 2)])])
+
+
+def both_ways_above() -> Bidirectional:
+    return Bidirectional(Recurrent(GRUCell(2 * H, 2)), Recurrent(VanillaCell(2 * H, 2)), "sum")
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
-    **{kind: lambda kind=kind: Recurrent(CELLS[kind](D, H)) for kind in CELLS},
-    **{f"plain {kind}": lambda kind=kind: Recurrent(CELLS[kind](D, H), False) for kind in CELLS},
+    **{kind: lambda kind=kind: Recurrent(EVERY_CELL[kind](D, H)) for kind in EVERY_CELL},
+    **{f"plain {kind}": lambda kind=kind: Recurrent(FAST[kind](D, H), False) for kind in FAST},
+    **{
+        name: lambda name=name: Recurrent(cell_class(name)(D, H))
+        for name in REGISTERED
+        if name not in EVERY_CELL
+    },
     **{name: lambda name=name: Recurrent(NORMED[name](D, H)) for name in NORMED},
     "zoneout": lambda: Recurrent(LSTMCell(D, H), zoneout=[0.3, 0.2]).eval(),
     "stack": lambda: deep("lstm", 2),
     "mixed stack": mixed,
     "mixed stack with skips": lambda: mixed(True),
     "stack in a stack": lambda: Stack([mixed(True), Recurrent(GRUCell(14, 2))]),
+    "stacked cell": lambda: Recurrent(stacked_cell()),
+    "stacked cell in a stack": lambda: Stack([Recurrent(stacked_cell()), Recurrent(GRUCell(2, 3))]),
+}
+
+
+def both_ways(kind: str, merge: Any = "concatenate", fused: bool = True) -> Bidirectional:
+    return Bidirectional(
+        Recurrent(EVERY_CELL[kind](D, H), fused), Recurrent(EVERY_CELL[kind](D, H), fused), merge
+    )
+
+
+# What reads from both ends is cut nowhere and stepped nowhere; all else holds.
+WHOLE: dict[str, Callable[[], nn.Module]] = {
+    **LAYERS,
+    **{f"both ways, {merge}": lambda m=merge: both_ways("gru", m) for merge in MERGES},
+    "both ways, lstm": lambda: both_ways("lstm"),
+    "both ways, plain": lambda: both_ways("rhn"),
+    "both ways, scanned": lambda: both_ways("mingru"),
+    "both ways, unlike": lambda: Bidirectional(Recurrent(LSTMCell(D, 2)), mixed(True)),
+    "stack of both ways": lambda: Stack([both_ways("lstm"), both_ways_above()]),
 }
 
 
@@ -501,9 +602,9 @@ def alone(layer: Any, lengths: list[int]) -> Callable[[Tensor, Any], tuple[Tenso
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", WHOLE)
 def test_padded_is_each_sequence_alone(name: str, lengths: list[int], steps: int) -> None:
-    layer = filled(LAYERS[name]())
+    layer = filled(WHOLE[name]())
     inputs, state = data(layer, len(lengths), steps, torch.float64)
     actual = everything(
         layer, inputs, state, lambda inputs, state: layer(inputs, state, torch.tensor(lengths))
@@ -515,9 +616,9 @@ def test_padded_is_each_sequence_alone(name: str, lengths: list[int], steps: int
         assert not actual["d inputs"][lane, length:].any()
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", WHOLE)
 def test_what_stands_in_the_padding_is_never_read(name: str) -> None:
-    layer = filled(LAYERS[name]())
+    layer = filled(WHOLE[name]())
     inputs, state = data(layer, 3, 5, torch.float64)
     lengths = torch.tensor([2, 5, 1])
     scribbled = inputs.clone()
@@ -527,9 +628,9 @@ def test_what_stands_in_the_padding_is_never_read(name: str) -> None:
     assert all(map(torch.equal, leaves(clean[1]), leaves(dirty[1])))
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", WHOLE)
 def test_full_lengths_are_no_lengths(name: str) -> None:
-    layer = filled(LAYERS[name]())
+    layer = filled(WHOLE[name]())
     inputs, state = data(layer, 3, 4, torch.float64)
     lengths = torch.full((3,), 4)
     actual = everything(layer, inputs, state, lambda inputs, state: layer(inputs, state, lengths))
@@ -538,9 +639,9 @@ def test_full_lengths_are_no_lengths(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("batch", [2, 3, 4])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_lane_in_a_batch_is_that_lane_alone(name: str, batch: int, dtype: torch.dtype) -> None:
-    layer = filled(LAYERS[name](), dtype)
+    layer = filled(WHOLE[name](), dtype)
     inputs, state = data(layer, batch, 4, dtype)
     expected = everything(layer, inputs, state, alone(layer, [4] * batch))
     assert differences(everything(layer, inputs, state), expected) == []
@@ -560,6 +661,136 @@ def test_lstm_states_keep_their_names(name: str) -> None:
         layer.step(inputs[:, 0], state)[1],
     ):
         assert shape(after) == shape(layer.initial_state(2))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_lane_of_no_steps_keeps_its_state_and_says_zeros(name: str, steps: int) -> None:
+    layer = filled(WHOLE[name]())
+    inputs, state = data(layer, 2, steps, torch.float64)
+    outputs, after = layer(inputs, state, torch.tensor([0, steps]))
+    assert not outputs[0].any()
+    for old, new in zip(leaves(state), leaves(after), strict=True):
+        assert torch.equal(old[0], new[0])
+        assert not torch.equal(old[1], new[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [*((name, 4) for name in WHOLE), *((name, 700) for name in FAST)]
+)
+def test_what_is_no_number_in_the_padding_reaches_nothing(name: str, steps: int) -> None:
+    """Nor does what a cell would grow to there: a relu state soon overflows with such weights."""
+    layer = WHOLE[name]().double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(0.5, 1.5)
+    inputs, state = data(layer, 2, steps, torch.float64)
+    inputs[0, 2:], inputs[1, 1:] = torch.nan, torch.inf
+    results = everything(layer, inputs, state, lambda x, s: layer(x, s, torch.tensor([2, 1])))
+    assert all(np.isfinite(result).all() for result in results.values())
+    assert any(result.any() for name, result in results.items() if name.startswith("d "))
+
+
+def test_the_registry_knows_which_cells_are_fused() -> None:
+    for name, entry in REGISTERED.items():
+        assert entry.fused == (cell_class(name) in FUSED), name
+
+
+# The scan.
+
+
+@pytest.mark.parametrize(
+    ("batch", "width", "steps"),
+    [*((3, 5, steps) for steps in (1, 2, 8, 9, 63, 64, 65, 1000)), (1, 1, 33)],
+)
+@pytest.mark.parametrize("kind", SCANNED)
+def test_the_scan_is_step_by_step(kind: str, batch: int, width: int, steps: int) -> None:
+    fused = filled(Recurrent(SCANNED[kind](D, width)), torch.float32)
+    plain = Recurrent(fused.cell, fused=False)
+    inputs, state = data(fused, batch, steps, torch.float32)
+    expected = everything(plain.double(), inputs.double(), state.double())
+    actual = everything(fused.float(), inputs, state)
+    # Gradients of weights are sums over all steps and lanes in float32, on either path.
+    exact = {name for name in actual if not name.startswith("d cell")}
+    assert not exact & set(differences(actual, expected))
+    for name in set(actual) - exact:
+        error = np.abs(actual[name] - expected[name]).max() / np.abs(expected[name]).max()
+        assert error < 1e-4, name
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8, 9, 22])
+def test_the_gradient_of_the_scan_is_the_numeric_one(steps: int) -> None:
+    torch.manual_seed(2)
+    like: Any = {"dtype": torch.float64, "requires_grad": True}
+    kept, added = torch.rand(steps, 2, 2, **like), torch.randn(steps, 2, 2, **like)
+    assert torch.autograd.gradcheck(scan, (kept, added, torch.randn(2, 2, **like)))
+
+
+# Both directions.
+
+
+@pytest.mark.parametrize("lengths", [None, [4, 1, 6], [6, 6, 6], [0, 3, 2]], ids=str)
+def test_reverse_turns_the_real_steps_alone(lengths: list[int] | None) -> None:
+    sequence = torch.randn(3, 6, 2)
+    steps = None if lengths is None else torch.tensor(lengths)
+    turned = reverse(sequence, steps)
+    for lane, length in enumerate(lengths or [6] * 3):
+        assert torch.equal(turned[lane, :length], sequence[lane, :length].flip(0))
+        assert torch.equal(turned[lane, length:], sequence[lane, length:])
+    assert torch.equal(reverse(turned, steps), sequence)
+
+
+NUMPY_MERGES: dict[str, Callable[[Any, Any], Any]] = {
+    "concatenate": lambda a, b: np.concatenate([a, b], -1),
+    "sum": lambda a, b: a + b,
+    "mean": lambda a, b: (a + b) / 2,
+    "product": lambda a, b: a * b,
+}
+
+
+@pytest.mark.parametrize("lengths", [[5, 5, 5], [2, 5, 1]], ids=str)
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("merge", NUMPY_MERGES)
+@pytest.mark.parametrize("kind", EVERY_CELL)
+def test_both_ways_is_the_reference_from_both_ends(
+    kind: str, merge: str, fused: bool, lengths: list[int]
+) -> None:
+    layer = filled(both_ways(kind, merge, fused))
+    inputs, state = data(layer, 3, 5, torch.float64)
+    with torch.no_grad():
+        outputs, after = layer(inputs, state, torch.tensor(lengths))
+    for lane, length in enumerate(lengths):
+        said, ends = [], []
+        for i, (way, one) in enumerate(
+            zip((1, -1), (layer.forward_layer, layer.backward_layer), strict=True)
+        ):
+            weights = {n: w.detach().numpy() for n, w in one.cell.named_parameters()}
+            text = inputs[lane : lane + 1, :length].numpy()[:, ::way]
+            before = [leaf[lane : lane + 1].numpy() for leaf in leaves(state[i])]
+            results, final = reference.run(kind, weights, text, before)
+            said.append(results[0, ::way])
+            ends += final
+        expected = {"outputs": NUMPY_MERGES[merge](*said)}
+        expected |= {f"state {i}": leaf[0] for i, leaf in enumerate(ends)}
+        actual = {"outputs": outputs[lane, :length].numpy()}
+        actual |= {f"state {i}": leaf[lane].numpy() for i, leaf in enumerate(leaves(after))}
+        assert differences(actual, expected) == []
+
+
+def test_both_ways_cannot_be_stepped() -> None:
+    layer = both_ways("gru")
+    with pytest.raises(TypeError, match="cannot be stepped"):
+        layer.step(torch.zeros(1, D), layer.initial_state(1))
+
+
+def test_both_ways_refuses_what_does_not_merge() -> None:
+    with pytest.raises(ValueError, match="received: 'average'"):
+        both_ways("gru", "average")
+    with pytest.raises(ValueError, match=r"one width; received: \[4, 5\]"):
+        Bidirectional(Recurrent(GRUCell(D, 4)), Recurrent(GRUCell(D, 5)), "mean")
+    unlike = Bidirectional(Recurrent(GRUCell(D, 4)), Recurrent(GRUCell(D, 5)))
+    assert unlike.output_size == 9
 
 
 # The stack.
@@ -658,10 +889,10 @@ def test_one_layer_has_nowhere_to_drop() -> None:
     assert torch.equal(stack(inputs, state)[0], stack.layers[0](inputs, state[0])[0])
 
 
-@pytest.mark.parametrize("kind", ["vanilla", "gru"])
+@pytest.mark.parametrize("kind", ["tanh", "gru", "mingru", "minlstm"])
 def test_our_kernels_stay_in_float32_under_autocast(kind: str) -> None:
     torch.manual_seed(0)
-    cell: Any = {"vanilla": VanillaCell, "gru": GRUCell}[kind](5, 4)
+    cell: Any = FAST[kind](5, 4)
     layer = Recurrent(cell)
     inputs, state = torch.randn(3, 6, 5), layer.initial_state(3)
     expected, _ = layer(inputs, state)
@@ -672,7 +903,21 @@ def test_our_kernels_stay_in_float32_under_autocast(kind: str) -> None:
     assert torch.equal(outputs, reduced)
     torch.testing.assert_close(outputs, expected, atol=0.02, rtol=0)
     reduced.sum().backward()
-    assert cell.weight_hh.grad.dtype == torch.float32
+    assert cell.weight_ih.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", sorted(EVERY_CELL.keys() - CELLS.keys()))
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_what_is_carried_is_float32_under_autocast(kind: str, fused: bool) -> None:
+    torch.manual_seed(0)
+    layer = Recurrent(EVERY_CELL[kind](5, 4), fused)
+    inputs, state = torch.randn(3, 6, 5), layer.initial_state(3)
+    expected, _ = layer(inputs, state)
+    with torch.autocast("cpu", torch.bfloat16):
+        for lengths in (None, torch.tensor([6, 2, 4])):
+            outputs, after = layer(inputs, state, lengths)
+            assert {leaf.dtype for leaf in leaves(after)} == {torch.float32}
+            torch.testing.assert_close(outputs[0].float(), expected[0], atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["tanh", "relu", "gru"])

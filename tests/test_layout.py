@@ -13,18 +13,23 @@ from charrnn.config import build_config
 from charrnn.errors import CheckpointError
 from charrnn.experiment import build_model
 from charrnn.layout import check_layout, model_shapes
+from charrnn.models import cell_class
+from charrnn.registry import CELLS
+from charrnn.state import leaves
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
-COMBINATIONS = list(
-    itertools.product(
-        ["vanilla", "lstm", "gru"],
+COMBINATIONS = [
+    combination
+    for combination in itertools.product(
+        CELLS,
         [[5], [5, 3]],
         [4, "one_hot"],
         [False, True],
         [False, True],
         [False, True],
     )
-)
+    if CELLS[combination[0]].normed or not combination[-1]
+]
 
 
 @pytest.mark.parametrize(("cell", "widths", "embedding", "skips", "tied", "normed"), COMBINATIONS)
@@ -40,6 +45,7 @@ def test_the_shapes_are_those_of_the_model(
         "model.skip_connections": skips,
         "model.tie_embeddings": tied,
         "model.layer_norm": normed,
+        "model.recurrence_depth": 3,
         "model.dropout": 0.0,
         "model.input_dropout": 0.0,
         "model.output_dropout": 0.0,
@@ -47,6 +53,23 @@ def test_the_shapes_are_those_of_the_model(
     config, _ = build_config([("test", values)])
     state = build_model(config, 7).state_dict()
     assert model_shapes(config, 7) == {name: tuple(value.shape) for name, value in state.items()}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_carried_state_is_that_of_the_cell(cell: str) -> None:
+    made = cell_class(cell)(2, 3)
+    shapes = [tuple(leaf.shape) for leaf in leaves(made.initial_state(4))]
+    assert shapes == [(4, 3)] * CELLS[cell].states
+
+
+def test_another_recurrence_depth_is_refused(tmp_path: Path) -> None:
+    config = tiny_config(training__steps=2, model__cell="rhn", model__recurrence_depth=2)
+    session = start(tmp_path / "run", config, tiny_corpus(tmp_path))
+    drive(session)
+    checkpoint = load_checkpoint(session.run.checkpoint_path(2), check_layout)
+    metadata = copy.deepcopy(checkpoint.metadata)
+    metadata["config"]["model"]["recurrence_depth"] = 3
+    refused(tmp_path, checkpoint.tensors, metadata, "is not one that its config implies")
 
 
 @pytest.fixture
@@ -82,6 +105,9 @@ def refused(path: Path, tensors: Arrays, metadata: dict[str, Any], why: str) -> 
         ("config.model.hidden_size", 65_536),
         ("config.model.hidden_size", "auto"),
         ("config.model.cell", "gru"),
+        ("config.model.cell", "mlstm"),
+        ("config.model.recurrence_depth", 65),
+        ("config.model.transform_bias", "low"),
         ("config.training.batch_size", 5),
         ("config.extra", 1),
         ("config", []),

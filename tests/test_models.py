@@ -10,6 +10,7 @@ from torch import nn
 from charrnn.cells import LSTMCell
 from charrnn.layers import Stack
 from charrnn.models import LanguageModel, OneHot, language_model
+from charrnn.registry import CELLS
 from charrnn.state import leaves, map_state
 from tests import reference
 from tests.reference import differences
@@ -25,6 +26,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "embedding_size": 3,
         "tie_embeddings": True,
     },
+    "deep rhn": {"cell": "rhn", "hidden_sizes": (4, 3), "recurrence_depth": 4},
+    "mlstm": {"cell": "mlstm", "hidden_sizes": (4, 3)},
+    "mingru": {"cell": "mingru", "hidden_sizes": (4, 3), "embedding_size": 3},
+    "minlstm": {"cell": "minlstm", "hidden_sizes": (4, 3), "skip_connections": True},
     "skipping lstm": {"cell": "lstm", "hidden_sizes": (4, 3), "skip_connections": True},
     "tied and skipping gru": {
         "cell": "gru",
@@ -88,17 +93,16 @@ def test_the_whole_model_is_the_reference() -> None:
     parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
     x = parameters["embedding.weight"][ids.numpy()]
     for i, before in enumerate(state):
-        weights = (
-            parameters[f"stack.layers.{i}.cell.{part}"] for part in reference.Weights._fields
-        )
-        x, _ = reference.run("tanh", reference.Weights(*weights), x, [before.numpy()])
+        prefix = f"stack.layers.{i}.cell."
+        weights = {n.removeprefix(prefix): p for n, p in parameters.items() if prefix in n}
+        x, _ = reference.run("tanh", weights, x, [before.numpy()])
     expected = x @ parameters["head.weight"].T + parameters["head.bias"]
     actual = model(ids, state)[0].detach().numpy()
     assert differences({"logits": actual}, {"logits": expected}) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_one_hot_is_an_embedding_with_the_identity(cell: Any, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     one_hot = language_model(V, cell=cell, hidden_sizes=(4, 3)).to(dtype)
@@ -254,6 +258,24 @@ def test_forget_bias_is_one_by_default() -> None:
     cell = language_model(V, hidden_sizes=(2,)).stack.layers[0].cell
     assert isinstance(cell, LSTMCell)
     assert cell.bias_ih[2:4].tolist() == [1, 1]
+
+
+def test_cells_get_the_options_that_are_theirs() -> None:
+    rhn = language_model(V, cell="rhn", recurrence_depth=3, transform_bias=-4.0).stack.layers[0]
+    assert rhn.cell.recurrence_depth == 3
+    assert rhn.cell.bias_hh.unique().tolist() == [-4, 0]
+    for cell in ("mlstm", "minlstm"):
+        made = language_model(V, cell=cell, forget_bias=2.5).stack.layers[0].cell
+        assert made.bias_ih.unique().tolist() == [0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("cell", "normed", "received"),
+    [("elman", False, "no cell 'elman'; use vanilla, lstm"), ("rhn", True, "vanilla, lstm or gru")],
+)
+def test_a_cell_that_there_is_not_is_refused(cell: str, normed: bool, received: str) -> None:
+    with pytest.raises(ValueError, match=received):
+        language_model(V, cell=cell, layer_norm=normed)
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("vanilla", 1), ("lstm", 4), ("gru", 3)])

@@ -25,6 +25,7 @@ from charrnn.planning import (
     steps_bound,
     steps_in_time,
 )
+from charrnn.registry import CELLS
 
 SIZES = [300, 5_000, 1_000_000, 500_000_000]
 CPU = torch.device("cpu")
@@ -45,7 +46,7 @@ def autos(config: Config) -> list[str]:
 
 @pytest.mark.parametrize("characters", SIZES)
 @pytest.mark.parametrize("device", ["cpu", "cuda:0", "mps"])
-@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_everything_is_decided(characters: int, device: str, cell: str) -> None:
     planned = plan(configured(model__cell=cell), characters, 65, torch.device(device))
     assert autos(planned) == ["evaluation.every", "checkpoints.every"]

@@ -3,10 +3,12 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
+import charrnn
 from charrnn.cli.main import _add_commands, cli, main
 from charrnn.config import all_keys
 
@@ -27,9 +29,21 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         main()
     assert ended.value.code == 0
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_what_is_said_there_is_said_here_as_the_table_has_it() -> None:
+    before, _, after = README.partition("| there | here |\n")
+    block = re.findall(r"```python\n(.*?)```", before, re.S)[-1]
+    rows = [row.split(" | ") for row in after.partition("\n\n")[0].splitlines()[1:]]
+    assert len(rows) == 14
+    for _, here in rows:
+        names: dict[str, Any] = {"charrnn": charrnn}
+        exec(compile(block, "README.md", "exec"), names)
+        for code in re.findall(r"`([^`]+)`", here):
+            exec(compile(code, "README.md", "exec"), names)
 
 
 def options(command: click.Command) -> set[str]:

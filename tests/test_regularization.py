@@ -14,7 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from charrnn.cells import GRUCell, LSTMCell, LSTMState, VanillaCell
+from charrnn.cells import (
+    GRUCell,
+    LSTMCell,
+    LSTMState,
+    MinGRUCell,
+    MultiplicativeLSTMCell,
+    ResetFirstGRUCell,
+    RHNCell,
+    StackedCell,
+    VanillaCell,
+)
 from charrnn.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.errors import CheckpointError
 from charrnn.layers import Recurrent, Zoneout, drop, unroll
@@ -94,7 +104,9 @@ def test_embedding_dropout_takes_whole_symbols_away() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("make", [VanillaCell, LSTMCell, GRUCell])
+@pytest.mark.parametrize(
+    "make", [VanillaCell, LSTMCell, GRUCell, ResetFirstGRUCell, MultiplicativeLSTMCell, RHNCell]
+)
 def test_weight_dropout_is_dropout_on_the_recurrent_matrix(make: Any, fused: bool) -> None:
     layer = filled(Recurrent(make(3, 4), fused, weight_dropout=0.4)).train()
     inputs, state = torch.randn(2, 6, 3, dtype=torch.float64), layer.initial_state(2)
@@ -108,15 +120,29 @@ def test_weight_dropout_is_dropout_on_the_recurrent_matrix(make: Any, fused: boo
     torch.testing.assert_close(outputs, unroll(other, inputs, state)[0])
     assert torch.equal(gradient == 0, dropped == 0)
     assert isinstance(layer.cell.weight_hh, torch.nn.Parameter)
-    names = ["cell.weight_ih", "cell.weight_hh", "cell.bias_ih", "cell.bias_hh"]
+    names = [f"cell.{name}" for name, _ in make(3, 4).named_parameters()]
     assert [name for name, _ in layer.named_parameters()] == names
 
 
-@pytest.mark.parametrize("make", [VanillaCell, GRUCell, LSTMCell])
+def test_weight_dropout_needs_the_matrix_that_it_falls_on() -> None:
+    with pytest.raises(ValueError, match="weight_hh, which MinGRUCell does not have"):
+        Recurrent(MinGRUCell(3, 4), weight_dropout=0.4)
+
+
+def test_zoneout_needs_a_cell_whose_output_is_in_its_state() -> None:
+    cell = StackedCell([VanillaCell(3, 4), VanillaCell(4, 4)])
+    layer = Recurrent(cell, zoneout=[0.1, 0.1])
+    with pytest.raises(ValueError, match="which that of StackedCell is not"):
+        layer(torch.zeros(1, 2, 3), layer.initial_state(1))
+
+
+@pytest.mark.parametrize(
+    "make", [VanillaCell, GRUCell, LSTMCell, MultiplicativeLSTMCell, RHNCell, MinGRUCell]
+)
 def test_zoneout_is_its_equation(make: Any) -> None:
     torch.manual_seed(7)
     cell = filled(make(3, 200))
-    rates = [0.3, 0.6][: 2 if make is LSTMCell else 1]
+    rates = [0.3, 0.6][: 2 if issubclass(make, LSTMCell) else 1]
     zoned = Zoneout(cell, rates)
     x = torch.randn(4, 3, dtype=torch.float64)
     old = map_state(torch.rand_like, cell.initial_state(4))
@@ -131,7 +157,7 @@ def test_zoneout_is_its_equation(make: Any) -> None:
     output, after = zoned(x, old)
     for rate, before, then, now in zip(rates, leaves(old), new, leaves(after), strict=True):
         torch.testing.assert_close(now, rate * before + (1 - rate) * then)
-    assert isinstance(after, LSTMState) == (make is LSTMCell)
+    assert isinstance(after, LSTMState) == issubclass(make, LSTMCell)
 
 
 @pytest.mark.parametrize(

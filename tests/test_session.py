@@ -13,6 +13,7 @@ import torch
 from charrnn.checkpoint import load_checkpoint
 from charrnn.errors import ConfigError, DivergedError
 from charrnn.planning import choose_precision, choose_processes
+from charrnn.registry import CELLS
 from charrnn.runs import Run
 from charrnn.session import Evaluated, Finished, Planned, Session
 from charrnn.trained import TrainedModel
@@ -31,9 +32,6 @@ def fingerprint(run: Run, step: int) -> str:
 def metrics(run: Run) -> list[dict[str, Any]]:
     clock = ("seconds", "characters_per_second")
     return [{k: v for k, v in line.items() if k not in clock} for line in run.metrics()]
-
-
-CELLS = ["vanilla", "lstm", "gru"]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -342,18 +340,29 @@ def test_weights_are_adopted_by_symbol(tmp_path: Path) -> None:
             assert torch.equal(now[name], given[name])
 
 
-def test_one_hot_columns_are_adopted_by_symbol(tmp_path: Path) -> None:
-    config = tiny_config(model__embedding_size="one_hot")
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_hot_columns_are_adopted_by_symbol(tmp_path: Path, cell: str) -> None:
+    # As wide as the text has symbols, so that shapes alone do not tell which matrix is which.
+    config = tiny_config(
+        model__cell=cell, model__embedding_size="one_hot", model__hidden_size=len(set(TEXT))
+    )
     old = start(tmp_path / "old", config, tiny_corpus(tmp_path))
     origin = old.experiment.trained()
     text = TEXT.replace("a", "z")
     new = start(tmp_path / "new", config, tiny_corpus(tmp_path, text))
     new.adopt_weights(origin)
-    name = "stack.layers.0.cell.weight_ih"
-    mine, theirs = new.model.state_dict()[name], old.model.state_dict()[name]
-    for i, symbol in enumerate(new.data.vocabulary.symbols):
-        if symbol != "z":
-            assert torch.equal(mine[:, i], theirs[:, old.data.vocabulary.symbols.index(symbol)])  # type: ignore[arg-type]
+    for name, theirs in old.model.state_dict().items():
+        mine = new.model.state_dict()[name]
+        if name.startswith("stack.") and not name.endswith(("0.cell.weight_ih", ".weight_mx")):
+            assert torch.equal(mine, theirs), name
+    names = ["stack.layers.0.cell.weight_ih"]
+    names += ["stack.layers.0.cell.weight_mx"] * (cell == "mlstm")
+    for name in names:
+        mine, theirs = new.model.state_dict()[name], old.model.state_dict()[name]
+        for i, symbol in enumerate(new.data.vocabulary.symbols):
+            if symbol != "z":
+                j = old.data.vocabulary.symbols.index(symbol)  # type: ignore[arg-type]
+                assert torch.equal(mine[:, i], theirs[:, j]), name
 
 
 def test_adoption_refuses_another_shape(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from charrnn.registry import CELLS
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -72,9 +74,7 @@ def describe_model(config: Config) -> str:
     """`2 x LSTM 256, embedding 64, dropout 0.25`."""
     model = config.model
     widths = model.widths
-    name = {"vanilla": f"vanilla ({model.activation})", "lstm": "LSTM", "gru": "GRU"}.get(
-        model.cell, model.cell
-    )
+    name = CELLS[model.cell].title.format_map(vars(model))
     shape = (
         f"{len(widths)} x {name} {widths[0]}" if len(set(widths)) == 1 else f"{name} {list(widths)}"
     )
@@ -85,6 +85,12 @@ def describe_model(config: Config) -> str:
     if model.skip_connections:
         parts.append("skip connections")
     return ", ".join(parts)
+
+
+def describe_path(config: Config) -> str:
+    """How the layers are computed in training: `fused lstm, bfloat16`."""
+    path = "fused" if config.model.fused else "plain"
+    return f"{path} {config.model.cell}, {config.precision}"
 
 
 def show_evaluation(result: Evaluation) -> None:

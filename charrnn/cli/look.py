@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from charrnn.cli.display import describe_model, duration, say, show, warn
+from charrnn.cli.display import describe_model, describe_path, duration, say, show, warn
 
 
 @click.command()
@@ -98,7 +98,7 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in environment["packages"].items())
     show(
         f"            on {environment['device']}, {environment['threads']} threads "
-        f"(fused {config.model.cell}, {config.precision}), {environment['processor']}"
+        f"({describe_path(config)}), {environment['processor']}"
     )
     show(f"            Python {environment['python']}, {versions}")
 

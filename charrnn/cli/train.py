@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.cli.display import Bar, describe_model, duration, say, visible, warn
+from charrnn.cli.display import Bar, describe_model, describe_path, duration, say, visible, warn
+from charrnn.registry import CELLS, one_of
 
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ BUDGET_FLAGS = [
 ]
 FLAGS = [
     *BUDGET_FLAGS,
-    ("--cell", "model.cell", "CELL", "vanilla, lstm or gru."),
+    ("--cell", "model.cell", "CELL", f"{one_of(CELLS)}."),
     ("--layers", "model.layers", "N", "Layers."),
     ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one a layer."),
     ("--embedding-size", "model.embedding_size", "N", "Embedding width, or one_hot."),
@@ -512,7 +513,7 @@ def _banner(session: Session, described: str, path: Path) -> None:
     )
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
     processes = f" in {config.processes} processes" if int(config.processes) > 1 else ""
-    say(f"device  {config.device}, {config.threads} threads{processes}; {path_in_use(session)}")
+    say(f"device  {config.device}, {config.threads} threads{processes}; {describe_path(config)}")
     training = config.training
     budget = [
         f"{training.steps:,} steps" if training.steps else "",
@@ -525,16 +526,6 @@ def _banner(session: Session, described: str, path: Path) -> None:
         f"{training.schedule}"
     )
     say(f"run     {path}")
-
-
-def path_in_use(session: Session) -> str:
-    """How the layers are computed in training: `fused lstm, bfloat16`."""
-    from charrnn.layers import Recurrent
-
-    layers = [module for module in session.model.modules() if isinstance(module, Recurrent)]
-    fused = all(layer.fused for layer in layers)
-    config = session.config
-    return f"{'fused' if fused else 'plain'} {config.model.cell}, {config.precision}"
 
 
 def _describe_arguments(arguments: list[str]) -> str:
@@ -561,8 +552,8 @@ def _load_model(name: str) -> Any:
 
 def _model_of(config: Config, kind: str) -> dict[str, Any]:
     """The settings that another model's weights need, as a layer that flags may override."""
-    fixed = ("cell", "activation", "layers", "hidden_size", "embedding_size", "tie_embeddings",
-             "skip_connections")  # fmt: skip
+    fixed = ("cell", "activation", "recurrence_depth", "layers", "hidden_size", "embedding_size",
+             "tie_embeddings", "skip_connections", "layer_norm")  # fmt: skip
     return {f"model.{name}": getattr(config.model, name) for name in fixed} | {
         "data.vocabulary": kind
     }

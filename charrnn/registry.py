@@ -1,0 +1,119 @@
+"""Which cells there are, by name, and what is known of each without making one; knows no torch.
+
+A cell's entry in `CELLS` is all that the rest of the package reads of it: the configuration takes
+its name, `models` makes it, `layout` judges checkpoints by its shapes, the commands show its title.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class CellEntry(NamedTuple):
+    """One cell."""
+
+    title: str
+    """How it is shown; options stand in braces."""
+    home: str
+    """Its module in this package and its class there, as `cells.LSTMCell`, which is called with
+    the input width, the hidden width and the options."""
+    shapes: Callable[[int, int, Mapping[str, Any]], Shapes]
+    """The shapes of its weights from the input width D, the hidden width H and the options."""
+    states: int = 1
+    """Of how many tensors (N, H) its state consists."""
+    options: tuple[str, ...] = ()
+    """The keys of the section `model` that its class takes, by the same names."""
+    fused: bool = False
+    """Whether a kernel or a scan runs it over a sequence (`layers.FUSED`)."""
+    normed: str = ""
+    """The home of the same cell with layer normalisation inside, where there is one."""
+    norms: Mapping[str, int] = {}
+    """Of that one, its further weights: how many times H each is long."""
+
+
+def standard(gates: int) -> Callable[[int, int, Mapping[str, Any]], Shapes]:
+    """The shapes of `cells.TorchLayoutCell` with so many gates."""
+    return lambda d, h, _: {
+        "weight_ih": (gates * h, d),
+        "weight_hh": (gates * h, h),
+        "bias_ih": (gates * h,),
+        "bias_hh": (gates * h,),
+    }
+
+
+def linear(gates: int) -> Callable[[int, int, Mapping[str, Any]], Shapes]:
+    """The shapes of `cells.LinearCell` with so many gates."""
+    return lambda d, h, _: {"weight_ih": (gates * h, d), "bias_ih": (gates * h,)}
+
+
+CELLS: dict[str, CellEntry] = {
+    "vanilla": CellEntry(
+        "vanilla ({activation})",
+        "cells.VanillaCell",
+        standard(1),
+        options=("activation",),
+        fused=True,
+        normed="cells.LayerNormVanillaCell",
+        norms={"norm.weight": 1, "norm.bias": 1},
+    ),
+    "lstm": CellEntry(
+        "LSTM",
+        "cells.LSTMCell",
+        standard(4),
+        states=2,
+        options=("forget_bias",),
+        fused=True,
+        normed="cells.LayerNormLSTMCell",
+        norms={
+            "norm_ih.weight": 4,
+            "norm_hh.weight": 4,
+            "norm_cell.weight": 1,
+            "norm_cell.bias": 1,
+        },
+    ),
+    "gru": CellEntry(
+        "GRU",
+        "cells.GRUCell",
+        standard(3),
+        fused=True,
+        normed="cells.LayerNormGRUCell",
+        norms={
+            "norm_ih.weight": 2,
+            "norm_hh.weight": 2,
+            "norm_in.weight": 1,
+            "norm_hn.weight": 1,
+        },
+    ),
+    "rhn": CellEntry(
+        "RHN (depth {recurrence_depth})",
+        "cells.RHNCell",
+        lambda d, h, options: {
+            "weight_ih": (2 * h, d),
+            "weight_hh": (2 * options["recurrence_depth"] * h, h),
+            "bias_hh": (2 * options["recurrence_depth"] * h,),
+        },
+        options=("recurrence_depth", "transform_bias"),
+    ),
+    "mlstm": CellEntry(
+        "mLSTM",
+        "cells.MultiplicativeLSTMCell",
+        lambda d, h, options: (
+            standard(4)(d, h, options) | {"weight_mx": (h, d), "weight_mh": (h, h)}
+        ),
+        states=2,
+        options=("forget_bias",),
+    ),
+    "mingru": CellEntry("minGRU", "cells.MinGRUCell", linear(2), fused=True),
+    "minlstm": CellEntry(
+        "minLSTM", "cells.MinLSTMCell", linear(3), options=("forget_bias",), fused=True
+    ),
+}
+
+
+def one_of(names: Iterable[str]) -> str:
+    """The names as a message lists them: `vanilla, lstm or gru`."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
