@@ -7,12 +7,13 @@ own `config.yaml` holds no `auto` any more.
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import yaml
 from pydantic import (
@@ -29,9 +30,39 @@ from charrnn.errors import ConfigError
 from charrnn.registry import CELLS, Shapes, one_of
 
 Auto = Literal["auto"]
+
+
+class TaskEntry(NamedTuple):
+    """Where in this package the parts of a task stand."""
+
+    read: str
+    """What reads its data: a configuration, the texts it names and a vocabulary or none."""
+    layout: str
+    """What must stand in its checkpoints: a configuration and the vocabularies."""
+    experiment: str
+    """What a session runs (`experiments.Experiment`)."""
+
+
+TASKS = {
+    "language_model": TaskEntry(
+        "texts.read_corpus",
+        "layout.language_model_layout",
+        "experiments.language_model.LanguageModelling",
+    ),
+}
+
+
+def resolve(place: str) -> Any:
+    """What stands in this package under a dotted name."""
+    module, _, name = place.rpartition(".")
+    return getattr(importlib.import_module(f"charrnn.{module}"), name)
+
+
 if TYPE_CHECKING:
+    TaskName: TypeAlias = str
     CellName: TypeAlias = str
 else:
+    TaskName = Literal[tuple(TASKS)]
     CellName = Literal[tuple(CELLS)]
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", re.ASCII
@@ -74,9 +105,12 @@ class DataConfig(Section):
     test: list[str] = []
     """Separate texts for testing."""
     split: Annotated[list[Probability], Field(min_length=2, max_length=3)] = [0.9, 0.1]
-    """Fractions of the text, by position, for training, validation and, if three, testing."""
-    vocabulary: Literal["character", "byte"] = "character"
-    """One symbol a Unicode character, or one a byte."""
+    """Fractions for training, validation and, if three, testing: of a text by position, of
+    examples by `split_by`."""
+    vocabulary: Literal["character", "byte", "word"] = "character"
+    """One symbol a Unicode character, one a byte, or one a word."""
+    minimum_count: PositiveInt = 1
+    """Words that occur less often are one symbol, `<unk>`."""
     encoding: str = "utf-8"
     """How the text is encoded (not used by a byte vocabulary)."""
     errors: str = "strict"
@@ -261,8 +295,8 @@ class CheckpointConfig(Section):
 class Config(Section):
     """A whole experiment."""
 
-    task: Literal["language_model"] = "language_model"
-    """What is learned."""
+    task: TaskName = "language_model"
+    """What is learned: to go on with a text, or to say which class a text is of."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()

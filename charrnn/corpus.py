@@ -116,6 +116,16 @@ class Corpus:
     sha256: str
     key: str
 
+    @property
+    def vocabulary_data(self) -> dict[str, Any]:
+        """The vocabulary as plain data, for a checkpoint."""
+        return self.vocabulary.to_data()
+
+    @property
+    def unit(self) -> str:
+        """What one symbol is called; a byte counts as a character."""
+        return "word" if self.vocabulary.kind == "word" else "character"
+
     def byte_count(self, span: Span) -> int:
         """How many bytes (UTF-8) the symbols of `span` take; a special symbol takes none."""
         counts = np.zeros(self.vocabulary.size, np.int64)

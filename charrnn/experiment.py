@@ -6,50 +6,77 @@ This is where configuration ends: everything below takes plain values.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from charrnn.config import Config, ModelConfig
 from charrnn.corpus import Corpus
 from charrnn.errors import ConfigError
-from charrnn.layers import Recurrent
-from charrnn.models import LanguageModel, language_model
+from charrnn.layers import Recurrent, Stack
+from charrnn.models import LanguageModel, embedding_of, language_model, recurrent_stack
 from charrnn.registry import CELLS
 from charrnn.tasks.language_model import LanguageModelTask
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
     """The network a resolved configuration describes, on its device. Raises ConfigError."""
     model = config.model
-    numbers = [model.embedding_size, model.dropout, model.input_dropout, model.output_dropout]
-    if "auto" in numbers:
-        raise ConfigError("the config still has 'auto' values; charrnn train resolves them")
     embedding = model.embedding_size
     try:
         network = language_model(
             vocabulary_size,
-            cell=model.cell,
-            hidden_sizes=model.widths,
             embedding_size=embedding if isinstance(embedding, int) else None,
-            activation=model.activation,
-            forget_bias=model.forget_bias,
-            recurrence_depth=model.recurrence_depth,
-            transform_bias=model.transform_bias,
-            dropout=float(model.dropout),
             input_dropout=float(model.input_dropout),
             output_dropout=float(model.output_dropout),
             embedding_dropout=model.embedding_dropout,
-            weight_dropout=model.weight_dropout,
-            zoneout=[model.zoneout, model.zoneout_cell][: CELLS[model.cell].states],
-            locked_dropout=model.locked_dropout,
-            layer_norm=model.layer_norm,
             tie_embeddings=model.tie_embeddings,
-            skip_connections=model.skip_connections,
+            **_layers(model),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    return placed(network, config)
+
+
+def build_stack(model: ModelConfig, input_size: int, bidirectional: bool) -> Stack:
+    """The recurrent layers that a resolved configuration describes. Raises ConfigError."""
+    return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
+
+
+def build_embedding(model: ModelConfig, vocabulary_size: int) -> tuple[nn.Module, int]:
+    """What takes ids to vectors, and their width."""
+    size = model.embedding_size
+    width = size if isinstance(size, int) else None
+    return embedding_of(vocabulary_size, width), width or vocabulary_size
+
+
+def _layers(model: ModelConfig) -> dict[str, Any]:
+    """A configuration's options of `recurrent_stack`."""
+    numbers = [model.embedding_size, model.dropout, model.input_dropout, model.output_dropout]
+    if "auto" in numbers:
+        raise ConfigError("the config still has 'auto' values; charrnn train resolves them")
+    return {
+        "cell": model.cell,
+        "hidden_sizes": model.widths,
+        "activation": model.activation,
+        "forget_bias": model.forget_bias,
+        "recurrence_depth": model.recurrence_depth,
+        "transform_bias": model.transform_bias,
+        "dropout": float(model.dropout),
+        "weight_dropout": model.weight_dropout,
+        "zoneout": [model.zoneout, model.zoneout_cell][: CELLS[model.cell].states],
+        "locked_dropout": model.locked_dropout,
+        "layer_norm": model.layer_norm,
+        "skip_connections": model.skip_connections,
+    }
+
+
+def placed(network: Network, config: Config) -> Network:
+    """The network on the configuration's device, its weights laid out as that wants them."""
     network.to(torch.device("cpu" if config.device == "auto" else config.device))
     for module in network.modules():
         if isinstance(module, Recurrent):
@@ -57,7 +84,7 @@ def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
     return network
 
 
-def load_arrays(model: LanguageModel, weights: Mapping[str, NDArray[Any]]) -> LanguageModel:
+def load_arrays(model: Network, weights: Mapping[str, NDArray[Any]]) -> Network:
     """Copy weights by name into a model and return it. Raises RuntimeError where they differ."""
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     return model

@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from charrnn.checkpoint import Layout
-from charrnn.config import Config, config_from_data
+from charrnn.config import TASKS, Config, config_from_data, resolve
 from charrnn.errors import CheckpointError, ConfigError
 from charrnn.registry import CELLS, Shapes
-from charrnn.vocabulary import read_vocabulary
+from charrnn.vocabulary import Vocabularies, read_vocabularies
 
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -84,7 +84,7 @@ class _Corpus(_Part):
     described: str
     sha256: Digest
     key: Digest
-    most_frequent: Count
+    most_frequent: Count = 0
     splits: dict[Literal["train", "validation", "test"], Count]
 
 
@@ -131,18 +131,12 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
         raise CheckpointError(f"its {place} is not usable: {first['msg'].lower()}") from error
     try:
         config = config_from_data(metadata.get("config"), "its config")
-        expected = model_shapes(
-            config, (vocabulary := read_vocabulary(metadata.get("vocabulary"))).size
-        )
+        vocabularies = read_vocabularies(metadata.get("vocabulary"))
+        expected, carry = resolve(TASKS[config.task].layout)(config, vocabularies)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    if parts.corpus.most_frequent >= vocabulary.size:
+    if parts.corpus.most_frequent >= min(v.size for v in vocabularies.values()):
         raise CheckpointError("its most frequent character is not in its vocabulary")
-    carry = [
-        (config.training.batch_size, width)
-        for width in config.model.widths
-        for _ in range(CELLS[config.model.cell].states)
-    ]
     found = {name: shape for name, (_, shape) in layout.items()}
     for name, (dtype, shape) in layout.items():
         kind, _, rest = name.partition("/")
@@ -177,6 +171,25 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
     needed = [f"{kind}/{name}" for kind in kinds for name in expected]
     if missing := [name for name in needed if name not in found]:
         raise CheckpointError(f"the tensor {missing[0]} that its config implies is missing")
+
+
+class Expected(NamedTuple):
+    """The shapes of a model's weights by name, and of the leaves of the carried state."""
+
+    weights: Shapes
+    carry: list[tuple[Any, ...]]
+
+
+def language_model_layout(config: Config, vocabularies: Vocabularies) -> Expected:
+    """What must stand in the checkpoint of a language model. Raises ConfigError."""
+    if list(vocabularies) != ["text"]:
+        raise ConfigError(f"a language model has one vocabulary, not {', '.join(vocabularies)}")
+    carry = [
+        (config.training.batch_size, width)
+        for width in config.model.widths
+        for _ in range(CELLS[config.model.cell].states)
+    ]
+    return Expected(model_shapes(config, vocabularies["text"].size), carry)
 
 
 def model_shapes(config: Config, vocabulary_size: int) -> Shapes:

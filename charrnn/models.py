@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from charrnn.cells import Activation, Cell
 from charrnn.graphs import Captured
-from charrnn.layers import Layer, Recurrent, Stack, drop
+from charrnn.layers import Bidirectional, Layer, Recurrent, Stack, drop
 from charrnn.registry import CELLS, one_of
 from charrnn.state import State, map_state
 
@@ -101,36 +100,29 @@ def cell_class(name: str, layer_norm: bool = False) -> Callable[..., Cell]:
     return made
 
 
-def language_model(
-    vocabulary_size: int,
+def recurrent_stack(
+    input_size: int,
     *,
     cell: str = "lstm",
     hidden_sizes: Sequence[int] = (128, 128),
-    embedding_size: int | None = None,
     activation: Activation = "tanh",
     forget_bias: float = 1.0,
     recurrence_depth: int = 5,
     transform_bias: float = -2.0,
     dropout: float = 0.0,
-    input_dropout: float = 0.0,
-    output_dropout: float = 0.0,
-    embedding_dropout: float = 0.0,
     weight_dropout: float = 0.0,
     zoneout: Sequence[float] = (),
     locked_dropout: bool = False,
     layer_norm: bool = False,
-    tie_embeddings: bool = False,
     skip_connections: bool = False,
-) -> LanguageModel:
-    """A language model over `vocabulary_size` symbols, one layer for each of `hidden_sizes`.
+    bidirectional: bool = False,
+) -> Stack:
+    """Recurrent layers over inputs (N, T, `input_size`), one for each of `hidden_sizes`.
 
     `cell` is a name in `registry.CELLS`, `layer_norm` takes its kind with layer normalisation
     inside. `activation`, `forget_bias`, `recurrence_depth` and `transform_bias` go to the cells
-    that have them.
-    `embedding_size` None feeds one-hot vectors. The kinds of dropout are those of `LanguageModel`,
-    `Stack` and `Recurrent`. `tie_embeddings` uses the embedding's matrix as the head's weights
-    (Press and Wolf 2017; Inan et al. 2017). Raises ValueError where tied widths do not fit, and
-    for a cell that there is not.
+    that have them. A `bidirectional` layer is two of that width, side by side. The kinds of dropout
+    are those of `Stack` and `Recurrent`. Raises ValueError for a cell that there is not.
     """
     options = {
         "activation": activation,
@@ -140,15 +132,48 @@ def language_model(
     }
     make_cell = cell_class(cell, layer_norm)
     options = {name: options[name] for name in CELLS[cell].options}
-    widths = [embedding_size or vocabulary_size, *hidden_sizes]
-    layers = [
-        Recurrent(make_cell(d, h, **options), weight_dropout=weight_dropout, zoneout=zoneout)
-        for d, h in itertools.pairwise(widths)
-    ]
-    stack = Stack(layers, dropout, skip_connections, locked_dropout)
-    embedding: nn.Module = (
-        nn.Embedding(vocabulary_size, embedding_size) if embedding_size else OneHot(vocabulary_size)
+
+    def layer(d: int, h: int) -> Recurrent:
+        return Recurrent(make_cell(d, h, **options), weight_dropout=weight_dropout, zoneout=zoneout)
+
+    layers: list[nn.Module] = []
+    width = input_size
+    for h in hidden_sizes:
+        both = bidirectional
+        layers.append(Bidirectional(layer(width, h), layer(width, h)) if both else layer(width, h))
+        width = 2 * h if both else h
+    return Stack(layers, dropout, skip_connections, locked_dropout)
+
+
+def embedding_of(vocabulary_size: int, embedding_size: int | None) -> nn.Module:
+    """Ids to vectors; one-hot ones where `embedding_size` is None."""
+    if embedding_size is None:
+        return OneHot(vocabulary_size)
+    return nn.Embedding(vocabulary_size, embedding_size)
+
+
+def language_model(
+    vocabulary_size: int,
+    *,
+    embedding_size: int | None = None,
+    input_dropout: float = 0.0,
+    output_dropout: float = 0.0,
+    embedding_dropout: float = 0.0,
+    locked_dropout: bool = False,
+    tie_embeddings: bool = False,
+    **layers: Any,
+) -> LanguageModel:
+    """A language model over `vocabulary_size` symbols.
+
+    `layers` are the options of `recurrent_stack`. `embedding_size` None feeds one-hot vectors. The
+    kinds of dropout are those of `LanguageModel`. `tie_embeddings` uses the embedding's matrix as
+    the head's weights (Press and Wolf 2017; Inan et al. 2017). Raises ValueError where tied widths
+    do not fit, and for a cell that there is not.
+    """
+    stack = recurrent_stack(
+        embedding_size or vocabulary_size, locked_dropout=locked_dropout, **layers
     )
+    embedding = embedding_of(vocabulary_size, embedding_size)
     head = nn.Linear(stack.output_size, vocabulary_size)
     nn.init.zeros_(head.bias)
     if tie_embeddings:

@@ -86,6 +86,7 @@ def score_split(
         np.concatenate(pieces),
         split,
         protocol,
+        unit=corpus.unit,
         byte_count=corpus.byte_count(span),
         text_sha256=corpus.sha256,
         **about,

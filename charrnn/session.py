@@ -23,8 +23,8 @@ from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config, dump_yaml, with_values
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
 from charrnn.evaluation import Evaluation
-from charrnn.experiment import adopt_weights, build_optimizer
-from charrnn.modelling import EXPERIMENTS, Experiment
+from charrnn.experiment import build_optimizer
+from charrnn.experiments import Data, experiment_of
 from charrnn.planning import (
     AIM,
     LONG_SCORE,
@@ -101,7 +101,7 @@ class Session:
     def __init__(
         self,
         config: Config,
-        data: Any,
+        data: Data,
         about: dict[str, Any],
         clock: Callable[[], float],
     ) -> None:
@@ -110,7 +110,7 @@ class Session:
         self.about = about  # of the text and the machine: goes into each checkpoint
         self.clock = clock
         torch.manual_seed(config.training.seed)
-        self.experiment: Experiment = EXPERIMENTS[config.task](config, data, about)
+        self.experiment = experiment_of(config.task)(config, data, about)
         self.model, self.task = self.experiment.model, self.experiment.task
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.trainer: Trainer[Any] = Trainer(
@@ -139,18 +139,9 @@ class Session:
         Returns the symbols that were added and those that were dropped. Raises ConfigError where
         the models differ in shape beyond the vocabulary.
         """
-        mine, theirs = self.data.vocabulary, source.vocabulary
-        if mine.kind != theirs.kind:
-            raise ConfigError(
-                f"--from has a {theirs.kind} vocabulary, this run a {mine.kind} one; "
-                f"use --vocabulary {theirs.kind}"
-            )
-        adopt_weights(self.model, source.model, mine.symbols, theirs.symbols, self.config.model)
+        changes = self.experiment.adopt_weights(source)
         self.trainer.begin_averages()
-        old, new = set(theirs.symbols), set(mine.symbols)
-        added = [str(s) for s in mine.symbols if s not in old]
-        dropped = [str(s) for s in theirs.symbols if s not in new]
-        return added, dropped
+        return changes
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint. Raises CheckpointError where it does not fit.
@@ -380,7 +371,7 @@ class Session:
     def _metadata(self) -> dict[str, Any]:
         return {
             "config": json.loads(self.config.model_dump_json()),
-            "vocabulary": self.experiment.vocabulary_data(),
+            "vocabulary": self.data.vocabulary_data,
             "progress": self.trainer.progress_data(),
             "session": {
                 "best": self.best,

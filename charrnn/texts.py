@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from charrnn.checkpoint import Checkpoint
-from charrnn.config import Config, with_values
+from charrnn.config import TASKS, Config, resolve, with_values
 from charrnn.corpus import Corpus, load_corpus, read_cache, split_corpus
 from charrnn.errors import DataError
 from charrnn.sources import Sources, find_sources
@@ -39,7 +39,7 @@ def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
 
 
 def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
-    """The ids of the texts, with the vocabulary given or the kind that is configured.
+    """The ids of the texts, in a given vocabulary (plain data) or one of the kind configured.
 
     Raises DataError.
     """
@@ -47,11 +47,12 @@ def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
         texts["sources"],
         texts.get("validation"),
         texts.get("test"),
-        vocabulary=vocabulary or config.data.vocabulary,
+        vocabulary=read_vocabulary(vocabulary) if vocabulary else config.data.vocabulary,
         fractions=config.data.split,
         encoding=config.data.encoding,
         errors=config.data.errors,
         unknown=config.data.unknown,
+        minimum_count=config.data.minimum_count,
     )
 
 
@@ -60,10 +61,16 @@ def with_absolute_paths(config: Config, texts: Mapping[str, Sources]) -> Config:
     return with_values(config, {f"data.{name}": part.arguments for name, part in texts.items()})
 
 
-def corpus_of_checkpoint(
+def read_data(config: Config, texts: Texts, vocabulary: Any = None) -> Any:
+    """What a task reads of the texts, as `read_corpus` does for a language model. Raises
+    DataError."""
+    return resolve(TASKS[config.task].read)(config, texts, vocabulary)
+
+
+def data_of_checkpoint(
     config: Config, checkpoint: Checkpoint, moved: Mapping[str, Sequence[str]], warn: Warn
-) -> tuple[Config, Corpus]:
-    """The text a checkpoint was trained on, in the model's vocabulary.
+) -> tuple[Config, Any]:
+    """What a checkpoint was trained on, in the model's vocabulary: for a language model a corpus.
 
     `moved` names texts to use in place of the recorded `sources`, `validation` or `test`.
     What could be read only once comes from the cache. Raises DataError where it is gone from
@@ -74,7 +81,7 @@ def corpus_of_checkpoint(
         key, sha256 = recorded["key"], recorded["sha256"]
     except (KeyError, TypeError) as error:
         raise DataError(f"{checkpoint.path} does not say what it was trained on") from error
-    vocabulary = read_vocabulary(checkpoint.metadata.get("vocabulary"))
+    vocabulary = checkpoint.metadata.get("vocabulary")
     moved = {f"data.{name}": list(given) for name, given in moved.items() if given}
     config = with_values(config, moved)
     everything = [*config.data.sources, *config.data.validation, *config.data.test]
@@ -89,12 +96,12 @@ def corpus_of_checkpoint(
         separate = bool(config.data.validation), bool(config.data.test)
         return config, split_corpus(cached, config.data.split, *separate)
     with find_texts(config, warn) as texts:
-        corpus = read_corpus(config, texts)  # As the run did: mostly found in the cache.
-        if corpus.vocabulary.to_data() != vocabulary.to_data():
-            corpus = read_corpus(config, texts, vocabulary)
-    if corpus.sha256 != sha256:
+        data = read_data(config, texts)  # As the run did: mostly found in the cache.
+        if data.vocabulary_data != vocabulary:
+            data = read_data(config, texts, vocabulary)
+    if data.sha256 != sha256:
         warn(
-            f"the text is not the one the run began with (SHA-256 {corpus.sha256[:12]}, was "
+            f"the text is not the one the run began with (SHA-256 {data.sha256[:12]}, was "
             f"{sha256[:12]}): going on with this one"
         )
-    return with_absolute_paths(config, texts), corpus
+    return with_absolute_paths(config, texts), data

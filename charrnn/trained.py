@@ -99,6 +99,11 @@ class TrainedModel:
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> TrainedModel:
         """The model of a checkpoint that `check_layout` has passed, on `device`."""
         config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+        if config.task != "language_model":
+            raise CheckpointError(
+                f"{checkpoint.path} is no language model but was trained for {config.task}; "
+                f"use charrnn predict"
+            )
         vocabulary = read_vocabulary(checkpoint.metadata["vocabulary"])
         return cls(
             model_weights(checkpoint.tensors),

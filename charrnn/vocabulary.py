@@ -13,7 +13,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -439,6 +439,22 @@ def read_vocabulary(data: Any) -> Vocabulary:
     except ValueError as error:
         raise CheckpointError(f"the stored vocabulary is not usable: {error}") from error
     raise CheckpointError("the stored vocabulary is neither 'character' nor 'byte' nor 'word'")
+
+
+Vocabularies: TypeAlias = Mapping[str, Vocabulary | TokenVocabulary]
+"""The vocabularies of a model by what they are of; that of a language model is of `text`."""
+
+
+def read_vocabularies(data: Any) -> dict[str, Vocabulary | TokenVocabulary]:
+    """The vocabularies of a checkpoint: one, or several by name. Raises CheckpointError."""
+    if not isinstance(data, dict) or "kind" in data:
+        return {"text": read_vocabulary(data)}
+    return {
+        str(name): read_tokens(part)
+        if isinstance(part, dict) and part.get("kind") == "token"
+        else read_vocabulary(part)
+        for name, part in data.items()
+    }
 
 
 def read_tokens(data: Any) -> TokenVocabulary:

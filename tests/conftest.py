@@ -1,10 +1,17 @@
 """Every test has a cache folder of its own, and `../shared/data` only where it is marked."""
 
+import io
+import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from charrnn.cli.main import main
+
+TEXT = "".join(f"line {i}: the quick brown fox {i * i % 7}\n" for i in range(60))
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -13,6 +20,37 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CHARRNN_CACHE_DIR", str(folder))
     return folder
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> Run:
+    """Run `charrnn` in this process, in an empty folder with a text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(TEXT, "utf-8")
+
+    def call(*arguments: str | Path, stdin: bytes = b"") -> Result:
+        capfdbinary.readouterr()
+        monkeypatch.setattr(sys, "argv", ["charrnn", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
+        with pytest.raises(SystemExit) as raised:
+            main()
+        captured = capfdbinary.readouterr()
+        code = raised.value.code
+        assert isinstance(code, int)
+        return Result(code, captured.out.decode(), captured.err.decode())
+
+    return call
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The commands end to end, on a tiny configuration."""
 
-import io
 import itertools
 import json
 import os
@@ -10,22 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 import charrnn
 from charrnn.checkpoint import load_checkpoint
-from charrnn.cli.main import main
 from charrnn.corpus import load_corpus
 from charrnn.ngram import NgramModel
 from charrnn.registry import CELLS
 from charrnn.sources import find_sources
+from tests.conftest import TEXT, Run
 
-TEXT = "".join(f"line {i}: the quick brown fox {i * i % 7}\n" for i in range(60))
 TINY = [
     "--hidden-size",
     "8",
@@ -36,37 +33,6 @@ TINY = [
     "--set",
     "training.warmup_steps=10",
 ]
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
-) -> Run:
-    """Run `charrnn` in this process, in an empty folder with a text."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "book.txt").write_text(TEXT, "utf-8")
-
-    def call(*arguments: str | Path, stdin: bytes = b"") -> Result:
-        capfdbinary.readouterr()
-        monkeypatch.setattr(sys, "argv", ["charrnn", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
-        with pytest.raises(SystemExit) as raised:
-            main()
-        captured = capfdbinary.readouterr()
-        code = raised.value.code
-        assert isinstance(code, int)
-        return Result(code, captured.out.decode(), captured.err.decode())
-
-    return call
 
 
 @pytest.fixture
@@ -769,7 +735,7 @@ def test_the_python_surface(run: Run, trained: str) -> None:
         (["resume", "nothing"], 4, "nothing"),
         (["baseline", "bok.txt"], 3, "did you mean book.txt?"),
         (["baseline", "book.txt", "--order", "0"], 2, "--order"),
-        (["baseline", "book.txt", "--vocabulary", "word"], 2, "data.vocabulary"),
+        (["baseline", "book.txt", "--vocabulary", "wrod"], 2, "did you mean word?"),
         (["baseline", "book.txt", "--encoding", "klingon"], 2, "klingon"),
         (["baseline", "book.txt", "--prompt", "the"], 2, "--sample"),
         (["baseline", "book.txt", "--sample", "5", "--prompt", "é"], 3, "of the prompt"),

@@ -11,12 +11,14 @@ import charrnn
 
 PACKAGE = Path(charrnn.__file__).parent
 MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
+        path.read_text("utf-8")
+    )
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # Layer by layer: a module imports only from those that come before it.
 ORDER = [
-    ["errors", "memory", "registry", "scan", "state", "tasks.__init__", "cli.__init__", "__init__"],
+    ["errors", "memory", "registry", "scan", "state", "tasks", "cli", "__init__"],
     [
         "cells",
         "vocabulary",
@@ -41,7 +43,8 @@ ORDER = [
     ["tasks.language_model"],
     ["experiment", "scoring"],
     ["trained"],
-    ["modelling", "compression"],
+    ["experiments", "compression"],
+    ["experiments.language_model"],
     ["session"],
     ["cli.display"],
     [

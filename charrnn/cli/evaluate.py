@@ -103,10 +103,15 @@ def evaluate(
     if novelty is not None:
         _novelty(checkpoint, novelty, {"sources": data}, as_json)
         return
+    plain = not (text or dynamic or mix or per_character or compare) and heat == 1
+    if plain:
+        moved = {"sources": data, "validation": validation, "test": test}
+        _score(checkpoint, moved, split or "validation", device, as_json)
+        return
     from charrnn.adaptation import Rates
     from charrnn.planning import choose_device
     from charrnn.scoring import NGRAM_ORDER, Reading, choose_reading
-    from charrnn.texts import corpus_of_checkpoint
+    from charrnn.texts import data_of_checkpoint
     from charrnn.trained import TrainedModel
 
     model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
@@ -115,7 +120,7 @@ def evaluate(
     needs_own = choose_rates or heat is None or mix or not text
     if text and any(moved.values()) and not needs_own:
         raise ConfigError("--data is about the run's own text; leave TEXT out")
-    corpus = corpus_of_checkpoint(model.config, checkpoint, moved, warn)[1] if needs_own else None
+    corpus = data_of_checkpoint(model.config, checkpoint, moved, warn)[1] if needs_own else None
 
     def ngrams(order: int = 7) -> NgramModel:
         assert corpus is not None
@@ -173,6 +178,40 @@ def evaluate(
     say(f"{result.split}, {result.protocol}, checkpoint of step {result.step:,}")
 
 
+def _score(
+    checkpoint: Checkpoint,
+    moved: dict[str, tuple[str, ...]],
+    split: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """A split by the protocol of the run's own task."""
+    from charrnn.config import config_from_data, with_values
+    from charrnn.errors import DataError
+    from charrnn.experiments import experiment_of
+    from charrnn.planning import choose_device
+    from charrnn.texts import data_of_checkpoint
+    from charrnn.trained import model_weights
+
+    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    config, own = data_of_checkpoint(config, checkpoint, moved, warn)
+    if split not in own.splits:
+        raise DataError(f"the run has no {split!r} split; it has {', '.join(own.splits)}")
+    config = with_values(config, {"device": str(choose_device(device))})
+    experiment = experiment_of(config.task)(config, own, checkpoint.metadata)
+    result = experiment.final(
+        model_weights(checkpoint.tensors),
+        split=split,
+        step=checkpoint.metadata["progress"]["step"],
+        text=checkpoint.metadata["corpus"]["described"],
+    )
+    if as_json:
+        click.echo(json.dumps(result.record()))
+        return
+    show_evaluation(result)
+    say(f"{result.split}, {result.protocol}, checkpoint of step {result.step:,}")
+
+
 def _temperature(given: str) -> float | None:
     """A temperature, None for one that is to be chosen."""
     from charrnn.errors import ConfigError
@@ -201,11 +240,11 @@ def _novelty(
     from charrnn.novelty import novelty
     from charrnn.runs import SCHEMA
     from charrnn.sources import find_sources
-    from charrnn.texts import corpus_of_checkpoint
+    from charrnn.texts import data_of_checkpoint
     from charrnn.vocabulary import code_points
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-    _, corpus = corpus_of_checkpoint(config, checkpoint, moved, warn)
+    _, corpus = data_of_checkpoint(config, checkpoint, moved, warn)
     span = corpus.splits["train"]
     ids = corpus.ids[span.start : span.stop]
     sources = find_sources([str(path)])

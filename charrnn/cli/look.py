@@ -29,14 +29,14 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     from charrnn.config import config_from_data
     from charrnn.layout import loss_in
     from charrnn.runs import SCHEMA, Run, find_checkpoint, find_run
-    from charrnn.vocabulary import read_vocabulary
+    from charrnn.vocabulary import read_vocabularies
 
     checkpoint = find_checkpoint(run, warn, step, last)
     metadata = checkpoint.metadata
     found = find_run(run)
     recorded = found.read_best() if isinstance(found, Run) else {}
     config = config_from_data(metadata["config"], str(checkpoint.path))
-    vocabulary = read_vocabulary(metadata["vocabulary"])
+    vocabularies = read_vocabularies(metadata["vocabulary"])
     best = metadata["session"]["best"] or {}
     corpus, environment = metadata["corpus"], metadata["environment"]
     seconds = metadata["session"]["trained_seconds"]
@@ -49,6 +49,7 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
             keys = name.removeprefix("model/").split(".")
             part = f"layer {int(keys[2]) + 1}" if keys[0] == "stack" else keys[0]
             parts[part] = parts.get(part, 0) + int(tensor.size)
+    sizes = {name: {"kind": v.kind, "size": v.size} for name, v in vocabularies.items()}
     score = recorded.get("score") if recorded.get("step") == trained_steps else None
     facts: dict[str, Any] = {
         "schema": SCHEMA,
@@ -56,7 +57,7 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
         "step": trained_steps,
         "model": describe_model(config),
         "parameters": {**parts, "total": sum(parts.values())},
-        "vocabulary": {"kind": vocabulary.kind, "size": vocabulary.size},
+        "vocabulary": sizes["text"] if list(sizes) == ["text"] else sizes,
         "best": best,
         "score": score,
         "text": corpus,
@@ -71,7 +72,9 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     show(f"model       {facts['model']}")
     for part, count in facts["parameters"].items():
         show(f"            {part:<10} {count:>12,} parameters")
-    show(f"vocabulary  {vocabulary.size:,} {vocabulary.kind} symbols")
+    for name, of in sizes.items():
+        more = f" ({name})" if len(sizes) > 1 else ""
+        show(f"vocabulary  {of['size']:,} {of['kind']} symbols{more}")
     if loss := loss_in(best):
         show(
             f"validation  {loss[0]:.4f} nats per {loss[1]} at step {best['step']:,} "
@@ -87,8 +90,8 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     show(f"            SHA-256 {corpus['sha256']}")
     training = config.training
     show(
-        f"trained     {trained_steps:,} steps of {training.batch_size} lanes x {training.window} "
-        f"characters in {duration(seconds)}, "
+        f"trained     {trained_steps:,} steps of batch size {training.batch_size}, window "
+        f"{training.window}, in {duration(seconds)}, "
         f"{facts['trained']['characters_per_second']:,.0f} characters/s"
     )
     show(
@@ -151,25 +154,34 @@ def list_runs(root: Path, as_json: bool) -> None:
 @click.argument("run", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def vocab(run: str, as_json: bool) -> None:
-    """The symbols of RUN's vocabulary with their ids and code points.
+    """The symbols of RUN's vocabulary with their ids and code points; words as they are.
 
     \b
     Examples:
       charrnn vocab book-1
     """
     from charrnn.runs import SCHEMA, find_checkpoint
-    from charrnn.vocabulary import read_vocabulary
+    from charrnn.vocabulary import read_vocabularies
 
-    vocabulary = read_vocabulary(find_checkpoint(run, warn).metadata.get("vocabulary"))
+    vocabularies = read_vocabularies(find_checkpoint(run, warn).metadata.get("vocabulary"))
     if as_json:
-        data = {"schema": SCHEMA, "kind": vocabulary.kind, "size": vocabulary.size,
-                "symbols": list(vocabulary.symbols)}  # fmt: skip
-        click.echo(json.dumps(data))
+        data = {name: {"kind": of.kind, "size": of.size, "symbols": list(of.symbols)}
+                for name, of in vocabularies.items()}  # fmt: skip
+        click.echo(
+            json.dumps({"schema": SCHEMA, **(data.get("text", {}) if len(data) == 1 else data)})
+        )
         return
-    symbols: tuple[str | int, ...] = vocabulary.symbols
-    for i, symbol in enumerate(symbols):
-        if isinstance(symbol, int):
-            click.echo(f"{i}\t0x{symbol:02X}")
-        else:
+    for name, vocabulary in vocabularies.items():
+        first = f"{name}\t" if len(vocabularies) > 1 else ""
+        symbols: tuple[str | int, ...] = vocabulary.symbols
+        for i, symbol in enumerate(symbols):
+            if isinstance(symbol, int):
+                click.echo(f"{first}{i}\t0x{symbol:02X}")
+                continue
             shown = symbol if symbol.isprintable() else ascii(symbol)[1:-1]
-            click.echo(f"{i}\tU+{ord(symbol):04X}\t{shown}")
+            point = (
+                f"U+{ord(symbol):04X}\t"
+                if vocabulary.kind == "character" and len(symbol) == 1
+                else ""
+            )
+            click.echo(f"{first}{i}\t{point}{shown}")

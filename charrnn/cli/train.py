@@ -20,7 +20,7 @@ from charrnn.registry import CELLS, one_of
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
     from charrnn.config import Config, Layer
-    from charrnn.corpus import Corpus
+    from charrnn.experiments import Data
     from charrnn.runs import Run
     from charrnn.session import Session
     from charrnn.trained import TrainedModel
@@ -124,7 +124,7 @@ def train(
         say(f"starting from {origin}")
         source = _load_model(origin)
         layers.append((f"--from {origin}", _model_of(source.config, source.vocabulary.kind)))
-    from charrnn.texts import find_texts, read_corpus, with_absolute_paths
+    from charrnn.texts import find_texts, read_data, with_absolute_paths
 
     if config_path is not None:
         layers.append(file_layer(config_path))
@@ -139,10 +139,10 @@ def train(
     with run.lock(new=True) if run else contextlib.nullcontext():
         say(f"reading {_describe_arguments(config.data.sources)}")
         with find_texts(config, warn) as texts:
-            corpus = read_corpus(config, texts)
+            found = read_data(config, texts)
         main = texts["sources"]
         config = with_absolute_paths(config, texts)
-        return _start(began, run, config, corpus, main.name, main.described, as_json, origin=source)
+        return _start(began, run, config, found, main.name, main.described, as_json, origin=source)
 
 
 @click.command()
@@ -219,7 +219,7 @@ def _go_on(
     from charrnn.config import config_from_data, with_values
     from charrnn.errors import ConfigError
     from charrnn.planning import choose_device, choose_precision, choose_processes
-    from charrnn.texts import corpus_of_checkpoint
+    from charrnn.texts import data_of_checkpoint
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config = with_values(config, changes)
@@ -242,19 +242,19 @@ def _go_on(
     except ConfigError as error:
         warn(f"not bit for bit what the run would have been: {error}; going on with one process")
         config = with_values(config, {"processes": 1})
-    config, corpus = corpus_of_checkpoint(config, checkpoint, moved, warn)
+    config, data = data_of_checkpoint(config, checkpoint, moved, warn)
     recorded = checkpoint.metadata["corpus"]
     name, described = str(recorded["name"]), visible(str(recorded["described"]))
     if moved["sources"]:
         described = ", ".join(moved["sources"])
-    return _start(began, run, config, corpus, name, described, as_json, checkpoint)
+    return _start(began, run, config, data, name, described, as_json, checkpoint)
 
 
 def _start(
     began: float,
     run: Run | None,
     config: Config,
-    corpus: Corpus,
+    data: Data,
     name: str,
     described: str,
     as_json: bool,
@@ -265,7 +265,8 @@ def _start(
     import torch
 
     from charrnn.config import dump_yaml
-    from charrnn.planning import choose_device, plan, prepare_process, steps_bound
+    from charrnn.experiments import experiment_of
+    from charrnn.planning import choose_device, prepare_process, steps_bound
     from charrnn.runs import claim_run, differences, environment
     from charrnn.session import Session
     from charrnn.tensorboard import require_tensorboard
@@ -275,20 +276,21 @@ def _start(
     device = choose_device(config.device)
     _be_deterministic(config)
     prepare_process(config.threads)
-    config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, device)
+    kind = experiment_of(config.task)
+    config = kind.plan(config, data, device)
     here = environment(str(device), torch.get_num_threads())
     about = {
         "corpus": {
             "name": name,
             "described": described,
-            "sha256": corpus.sha256,
-            "key": corpus.key,
-            "most_frequent": _most_frequent(corpus),
-            "splits": {split: len(span) for split, span in corpus.splits.items()},
+            "sha256": data.sha256,
+            "key": data.key,
+            "splits": {split: len(part) for split, part in data.splits.items()},
+            **kind.facts(data),
         },
         "environment": here,
     }
-    session = Session(config, corpus, about, lambda: time.monotonic() - began)
+    session = Session(config, data, about, lambda: time.monotonic() - began)
     if checkpoint is not None:
         session.restore(checkpoint)
         bound = steps_bound(config, session.task.batches_per_epoch)
@@ -504,13 +506,9 @@ def _emitter() -> Callable[[dict[str, Any]], None]:
 
 
 def _banner(session: Session, described: str, path: Path) -> None:
-    config, corpus = session.config, session.data
-    splits = ", ".join(f"{len(span):,} {name}" for name, span in corpus.splits.items())
-    unit = "bytes" if corpus.vocabulary.kind == "byte" else "characters"
-    say(
-        f"text    {described}: {len(corpus.ids):,} {unit}, "
-        f"{corpus.vocabulary.size:,} symbols; {splits}"
-    )
+    config, data = session.config, session.data
+    splits = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
+    say(f"text    {described}: {session.experiment.describe(data)}; {splits}")
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
     processes = f" in {config.processes} processes" if int(config.processes) > 1 else ""
     say(f"device  {config.device}, {config.threads} threads{processes}; {describe_path(config)}")
@@ -521,9 +519,9 @@ def _banner(session: Session, described: str, path: Path) -> None:
         duration(training.max_time) if isinstance(training.max_time, float) else "",
     ]
     say(
-        f"plan    at most {' or '.join(filter(None, budget))}; {training.batch_size} lanes x "
-        f"{training.window} characters a step, {training.optimizer} {training.learning_rate:g}, "
-        f"{training.schedule}"
+        f"plan    at most {' or '.join(filter(None, budget))}; "
+        f"{session.experiment.per_step} a step, "
+        f"{training.optimizer} {training.learning_rate:g}, {training.schedule}"
     )
     say(f"run     {path}")
 
@@ -531,14 +529,6 @@ def _banner(session: Session, described: str, path: Path) -> None:
 def _describe_arguments(arguments: list[str]) -> str:
     shown = ", ".join(arguments[:3]) or "the source of Python's standard library"
     return shown + (f" and {len(arguments) - 3} more" if len(arguments) > 3 else "")
-
-
-def _most_frequent(corpus: Corpus) -> int:
-    import numpy as np
-
-    span = corpus.splits["train"]
-    head = corpus.ids[span.start : min(span.stop, span.start + (1 << 24))]
-    return int(np.bincount(head).argmax())
 
 
 def _load_model(name: str) -> Any:
