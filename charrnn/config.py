@@ -49,6 +49,11 @@ TASKS = {
         "layout.language_model_layout",
         "experiments.language_model.LanguageModelling",
     ),
+    "classification": TaskEntry(
+        "experiments.classification.read",
+        "experiments.built_layout",
+        "experiments.classification.Classification",
+    ),
 }
 
 
@@ -107,6 +112,11 @@ class DataConfig(Section):
     split: Annotated[list[Probability], Field(min_length=2, max_length=3)] = [0.9, 0.1]
     """Fractions for training, validation and, if three, testing: of a text by position, of
     examples by `split_by`."""
+    split_by: Literal["hash", "position"] = "hash"
+    """What decides on the split of an example: its text's SHA-256, or its place."""
+    form: Literal["detect", "files", "folders", "rows"] = "detect"
+    """How labelled texts are laid out: a file a class, a folder a class, or rows of text, tab and
+    class; or what of these they look like."""
     vocabulary: Literal["character", "byte", "word"] = "character"
     """One symbol a Unicode character, one a byte, or one a word."""
     minimum_count: PositiveInt = 1
@@ -176,6 +186,11 @@ class ModelConfig(Section):
     """Likewise of the cell state of an lstm or mlstm."""
     layer_norm: bool = False
     """Layer normalisation inside the cell (vanilla, lstm and gru)."""
+    bidirectional: bool = True
+    """Read a whole input from both ends, where it is there as a whole: not in a language model."""
+    pooling: Literal["last", "mean", "max"] = "max"
+    """What of an input's outputs a class is read from: the last (of each direction), or their mean
+    or maximum over time."""
 
     @model_validator(mode="after")
     def _the_cell_has_what_is_asked_of_it(self) -> ModelConfig:

@@ -22,7 +22,7 @@ from charrnn.errors import DataError
 from charrnn.sources import Document, Sources
 from charrnn.vocabulary import TokenVocabulary, shortened
 
-Form = Literal["auto", "files", "folders", "rows"]
+Form = Literal["detect", "files", "folders", "rows"]
 """How texts with a class are laid out: a file a class, a folder a class, or rows of text and
 class."""
 By = Literal["hash", "position"]
@@ -160,7 +160,7 @@ def label_vocabulary(examples: Sequence[Labelled]) -> TokenVocabulary:
 
 def read_labelled(
     sources: Sources,
-    form: Form = "auto",
+    form: Form = "detect",
     *,
     encoding: str = "utf-8",
     errors: str = "strict",
@@ -171,7 +171,7 @@ def read_labelled(
     - `folders`: a folder a class, named after it; each file is an example.
     - `rows`: `text<TAB>class` in each line that is not blank.
 
-    `auto` takes a single document, documents that are all named .tsv or .tab, and documents whose
+    `detect` takes a single document, documents that are all named .tsv or .tab, and documents whose
     first lines all hold a tab for rows; several folders of which one has several documents for
     folders; and anything else for files. White space at the ends of a text or class is dropped.
     Of examples equal in text and class the first is kept.
@@ -179,7 +179,7 @@ def read_labelled(
     Raises DataError for a document without examples, and for a row that is not text and class.
     """
     texts = [_text(document, encoding, errors) for document in sources.documents]
-    if form == "auto":
+    if form == "detect":
         form = _form(sources.documents, texts)
     examples: list[Labelled] = []
     for document, text in zip(sources.documents, texts, strict=True):

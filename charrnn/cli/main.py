@@ -67,6 +67,7 @@ def _add_commands() -> None:
     from charrnn.cli.config import config
     from charrnn.cli.evaluate import evaluate
     from charrnn.cli.look import info, list_runs, vocab
+    from charrnn.cli.predict import predict
     from charrnn.cli.sample import sample
     from charrnn.cli.train import resume, train
 
@@ -75,6 +76,7 @@ def _add_commands() -> None:
         resume,
         sample,
         evaluate,
+        predict,
         baseline,
         compress,
         decompress,

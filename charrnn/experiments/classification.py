@@ -1,0 +1,390 @@
+"""Which class a text is of (many to one), from its characters or its words."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charrnn.batching import by_length, pad
+from charrnn.checkpoint import Arrays, Checkpoint
+from charrnn.config import Config, config_from_data, with_values
+from charrnn.errors import ConfigError, DataError
+from charrnn.evaluation import Evaluation
+from charrnn.examples import label_vocabulary, load_examples, read_labelled
+from charrnn.experiment import build_embedding, build_stack, load_arrays, placed
+from charrnn.experiments import Prediction
+from charrnn.layers import Bidirectional, Stack, drop, real_steps
+from charrnn.metrics import accuracy, confusion, macro_f1
+from charrnn.planning import DEFAULT_TIME, plan
+from charrnn.state import State, leaves
+from charrnn.tasks.examples import ExamplesTask
+from charrnn.texts import Texts
+from charrnn.trained import TrainedModel, model_weights
+from charrnn.trainer import full_precision
+from charrnn.vocabulary import (
+    UNKNOWN,
+    ByteVocabulary,
+    CharacterVocabulary,
+    Ids,
+    TokenVocabulary,
+    Vocabularies,
+    Vocabulary,
+    WordVocabulary,
+    read_vocabularies,
+)
+
+Pooling = Literal["last", "mean", "max"]
+SHOWN = 3  # examples in a sample
+AT_A_TIME = 256  # texts in scoring
+
+
+class Example(NamedTuple):
+    """A text and its class, as ids."""
+
+    ids: Ids
+    label: int
+    text: str
+
+
+class Batch(NamedTuple):
+    """Texts side by side."""
+
+    ids: Tensor  # (N, T), 0 past a text's end
+    lengths: Tensor  # (N,)
+    labels: Tensor  # (N,)
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Texts with classes, by split; not in the cache."""
+
+    splits: dict[str, list[Example]]
+    vocabularies: Vocabularies
+    sha256: str
+    key: str = "0" * 64
+
+    @property
+    def vocabulary_data(self) -> dict[str, Any]:
+        """Of the texts, and of the classes."""
+        return {name: vocabulary.to_data() for name, vocabulary in self.vocabularies.items()}
+
+
+def read(config: Config, texts: Texts, vocabulary: Any = None) -> LabelledTexts:
+    """The labelled texts that a configuration names, in given vocabularies or in their own, which
+    are made of the training split: what it lacks is `<unk>`. Raises DataError."""
+    data = config.data
+    found = load_examples(
+        partial(read_labelled, form=data.form, encoding=data.encoding, errors=data.errors),
+        texts["sources"],
+        texts.get("validation"),
+        texts.get("test"),
+        fractions=data.split,
+        by=data.split_by,
+    )
+    if vocabulary is not None:
+        vocabularies: Vocabularies = read_vocabularies(vocabulary)
+    else:
+        train = found.splits["train"]
+        inputs = [example.text for example in train]
+        made: Vocabulary
+        if data.vocabulary == "byte":
+            made = ByteVocabulary()
+        elif data.vocabulary == "word":
+            made = WordVocabulary.of(inputs, data.minimum_count)
+        else:
+            made = CharacterVocabulary.of(inputs, data.minimum_count, [UNKNOWN])
+        vocabularies = {"text": made, "label": label_vocabulary(train)}
+    text, label = _both(vocabularies)
+    splits = {
+        name: [
+            Example(text.encode(e.text), int(label.encode([e.label])[0]), e.text) for e in examples
+        ]
+        for name, examples in found.splits.items()
+    }
+    return LabelledTexts(splits, vocabularies, found.sha256)
+
+
+def _both(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabulary]:
+    if set(vocabularies) != {"text", "label"}:
+        raise ConfigError("a classifier has a vocabulary of its texts and one of its classes")
+    return cast(Vocabulary, vocabularies["text"]), cast(TokenVocabulary, vocabularies["label"])
+
+
+class Classifier(nn.Module):
+    """One logit a class for each text, read from the outputs of recurrent layers.
+
+    The layers run over the embedded text, (N, T) ids of `lengths` (N,); `pooling` makes one vector
+    of their outputs: the last one (in each direction the one that was computed last), or their
+    mean or their maximum over the text.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        stack: Stack,
+        head: nn.Module,
+        pooling: Pooling,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        locked: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.stack = stack
+        self.head = head
+        self.pooling: Pooling = pooling
+        self.input_dropout = input_dropout
+        self.output_dropout = output_dropout
+        self.locked = locked
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        vectors = drop(self.embedding(ids), self.input_dropout, self.training, self.locked)
+        outputs, state = self.stack(vectors, self.stack.initial_state(len(ids)), lengths)
+        if self.pooling == "mean":
+            read = outputs.sum(1) / lengths[:, None]
+        elif self.pooling == "max":
+            real = real_steps(lengths, outputs)[:, :, None]
+            read = outputs.where(real, outputs.new_full((), -math.inf)).amax(1)
+        else:
+            read = last_outputs(self.stack, state)
+        logits: Tensor = self.head(functional.dropout(read, self.output_dropout, self.training))
+        return logits
+
+
+def last_outputs(stack: Stack, state: State) -> Tensor:
+    """What the layers that are read of a stack put out last, (N, output_size): each direction of a
+    bidirectional one. It is the hidden state, the first of a state's leaves."""
+    read = [*zip(stack.layers, state, strict=True)][0 if stack.skip_connections else -1 :]
+    ends = [
+        end for layer, of in read for end in (of if isinstance(layer, Bidirectional) else (of,))
+    ]
+    return torch.cat([next(leaves(end)) for end in ends], -1)
+
+
+class Classification:
+    """Texts and their classes."""
+
+    unit = "label"
+
+    def __init__(self, config: Config, data: LabelledTexts, about: dict[str, Any]) -> None:
+        self.config = config
+        self.data = data
+        self.about = about
+        self.text, self.label = _both(data.vocabularies)
+        self.guess = math.log(self.label.size)
+        self.model = placed(self.build(config, data.vocabularies), config)
+        batch_size = config.training.batch_size
+        assert not isinstance(batch_size, str)
+        self._collate = partial(collate, device=torch.device(config.device))
+        self.task = ExamplesTask(
+            data.splits["train"],
+            self._collate,
+            cost,
+            lambda example: len(example.ids),
+            batch_size=batch_size,
+            seed=config.training.seed,
+        )
+        self.per_step = f"{batch_size} texts"
+        self._seconds = 0.0
+
+    @staticmethod
+    def build(config: Config, vocabularies: Vocabularies) -> Classifier:
+        """Embedding, layers and head."""
+        model = config.model
+        text, label = _both(vocabularies)
+        embedding, width = build_embedding(model, text.size)
+        stack = build_stack(model, width, model.bidirectional)
+        network = Classifier(
+            embedding,
+            stack,
+            nn.Linear(stack.output_size, label.size),
+            model.pooling,
+            float(model.input_dropout),
+            float(model.output_dropout),
+            model.locked_dropout,
+        )
+        return network
+
+    @staticmethod
+    def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
+        """The classifier of a checkpoint."""
+        return Predictor(checkpoint, device)
+
+    @staticmethod
+    def plan(config: Config, data: LabelledTexts, device: torch.device) -> Config:
+        """What suits some ten thousand short texts; the rest from the machine."""
+        training, model = config.training, config.model
+        train = data.splits["train"]
+        characters = sum(len(example.ids) for example in train)
+        words = _both(data.vocabularies)[0].kind == "word"
+        chosen = [training.steps, training.epochs, training.max_time]
+        planned: dict[str, Any] = {
+            "training.window": max(1, *(len(example.ids) for example in train)),
+            "training.batch_size": min(32, len(train)),
+            "training.learning_rate": 2e-3,
+            "model.hidden_size": 128,
+            "model.embedding_size": 128 if words else 64,
+            "model.dropout": 0.3,
+            "model.input_dropout": 0.3 if words else 0.1,
+            "model.output_dropout": 0.3,
+        }
+        if all(budget in (None, "auto") for budget in chosen):
+            planned |= {"training.max_time": DEFAULT_TIME, "training.epochs": 12.0}
+        values = {
+            f"{section}.{key}": value
+            for section, part in (("training", training), ("model", model))
+            for name, value in planned.items()
+            for where, _, key in [name.partition(".")]
+            if where == section and getattr(part, key) == "auto"
+        }
+        return plan(with_values(config, values), characters, data.vocabularies["text"].size, device)
+
+    @staticmethod
+    def facts(data: LabelledTexts) -> dict[str, Any]:
+        """Nothing more."""
+        return {}
+
+    @staticmethod
+    def describe(data: LabelledTexts) -> str:
+        """How many texts, symbols and classes."""
+        text, label = _both(data.vocabularies)
+        count = sum(len(part) for part in data.splits.values())
+        return f"{count:,} texts of {text.size:,} symbols, {label.size:,} classes"
+
+    def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
+        """Raises ConfigError: a classifier starts anew."""
+        raise ConfigError("--from is for language models; leave it out for a classification")
+
+    def estimate(self, step: int) -> Evaluation:
+        """All of validation."""
+        began = time.perf_counter()
+        result = self._score(self.model, "validation", step=step)
+        self._seconds = time.perf_counter() - began
+        return result
+
+    def final_seconds(self) -> float:
+        """As long as the last estimate."""
+        return self._seconds
+
+    def final(
+        self,
+        weights: Arrays,
+        stop: Callable[[], bool] = lambda: False,
+        split: str = "validation",
+        **about: Any,
+    ) -> Evaluation:
+        """All of a split."""
+        model = load_arrays(copy.deepcopy(self.model), weights)
+        return self._score(model, split, stop, **about)
+
+    def _score(
+        self,
+        model: nn.Module,
+        split: str,
+        stop: Callable[[], bool] = lambda: False,
+        **about: Any,
+    ) -> Evaluation:
+        """Mean surprisal of the right class, accuracy and macro-F1."""
+        examples = self.data.splits[split]
+        gold = np.array([example.label for example in examples])
+        logs = np.zeros((len(examples), self.label.size))
+        for rows, part in predictions(model, examples, self._collate):
+            logs[rows] = part
+            if stop():
+                raise KeyboardInterrupt
+        predicted = logs.argmax(1)
+        share, f1 = accuracy(predicted, gold), macro_f1(confusion(predicted, gold, self.label.size))
+        assert share.value is not None
+        assert f1 is not None
+        return Evaluation(
+            split,
+            float(-logs[np.arange(len(gold)), gold].mean()),
+            len(gold),
+            "every text once",
+            self.unit,
+            metrics={"accuracy": share.value, "macro_f1": f1},
+            text_sha256=self.data.sha256,
+            **about,
+        )
+
+    def sample(self, length: int) -> str:
+        """The first few texts of validation, each with the class that the model gives it."""
+        examples = self.data.splits["validation"][:SHOWN]
+        lines = [""] * len(examples)
+        for rows, logs in predictions(self.model, examples, self._collate):
+            for row, log in zip(rows, logs, strict=True):
+                best, text = int(log.argmax()), examples[row].text[:length]
+                (label,) = self.label.decode([best])
+                lines[row] = f"{text} -> {label} ({math.exp(log[best]):.0%})"
+        return "\n".join(lines)
+
+
+def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+    """Texts side by side, padded to the longest."""
+    ids, lengths = pad([example.ids for example in examples])
+    labels = np.array([example.label for example in examples])
+    return Batch(*(torch.from_numpy(part).to(device) for part in (ids, lengths, labels)))
+
+
+def cost(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+    """The summed cross-entropy of the right classes, in nats."""
+    logits = model(batch.ids, batch.lengths)
+    return functional.cross_entropy(logits.float(), batch.labels, reduction="sum"), len(logits)
+
+
+def predictions(
+    model: nn.Module, examples: Sequence[Example], collate: Callable[[Sequence[Example]], Batch]
+) -> Iterator[tuple[list[int], Any]]:
+    """The logarithms of the classes' probabilities, (n, C), some texts at a time, with the numbers
+    of those texts."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), full_precision():
+        for rows in by_length([len(example.ids) for example in examples], AT_A_TIME):
+            batch = collate([examples[i] for i in rows])
+            logits = model(batch.ids, batch.lengths)
+            yield rows.tolist(), torch.log_softmax(logits.double(), -1).cpu().numpy()
+    model.train(was_training)
+
+
+class Predictor:
+    """A trained classifier, for texts from outside."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
+        config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+        vocabularies = read_vocabularies(checkpoint.metadata["vocabulary"])
+        self.text, self.label = _both(vocabularies)
+        network = placed(
+            Classification.build(config, vocabularies), with_values(config, {"device": device})
+        )
+        self.model = load_arrays(network, model_weights(checkpoint.tensors))
+        self._collate = partial(collate, device=torch.device(device))
+
+    def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
+        """The class of each text with its probability; in the record those of all classes.
+
+        Raises DataError for a text of which the vocabulary leaves nothing.
+        """
+        examples = [Example(self.text.encode(text), 0, text) for text in texts]
+        for number, example in enumerate(examples, 1):
+            if not len(example.ids):
+                raise DataError(f"text {number:,} is empty; give texts with characters in them")
+        logs = np.zeros((len(examples), self.label.size))
+        for rows, part in predictions(self.model, examples, self._collate):
+            logs[rows] = part
+        for text, log in zip(texts, logs, strict=True):
+            order = np.argsort(-log, kind="stable")
+            names = self.label.decode(order)
+            chances = {name: math.exp(log[i]) for name, i in zip(names, order, strict=True)}
+            record = {"text": text, "label": names[0], "probabilities": chances}
+            yield Prediction(f"{names[0]}\t{chances[names[0]]:.4f}\t{text}", record)

@@ -1,0 +1,250 @@
+"""A class for a text: the model, its score, its run, its predictions."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn.checkpoint import load_checkpoint, save_checkpoint
+from charrnn.config import build_config
+from charrnn.errors import CheckpointError, DataError
+from charrnn.experiments import built_layout
+from charrnn.experiments.classification import Classification, collate, read
+from charrnn.layout import check_layout
+from charrnn.runs import Run, environment
+from charrnn.session import Session
+from charrnn.sources import find_sources
+from charrnn.state import leaves
+from tests.tiny import drive
+
+TINY: dict[str, Any] = {
+    "task": "classification",
+    "data.split": [0.7, 0.3],
+    "model.hidden_size": 6,
+    "model.embedding_size": 5,
+    "model.dropout": 0.2,
+    "model.input_dropout": 0.1,
+    "model.output_dropout": 0.2,
+    "training.steps": 13,
+    "training.batch_size": 8,
+    "training.warmup_steps": 10,
+    "evaluation.every": 4,
+    "checkpoints.keep_last": 100,
+    "device": "cpu",
+}
+
+
+def write_texts(folder: Path) -> Path:
+    """Words of vowels are of one class, words of consonants of another; of each, one a line."""
+    draw = np.random.default_rng(1)
+    for name, letters in (("vowels", "aeiou"), ("consonants", "bcdfg")):
+        words = {"".join(draw.choice(list(letters), draw.integers(1, 8))) for _ in range(60)}
+        (folder / f"{name}.txt").write_text("\n".join(sorted(words)), "utf-8")
+    return folder
+
+
+def begin(folder: Path, run: Path, **changes: Any) -> Session:
+    values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    config = build_config([("test", values)])[0]
+    data = read(config, {"sources": find_sources([str(folder)])})
+    config = Classification.plan(config, data, torch.device("cpu"))
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    about = {
+        "corpus": {
+            "name": "words",
+            "described": "words",
+            "sha256": data.sha256,
+            "key": data.key,
+            "splits": {name: len(part) for name, part in data.splits.items()},
+        },
+        "environment": environment("cpu", 1),
+    }
+    session = Session(config, data, about, lambda: 0.0)
+    session.run = Run(run)
+    return session
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    (tmp_path / "texts").mkdir()
+    return write_texts(tmp_path / "texts")
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_padding_and_neighbours_change_nothing(
+    texts: Path, tmp_path: Path, pooling: str, cell: str, bidirectional: bool
+) -> None:
+    session = begin(
+        texts, tmp_path / "run", model__pooling=pooling, model__cell=cell,
+        model__bidirectional=bidirectional,
+    )  # fmt: skip
+    model = session.model.double().eval()
+    examples = session.data.splits["train"][:9]
+    batch = collate(examples, torch.device("cpu"))
+    together = model(batch.ids, batch.lengths)
+    for row, example in enumerate(examples):
+        alone = collate([example], torch.device("cpu"))
+        torch.testing.assert_close(model(alone.ids, alone.lengths)[0], together[row])
+    garbage = batch.ids.clone()
+    garbage[torch.arange(garbage.shape[1]) >= batch.lengths[:, None]] = 1
+    torch.testing.assert_close(model(garbage, batch.lengths), together)
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_the_last_outputs_are_those_of_each_direction(
+    texts: Path, tmp_path: Path, skips: bool
+) -> None:
+    session = begin(
+        texts, tmp_path / "run", model__pooling="last", model__skip_connections=skips
+    )  # fmt: skip
+    model = session.model.double().eval()
+    ids = torch.tensor([[1, 2, 3, 0]])
+    outputs, _ = model.stack(model.embedding(ids[:, :3]), model.stack.initial_state(1))
+    ends = []
+    for first in range(0, outputs.shape[2], 12):
+        ends += [outputs[:, -1, first : first + 6], outputs[:, 0, first + 6 : first + 12]]
+    expected = model.head(torch.cat(ends, -1))
+    torch.testing.assert_close(model(ids, torch.tensor([3])), expected)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resumed_equals_uninterrupted_at_every_step(
+    texts: Path, tmp_path: Path, processes: int
+) -> None:
+    whole = begin(texts, tmp_path / "whole", processes=processes)
+    drive(whole)
+    for k in range(1, 13):
+        first = begin(texts, tmp_path / f"{k}", processes=processes)
+        drive(first, until=k)
+        again = begin(texts, tmp_path / f"{k}", processes=processes)
+        again.restore(first.run.load(k))
+        drive(again)
+        for name, tensor in whole.trainer.tensors().items():
+            assert torch.equal(tensor, again.trainer.tensors()[name]), (k, name)
+
+
+def test_the_score_is_that_of_the_probabilities(texts: Path, tmp_path: Path) -> None:
+    session = begin(texts, tmp_path / "run")
+    drive(session)
+    score = session.experiment.final(
+        {n: v.numpy() for n, v in session.model.state_dict().items()}, split="validation"
+    )
+    nats, right = 0.0, 0
+    for example in session.data.splits["validation"]:
+        alone = collate([example], torch.device("cpu"))
+        with torch.inference_mode():
+            logits = session.model.eval()(alone.ids, alone.lengths)[0].double()
+        chances = torch.exp(logits) / torch.exp(logits).sum()
+        nats -= math.log(chances[example.label])
+        right += int(chances.argmax()) == example.label
+    count = len(session.data.splits["validation"])
+    assert score.count == count
+    assert score.nats == pytest.approx(nats / count, abs=1e-6)
+    assert score.metrics["accuracy"] == right / count
+    assert set(score.record()) >= {"nats_per_label", "accuracy", "macro_f1", "labels"}
+
+
+def test_it_learns_what_is_there_to_learn(texts: Path, tmp_path: Path) -> None:
+    session = begin(texts, tmp_path / "run", training__steps=60, training__learning_rate=0.02)
+    *_, finished = drive(session)
+    assert finished.score.metrics["accuracy"] == 1.0  # type: ignore[union-attr]
+
+
+def test_layout_is_that_of_the_model(texts: Path, tmp_path: Path) -> None:
+    session = begin(texts, tmp_path / "run")
+    expected = built_layout(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
+    shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
+    assert expected.weights == shapes
+    assert not list(leaves(session.task.empty_carry(session.model)))
+
+
+def test_symbols_that_training_lacks_are_unknown(texts: Path) -> None:
+    config = build_config([("test", TINY)])[0]
+    data = read(config, {"sources": find_sources([str(texts)])})
+    text = data.vocabularies["text"]
+    assert text.encode("aZa").tolist()[1] == text.size - 1  # type: ignore[arg-type]
+
+
+def test_one_class_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "only.txt").write_text("a\tx\nb\tx\nc\tx\nd\tx\ne\tx\n", "utf-8")
+    config = build_config([("test", TINY)])[0]
+    with pytest.raises(DataError, match="one class"):
+        read(config, {"sources": find_sources([str(tmp_path / "only.txt")])})
+
+
+def test_the_commands(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    write_texts(tmp_path / "texts")
+    options = [f"--set={key}={value}" for key, value in TINY.items()]
+    trained = run("train", "texts", *options, "--out", "words", "--json")
+    assert trained.code == 0, trained.err
+    lines = [json.loads(line) for line in trained.out.splitlines()]
+    end = lines[-1]
+    assert end["event"] == "end"
+    assert end["nats_per_label"] > 0
+    assert 0 <= end["accuracy"] <= 1
+    scored = json.loads(run("eval", "words", "--json").out)
+    assert scored["nats_per_label"] == pytest.approx(end["nats_per_label"], abs=1e-6)
+    assert "accuracy" in run("eval", "words", "--split", "train").out
+    assert "4 steps" not in run("info", "words").err
+    listed = json.loads(run("list", ".", "--json").out)
+    assert listed["unit"] == "label"
+    assert "label\t0\t" in run("vocab", "words").out
+    resumed = run("resume", "words", "--steps", "20")
+    assert resumed.code == 0, resumed.err
+
+    said = run("predict", "words", "aeiou", "bcdf")
+    assert said.code == 0, said.err
+    assert [line.split("\t")[2] for line in said.out.splitlines()] == ["aeiou", "bcdf"]
+    given = run("predict", "words", "--json", stdin=b"aeiou\nbcdf\n")
+    records = [json.loads(line) for line in given.out.splitlines()]
+    assert [record["text"] for record in records] == ["aeiou", "bcdf"]
+    for record, line in zip(records, said.out.splitlines(), strict=True):
+        assert sum(record["probabilities"].values()) == pytest.approx(1)
+        assert record["label"] == max(record["probabilities"], key=record["probabilities"].get)
+        assert line.split("\t")[0] == record["label"]
+    assert run("predict", "words", "").code == 3
+
+
+def test_a_classifier_does_not_write(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    write_texts(tmp_path / "texts")
+    options = [f"--set={key}={value}" for key, value in TINY.items()]
+    assert run("train", "texts", *options, "--out", "words").code == 0
+    for command in (
+        ["sample", "words"],
+        ["eval", "words", "--dynamic"],
+        ["compress", "words", "book.txt"],
+    ):
+        refused = run(*command, stdin=b"text")
+        assert refused.code in (2, 4), command
+        assert "classification" in refused.err
+    other = run("train", "book.txt", "--from", "words", "--steps", "3")
+    assert other.code == 4
+    assert "classification" in other.err
+
+
+def test_a_language_model_says_nothing_of_a_text(run: Any) -> None:
+    assert run("train", "book.txt", "--steps", "10", "--out", "book").code == 0
+    refused = run("predict", "book", "a text")
+    assert refused.code == 2
+    assert "charrnn sample" in refused.err
+
+
+def test_a_changed_shape_is_refused(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    write_texts(tmp_path / "texts")
+    options = [f"--set={key}={value}" for key, value in TINY.items()]
+    assert run("train", "texts", *options, "--out", "words").code == 0
+    path = sorted((tmp_path / "words" / "checkpoints").glob("*.safetensors"))[-1]
+    stored = load_checkpoint(path)
+    head = stored.tensors["model/head.weight"]
+    save_checkpoint(path, stored.tensors | {"model/head.weight": head[:1]}, stored.metadata)
+    with pytest.raises(CheckpointError, match=r"head\.weight"):
+        load_checkpoint(path, check_layout)
