@@ -357,7 +357,7 @@ def _drive(session: Session, run: Run, as_json: bool) -> int:
                     bar.close()
                     stopped = event.reason in {"interrupted", "unscored"}
                     code = stopper.exit_code if stopped else 0
-                    _show_end(run.path, event)
+                    _show_end(run.path, event, session.experiment.use)
                     emit(_summary(session, run.path, event))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -423,7 +423,7 @@ def _show_evaluation(bar: Bar, event: Any, total: int) -> None:
         bar.say(f"    {line}", dim=True)
 
 
-def _show_end(path: Path, event: Any) -> None:
+def _show_end(path: Path, event: Any, use: str) -> None:
     if event.reason == "interrupted":
         say(f"stopped at step {event.step:,}; saved {event.checkpoint}")
         say(f"go on with: charrnn resume {path}")
@@ -451,7 +451,7 @@ def _show_end(path: Path, event: Any) -> None:
             f"{key.replace('_', ' ')} ({event.best['protocol']}); charrnn eval scores it whole"
         )
     say(f"files   {path}")
-    say(f"next    charrnn sample {path}")
+    say(f"next    charrnn {use} {path}")
     say(f"        charrnn resume {path} --max-time 10m")
 
 

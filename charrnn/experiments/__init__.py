@@ -57,11 +57,12 @@ class Experiment(Protocol):
     """What a session needs of an experiment beside its training.
 
     A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `task`, on so
-    much `per_step`.
+    much `per_step`; `use` is the command that the trained model is for.
     """
 
     unit: str
     per_step: str
+    use: str
     guess: float
     model: Any
     task: Any

@@ -175,6 +175,7 @@ class Classification:
     """Texts and their classes."""
 
     unit = "label"
+    use = "predict"
 
     def __init__(self, config: Config, data: LabelledTexts, about: dict[str, Any]) -> None:
         self.config = config

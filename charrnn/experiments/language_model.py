@@ -31,6 +31,8 @@ PROBE = 2048  # characters of an unbroken score that are timed to plan the final
 class LanguageModelling:
     """Prediction of what comes next in a corpus."""
 
+    use = "sample"
+
     def __init__(self, config: Config, corpus: Corpus, about: dict[str, Any]) -> None:
         self.config = config
         self.corpus = corpus
