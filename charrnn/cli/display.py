@@ -100,14 +100,15 @@ def show_evaluation(result: Evaluation) -> None:
     click.echo(f"{f'bits per {unit}':20}{result.bits:.4f}")
     if result.bits_per_byte is not None:
         click.echo(f"bits per byte       {result.bits_per_byte:.4f}")
-    click.echo(f"perplexity          {math.exp(min(result.nats, 700)):.4f}")
+        click.echo(f"perplexity          {math.exp(min(result.nats, 700)):.4f}")
     for name, value in result.metrics.items():
         click.echo(f"{name.replace('_', ' '):20}{value:.4f}")
     if result.halves is not None:
         for name, half in zip(("first half", "second half"), result.halves, strict=True):
             click.echo(f"{name:20}{half:.4f}")
     click.echo(f"{f'{unit}s scored':20}{result.count:,}")
-    click.echo(f"{f'unknown {unit}s':20}{result.unknown:,}")
+    if result.bits_per_byte is not None:
+        click.echo(f"{f'unknown {unit}s':20}{result.unknown:,}")
 
 
 class Bar:

@@ -88,11 +88,11 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     splits = ", ".join(f"{count:,} {name}" for name, count in corpus["splits"].items())
     show(f"text        {corpus['described']}: {splits}")
     show(f"            SHA-256 {corpus['sha256']}")
-    training = config.training
+    training, unit = config.training, (loss_in(best) or (0, "character"))[1]
     show(
         f"trained     {trained_steps:,} steps of batch size {training.batch_size}, window "
         f"{training.window}, in {duration(seconds)}, "
-        f"{facts['trained']['characters_per_second']:,.0f} characters/s"
+        f"{facts['trained']['characters_per_second']:,.0f} {unit}s/s"
     )
     show(
         f"            {training.optimizer}, learning rate {training.learning_rate:g}, "
