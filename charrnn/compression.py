@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.state import leaves, replace_leaves
 from charrnn.trained import TrainedModel
-from charrnn.vocabulary import Vocabulary
+from charrnn.vocabulary import Vocabulary, split_words
 
 if TYPE_CHECKING:
     from charrnn.adaptation import Rates
@@ -215,12 +215,15 @@ def _symbols(content: bytes, vocabulary: Vocabulary) -> Iterator[tuple[int, int 
     if vocabulary.kind == "byte":
         yield from ((byte, None) for byte in content)
         return
-    ids = {symbol: i for i, symbol in enumerate(vocabulary.symbols)}
-    for character in content.decode("utf-8", "surrogateescape"):
-        if (known := ids.get(character)) is not None:
+    text = content.decode("utf-8", "surrogateescape")
+    # What stands for no text, as <unk>, has no bytes.
+    real = np.flatnonzero(vocabulary.byte_lengths())
+    ids = {vocabulary.symbols[i]: int(i) for i in real}
+    for piece in split_words(text) if vocabulary.kind == "word" else text:
+        if (known := ids.get(piece)) is not None:
             yield known, None
         else:
-            for byte in character.encode("utf-8", "surrogateescape"):
+            for byte in piece.encode("utf-8", "surrogateescape"):
                 yield vocabulary.size, byte
 
 

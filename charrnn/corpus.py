@@ -126,6 +126,17 @@ class Corpus:
         """What one symbol is called; a byte counts as a character."""
         return "word" if self.vocabulary.kind == "word" else "character"
 
+    def unknown_count(self, span: Span) -> int:
+        """How many symbols of `span` are `<unk>`."""
+        if self.vocabulary.kind != "word":
+            return 0
+        pieces = range(span.start, span.stop, 1 << 22)
+        unknown = self.vocabulary.unknown
+        return sum(
+            int(np.count_nonzero(self.ids[i : min(i + (1 << 22), span.stop)] == unknown))
+            for i in pieces
+        )
+
     def byte_count(self, span: Span) -> int:
         """How many bytes (UTF-8) the symbols of `span` take; a special symbol takes none."""
         counts = np.zeros(self.vocabulary.size, np.int64)

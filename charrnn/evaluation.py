@@ -109,7 +109,8 @@ def score_unbroken(
         nats[:1] = math.log(corpus.vocabulary.size)
     return evaluation_of_surprisals(
         nats, split, UNBROKEN,
-        unit=corpus.unit, byte_count=corpus.byte_count(span), text=text,
+        unit=corpus.unit, byte_count=corpus.byte_count(span),
+        unknown=corpus.unknown_count(span), text=text,
         text_sha256=corpus.sha256,
     )  # fmt: skip
 

@@ -89,7 +89,7 @@ def score_split(
         unit=corpus.unit,
         byte_count=corpus.byte_count(span),
         text_sha256=corpus.sha256,
-        **about,
+        **{"unknown": corpus.unknown_count(span), **about},
     )
 
 

@@ -290,7 +290,7 @@ class TrainedModel:
             reading or Reading(),
             self.moments,
             step=self.training_step,
-            unknown=unknown_characters,
+            **({"unknown": unknown_characters} if unknown_characters else {}),
             text=self.metadata.get("corpus", {}).get("described") if corpus.key else None,
         )
 

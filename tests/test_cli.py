@@ -975,9 +975,58 @@ def test_baseline_of_a_hidden_markov_model(run: Run) -> None:
     assert result.code == 0, result.err
     record = json.loads(result.out)
     assert (record["model"], record["states"], record["split"]) == ("hmm", 3, "validation")
-    falls = record["train_nats_per_character"]
+    falls = record["train_nats"]
     assert all(b <= a + 1e-9 for a, b in itertools.pairwise(falls))
     assert len(record["sample"]["text"]) == 20
     one = json.loads(run("baseline", "book.txt", "--model", "hmm", "--states", "1", "--json").out)
     unigram = json.loads(run("baseline", "book.txt", "--order", "1", "--json").out)
     assert one["nats_per_character"] == pytest.approx(unigram["nats_per_character"], abs=0.02)
+
+
+# Words ---------------------------------------------------------------------------------------
+
+
+def test_a_model_of_words(run: Run, tmp_path: Path) -> None:
+    text = TEXT + "once only\n" + TEXT
+    (tmp_path / "words.txt").write_text(text, "utf-8")
+    options = [*TINY, "--vocabulary", "word", "--set", "data.minimum_count=2"]
+    trained = run("train", "words.txt", *options, "--steps", "12", "--out", "w", "--json")
+    assert trained.code == 0, trained.err
+    end = json.loads(trained.out.splitlines()[-1])
+    assert end["nats_per_word"] > 0
+    whole = json.loads(run("eval", "w", "--split", "train", "--json").out)
+    assert whole["unknown_words"] == 2  # "once" and " only"
+    plain = json.loads(run("eval", "w", "words.txt", "--json").out)
+    assert plain["unknown_words"] == 2
+    words = [
+        json.loads(line)
+        for line in run("eval", "w", "words.txt", "--per-character").out.splitlines()
+    ]
+    assert "".join(one["word"] for one in words) == text.replace("once only", " <unk> <unk>")
+    for options in (["--dynamic"], ["--mix", "ngram"], ["--compare"]):
+        assert run("eval", "w", *options).code == 0
+    assert run("sample", "w", "-n", "5", "--prompt", "the quick", "--seed", "1").code == 0
+    vocabulary = run("vocab", "w").out.splitlines()
+    assert any(line.endswith("\t quick") for line in vocabulary)
+    counted = json.loads(run(
+        "baseline", "words.txt", "--vocabulary", "word", "--minimum-count", "2", "--order", "3", "--json"
+    ).out)  # fmt: skip
+    assert counted["nats_per_word"] > 0
+    (tmp_path / "sample.txt").write_text(TEXT[:200], "utf-8")
+    copied = json.loads(run("eval", "w", "--novelty", "sample.txt", "--json").out)
+    assert copied["longest"] == 200
+    more = run("train", "words.txt", "--from", "w", "--steps", "10", "--out", "w2")
+    assert more.code == 0, more.err
+    assert "0 symbols added, 0 symbols dropped" in more.err
+
+
+def test_words_are_compressed_as_words(run: Run, tmp_path: Path) -> None:
+    options = [*TINY, "--vocabulary", "word", "--steps", "40"]
+    assert run("train", "book.txt", *options, "--out", "w").code == 0
+    content = TEXT.encode()[:900] + b" <unk> unheard \xff of\r\n"
+    (tmp_path / "t.bin").write_bytes(content)
+    packed = run("compress", "w", "t.bin")
+    assert packed.code == 0, packed.err
+    assert run("decompress", "w", "t.bin.charrnn", "--out", "again").code == 0
+    assert (tmp_path / "again").read_bytes() == content
+    assert (tmp_path / "t.bin.charrnn").stat().st_size < len(content)

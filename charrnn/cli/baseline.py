@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 @click.option("--iterations", type=click.IntRange(min=1), default=30, show_default=True,
               help="Of its Baum-Welch, at most.")  # fmt: skip
 @click.option("--validation", multiple=True, metavar="DATA", help="Separate validation text.")
-@click.option("--vocabulary", metavar="KIND", help="character or byte.")
+@click.option("--vocabulary", metavar="KIND", help="character, byte or word.")
+@click.option("--minimum-count", type=click.IntRange(min=1), metavar="N",
+              help="Words that occur less often are <unk>.")  # fmt: skip
 @click.option("--encoding", metavar="NAME", help="Encoding of the text.")
 @click.option("--errors", metavar="HOW", help="What to do with bad bytes: strict, replace, ...")
 @click.option("--sample", "length", type=click.IntRange(min=0), metavar="LENGTH",
@@ -52,6 +54,7 @@ def baseline(
     iterations: int,
     validation: tuple[str, ...],
     vocabulary: str | None,
+    minimum_count: int | None,
     encoding: str | None,
     errors: str | None,
     length: int | None,
@@ -88,6 +91,7 @@ def baseline(
         ("TEXT", "sources", list(text)),
         ("--validation", "validation", list(validation)),
         ("--vocabulary", "vocabulary", vocabulary),
+        ("--minimum-count", "minimum_count", minimum_count),
         ("--encoding", "encoding", encoding),
         ("--errors", "errors", errors),
     ):
@@ -125,7 +129,7 @@ def baseline(
     what = f"{states} states" if kind == "hmm" else f"order {order}"
     say(
         f"{described}: {result.split}, {result.protocol}; {kind} of {what}, fitted on "
-        f"{len(train):,} characters in {seconds['fit']:.1f}s, scored in {seconds['score']:.1f}s"
+        f"{len(train):,} {corpus.unit}s in {seconds['fit']:.1f}s, scored in {seconds['score']:.1f}s"
     )
 
 
@@ -143,7 +147,7 @@ def _fit_hmm(
         nats.append(-iteration.log_likelihood / len(ids))
         bar.advance()
     bar.close()
-    return model, {"states": states, "train_nats_per_character": nats}
+    return model, {"states": states, "train_nats": nats}
 
 
 def _sample(

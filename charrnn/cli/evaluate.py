@@ -155,8 +155,9 @@ def evaluate(
             if text or corpus is None
             else model.surprisals_of(corpus, wanted, reading)
         )
-        for character, nats in scores:
-            click.echo(json.dumps({"character": character, "nats": nats}))
+        unit = "word" if model.vocabulary.kind == "word" else "character"
+        for symbol, nats in scores:
+            click.echo(json.dumps({unit: symbol, "nats": nats}))
         return
     compared: dict[str, Any] = {}
     if text or corpus is None:
@@ -174,7 +175,7 @@ def evaluate(
     show_evaluation(result)
     if compare:
         click.echo(f"{ngram.smoothing} order {ngram.order}  {baseline.nats_per_character:.4f}")
-        say(f"{ngram.smoothing}: an n-gram model of the training split, in nats per character")
+        say(f"{ngram.smoothing}: an n-gram model of the training split, in nats per {result.unit}")
     say(f"{result.split}, {result.protocol}, checkpoint of step {result.step:,}")
 
 
@@ -257,7 +258,7 @@ def _novelty(
         sample, train = corpus.vocabulary.encode(text).astype(np.uint32), ids.astype(np.uint32)
     else:
         sample = code_points(text)
-        train = code_points("".join(corpus.vocabulary.symbols))[ids]
+        train = code_points(corpus.vocabulary.decode(ids))
     found = novelty(sample, train)
     verbatim = sample[found.start : found.start + found.longest]
     span_text = (

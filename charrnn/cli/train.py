@@ -43,7 +43,7 @@ FLAGS = [
     ("--learning-rate", "training.learning_rate", "X", "Highest learning rate."),
     ("--seed", "training.seed", "N", "Seed of weights and dropout."),
     ("--device", "device", "NAME", "auto, cpu, cuda, cuda:N or mps."),
-    ("--vocabulary", "data.vocabulary", "KIND", "character or byte."),
+    ("--vocabulary", "data.vocabulary", "KIND", "character, byte or word."),
     ("--encoding", "data.encoding", "NAME", "Encoding of the text."),
     ("--errors", "data.errors", "HOW", "What to do with bad bytes: strict, replace, ..."),
     ("--unknown", "data.unknown", "HOW", "Characters an adopted vocabulary lacks: error, skip."),
@@ -123,7 +123,7 @@ def train(
     if origin is not None:
         say(f"starting from {origin}")
         source = _load_model(origin)
-        layers.append((f"--from {origin}", _model_of(source.config, source.vocabulary.kind)))
+        layers.append((f"--from {origin}", _model_of(source.config)))
     from charrnn.texts import find_texts, read_data, with_absolute_paths
 
     if config_path is not None:
@@ -540,12 +540,13 @@ def _load_model(name: str) -> Any:
     return TrainedModel.from_checkpoint(checkpoint)
 
 
-def _model_of(config: Config, kind: str) -> dict[str, Any]:
+def _model_of(config: Config) -> dict[str, Any]:
     """The settings that another model's weights need, as a layer that flags may override."""
     fixed = ("cell", "activation", "recurrence_depth", "layers", "hidden_size", "embedding_size",
              "tie_embeddings", "skip_connections", "layer_norm")  # fmt: skip
     return {f"model.{name}": getattr(config.model, name) for name in fixed} | {
-        "data.vocabulary": kind
+        "data.vocabulary": config.data.vocabulary,
+        "data.minimum_count": config.data.minimum_count,
     }
 
 
