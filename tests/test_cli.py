@@ -1008,10 +1008,8 @@ def test_a_model_of_words(run: Run, tmp_path: Path) -> None:
     assert run("sample", "w", "-n", "5", "--prompt", "the quick", "--seed", "1").code == 0
     vocabulary = run("vocab", "w").out.splitlines()
     assert any(line.endswith("\t quick") for line in vocabulary)
-    counted = json.loads(run(
-        "baseline", "words.txt", "--vocabulary", "word", "--minimum-count", "2", "--order", "3", "--json"
-    ).out)  # fmt: skip
-    assert counted["nats_per_word"] > 0
+    counted = run("baseline", "words.txt", "--vocabulary", "word", "--minimum-count", "2", "--json")
+    assert json.loads(counted.out)["nats_per_word"] > 0
     (tmp_path / "sample.txt").write_text(TEXT[:200], "utf-8")
     copied = json.loads(run("eval", "w", "--novelty", "sample.txt", "--json").out)
     assert copied["longest"] == 200
