@@ -13,7 +13,7 @@ from charrnn.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.config import build_config
 from charrnn.errors import CheckpointError, DataError
 from charrnn.experiments import built_layout
-from charrnn.experiments.classification import Classification, collate, read
+from charrnn.experiments.classification import Classification, read
 from charrnn.layout import check_layout
 from charrnn.runs import Run, environment
 from charrnn.session import Session
@@ -86,10 +86,10 @@ def test_padding_and_neighbours_change_nothing(
     )  # fmt: skip
     model = session.model.double().eval()
     examples = session.data.splits["train"][:9]
-    batch = collate(examples, torch.device("cpu"))
+    batch = Classification.collate(examples, torch.device("cpu"))
     together = model(batch.ids, batch.lengths)
     for row, example in enumerate(examples):
-        alone = collate([example], torch.device("cpu"))
+        alone = Classification.collate([example], torch.device("cpu"))
         torch.testing.assert_close(model(alone.ids, alone.lengths)[0], together[row])
     garbage = batch.ids.clone()
     garbage[torch.arange(garbage.shape[1]) >= batch.lengths[:, None]] = 1
@@ -137,7 +137,7 @@ def test_the_score_is_that_of_the_probabilities(texts: Path, tmp_path: Path) -> 
     )
     nats, right = 0.0, 0
     for example in session.data.splits["validation"]:
-        alone = collate([example], torch.device("cpu"))
+        alone = Classification.collate([example], torch.device("cpu"))
         with torch.inference_mode():
             logits = session.model.eval()(alone.ids, alone.lengths)[0].double()
         chances = torch.exp(logits) / torch.exp(logits).sum()

@@ -44,7 +44,8 @@ ORDER = [
     ["experiment", "scoring"],
     ["trained"],
     ["experiments", "compression"],
-    ["experiments.language_model", "experiments.classification"],
+    ["experiments.language_model", "experiments.examples"],
+    ["experiments.classification"],
     ["session"],
     ["cli.display"],
     [

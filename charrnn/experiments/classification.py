@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charrnn.batching import by_length, pad
-from charrnn.checkpoint import Arrays, Checkpoint
-from charrnn.config import Config, config_from_data, with_values
+from charrnn.batching import pad
+from charrnn.checkpoint import Checkpoint
+from charrnn.config import Config
 from charrnn.errors import ConfigError, DataError
-from charrnn.evaluation import Evaluation
 from charrnn.examples import label_vocabulary, load_examples, read_labelled
-from charrnn.experiment import build_embedding, build_stack, load_arrays, placed
+from charrnn.experiment import build_embedding, build_stack
 from charrnn.experiments import Prediction
+from charrnn.experiments.examples import (
+    ExampleData,
+    ExamplesExperiment,
+    Judged,
+    outputs,
+    trained_network,
+)
 from charrnn.layers import Bidirectional, Stack, drop, real_steps
 from charrnn.metrics import accuracy, confusion, macro_f1
-from charrnn.planning import DEFAULT_TIME, plan
 from charrnn.state import State, leaves
-from charrnn.tasks.examples import ExamplesTask
 from charrnn.texts import Texts
-from charrnn.trained import TrainedModel, model_weights
-from charrnn.trainer import full_precision
 from charrnn.vocabulary import (
     UNKNOWN,
     ByteVocabulary,
@@ -45,7 +44,6 @@ from charrnn.vocabulary import (
 
 Pooling = Literal["last", "mean", "max"]
 SHOWN = 3  # examples in a sample
-AT_A_TIME = 256  # texts in scoring
 
 
 class Example(NamedTuple):
@@ -64,19 +62,7 @@ class Batch(NamedTuple):
     labels: Tensor  # (N,)
 
 
-@dataclass(frozen=True)
-class LabelledTexts:
-    """Texts with classes, by split; not in the cache."""
-
-    splits: dict[str, list[Example]]
-    vocabularies: Vocabularies
-    sha256: str
-    key: str = "0" * 64
-
-    @property
-    def vocabulary_data(self) -> dict[str, Any]:
-        """Of the texts, and of the classes."""
-        return {name: vocabulary.to_data() for name, vocabulary in self.vocabularies.items()}
+LabelledTexts: TypeAlias = ExampleData[Example]
 
 
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> LabelledTexts:
@@ -111,7 +97,7 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> LabelledTexts:
         ]
         for name, examples in found.splits.items()
     }
-    return LabelledTexts(splits, vocabularies, found.sha256)
+    return ExampleData(splits, vocabularies, found.sha256)
 
 
 def _both(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabulary]:
@@ -171,32 +157,15 @@ def last_outputs(stack: Stack, state: State) -> Tensor:
     return torch.cat([next(leaves(end)) for end in ends], -1)
 
 
-class Classification:
+class Classification(ExamplesExperiment[Example, Batch]):
     """Texts and their classes."""
 
     unit = "label"
-    use = "predict"
 
     def __init__(self, config: Config, data: LabelledTexts, about: dict[str, Any]) -> None:
-        self.config = config
-        self.data = data
-        self.about = about
-        self.text, self.label = _both(data.vocabularies)
+        super().__init__(config, data, about)
+        _, self.label = _both(data.vocabularies)
         self.guess = math.log(self.label.size)
-        self.model = placed(self.build(config, data.vocabularies), config)
-        batch_size = config.training.batch_size
-        assert not isinstance(batch_size, str)
-        self._collate = partial(collate, device=torch.device(config.device))
-        self.task = ExamplesTask(
-            data.splits["train"],
-            self._collate,
-            cost,
-            lambda example: len(example.ids),
-            batch_size=batch_size,
-            seed=config.training.seed,
-        )
-        self.per_step = f"{batch_size} texts"
-        self._seconds = 0.0
 
     @staticmethod
     def build(config: Config, vocabularies: Vocabularies) -> Classifier:
@@ -205,7 +174,7 @@ class Classification:
         text, label = _both(vocabularies)
         embedding, width = build_embedding(model, text.size)
         stack = build_stack(model, width, model.bidirectional)
-        network = Classifier(
+        return Classifier(
             embedding,
             stack,
             nn.Linear(stack.output_size, label.size),
@@ -214,24 +183,13 @@ class Classification:
             float(model.output_dropout),
             model.locked_dropout,
         )
-        return network
 
     @staticmethod
-    def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
-        """The classifier of a checkpoint."""
-        return Predictor(checkpoint, device)
-
-    @staticmethod
-    def plan(config: Config, data: LabelledTexts, device: torch.device) -> Config:
-        """What suits some ten thousand short texts; the rest from the machine."""
-        training, model = config.training, config.model
-        train = data.splits["train"]
-        characters = sum(len(example.ids) for example in train)
-        words = _both(data.vocabularies)[0].kind == "word"
-        chosen = [training.steps, training.epochs, training.max_time]
-        planned: dict[str, Any] = {
-            "training.window": max(1, *(len(example.ids) for example in train)),
-            "training.batch_size": min(32, len(train)),
+    def defaults(config: Config, data: LabelledTexts) -> dict[str, Any]:
+        """What suits some ten thousand short texts."""
+        words = data.vocabularies["text"].kind == "word"
+        return {
+            "training.epochs": 12.0,
             "training.learning_rate": 2e-3,
             "model.hidden_size": 128,
             "model.embedding_size": 128 if words else 64,
@@ -239,21 +197,6 @@ class Classification:
             "model.input_dropout": 0.3 if words else 0.1,
             "model.output_dropout": 0.3,
         }
-        if all(budget in (None, "auto") for budget in chosen):
-            planned |= {"training.max_time": DEFAULT_TIME, "training.epochs": 12.0}
-        values = {
-            f"{section}.{key}": value
-            for section, part in (("training", training), ("model", model))
-            for name, value in planned.items()
-            for where, _, key in [name.partition(".")]
-            if where == section and getattr(part, key) == "auto"
-        }
-        return plan(with_values(config, values), characters, data.vocabularies["text"].size, device)
-
-    @staticmethod
-    def facts(data: LabelledTexts) -> dict[str, Any]:
-        """Nothing more."""
-        return {}
 
     @staticmethod
     def describe(data: LabelledTexts) -> str:
@@ -262,44 +205,31 @@ class Classification:
         count = sum(len(part) for part in data.splits.values())
         return f"{count:,} texts of {text.size:,} symbols, {label.size:,} classes"
 
-    def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
-        """Raises ConfigError: a classifier starts anew."""
-        raise ConfigError("--from is for language models; leave it out for a classification")
+    @staticmethod
+    def length(example: Example) -> int:
+        """Symbols."""
+        return len(example.ids)
 
-    def estimate(self, step: int) -> Evaluation:
-        """All of validation."""
-        began = time.perf_counter()
-        result = self._score(self.model, "validation", step=step)
-        self._seconds = time.perf_counter() - began
-        return result
+    @staticmethod
+    def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+        """Texts side by side, padded to the longest."""
+        ids, lengths = pad([example.ids for example in examples])
+        labels = np.array([example.label for example in examples])
+        return Batch(*(torch.from_numpy(part).to(device) for part in (ids, lengths, labels)))
 
-    def final_seconds(self) -> float:
-        """As long as the last estimate."""
-        return self._seconds
+    @staticmethod
+    def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
+        """The summed cross-entropy of the right classes."""
+        logits = model(batch.ids, batch.lengths)
+        return functional.cross_entropy(logits.float(), batch.labels, reduction="sum"), len(logits)
 
-    def final(
-        self,
-        weights: Arrays,
-        stop: Callable[[], bool] = lambda: False,
-        split: str = "validation",
-        **about: Any,
-    ) -> Evaluation:
-        """All of a split."""
-        model = load_arrays(copy.deepcopy(self.model), weights)
-        return self._score(model, split, stop, **about)
-
-    def _score(
-        self,
-        model: nn.Module,
-        split: str,
-        stop: Callable[[], bool] = lambda: False,
-        **about: Any,
-    ) -> Evaluation:
-        """Mean surprisal of the right class, accuracy and macro-F1."""
-        examples = self.data.splits[split]
+    def judge(
+        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+    ) -> Judged:
+        """Surprisal of the right class, accuracy and macro-F1."""
         gold = np.array([example.label for example in examples])
         logs = np.zeros((len(examples), self.label.size))
-        for rows, part in predictions(model, examples, self._collate):
+        for rows, part in self.outputs(model, examples, log_probabilities):
             logs[rows] = part
             if stop():
                 raise KeyboardInterrupt
@@ -307,69 +237,39 @@ class Classification:
         share, f1 = accuracy(predicted, gold), macro_f1(confusion(predicted, gold, self.label.size))
         assert share.value is not None
         assert f1 is not None
-        return Evaluation(
-            split,
-            float(-logs[np.arange(len(gold)), gold].mean()),
-            len(gold),
-            "every text once",
-            self.unit,
-            metrics={"accuracy": share.value, "macro_f1": f1},
-            text_sha256=self.data.sha256,
-            **about,
-        )
+        nats = -logs[np.arange(len(gold)), gold].sum()
+        return Judged(float(nats), len(gold), {"accuracy": share.value, "macro_f1": f1})
 
     def sample(self, length: int) -> str:
         """The first few texts of validation, each with the class that the model gives it."""
         examples = self.data.splits["validation"][:SHOWN]
         lines = [""] * len(examples)
-        for rows, logs in predictions(self.model, examples, self._collate):
+        for rows, logs in self.outputs(self.model, examples, log_probabilities):
             for row, log in zip(rows, logs, strict=True):
                 best, text = int(log.argmax()), examples[row].text[:length]
                 (label,) = self.label.decode([best])
                 lines[row] = f"{text} -> {label} ({math.exp(log[best]):.0%})"
         return "\n".join(lines)
 
-
-def collate(examples: Sequence[Example], device: torch.device) -> Batch:
-    """Texts side by side, padded to the longest."""
-    ids, lengths = pad([example.ids for example in examples])
-    labels = np.array([example.label for example in examples])
-    return Batch(*(torch.from_numpy(part).to(device) for part in (ids, lengths, labels)))
+    @staticmethod
+    def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
+        """The classifier of a checkpoint."""
+        return Predictor(checkpoint, device)
 
 
-def cost(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-    """The summed cross-entropy of the right classes, in nats."""
+def log_probabilities(model: Any, batch: Batch) -> Any:
+    """Of the classes, (N, C)."""
     logits = model(batch.ids, batch.lengths)
-    return functional.cross_entropy(logits.float(), batch.labels, reduction="sum"), len(logits)
-
-
-def predictions(
-    model: nn.Module, examples: Sequence[Example], collate: Callable[[Sequence[Example]], Batch]
-) -> Iterator[tuple[list[int], Any]]:
-    """The logarithms of the classes' probabilities, (n, C), some texts at a time, with the numbers
-    of those texts."""
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode(), full_precision():
-        for rows in by_length([len(example.ids) for example in examples], AT_A_TIME):
-            batch = collate([examples[i] for i in rows])
-            logits = model(batch.ids, batch.lengths)
-            yield rows.tolist(), torch.log_softmax(logits.double(), -1).cpu().numpy()
-    model.train(was_training)
+    return torch.log_softmax(logits.double(), -1).cpu().numpy()
 
 
 class Predictor:
     """A trained classifier, for texts from outside."""
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
-        config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-        vocabularies = read_vocabularies(checkpoint.metadata["vocabulary"])
+        self.model, vocabularies = trained_network(Classification, checkpoint, device)
         self.text, self.label = _both(vocabularies)
-        network = placed(
-            Classification.build(config, vocabularies), with_values(config, {"device": device})
-        )
-        self.model = load_arrays(network, model_weights(checkpoint.tensors))
-        self._collate = partial(collate, device=torch.device(device))
+        self._collate = partial(Classification.collate, device=torch.device(device))
 
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
         """The class of each text with its probability; in the record those of all classes.
@@ -381,7 +281,9 @@ class Predictor:
             if not len(example.ids):
                 raise DataError(f"text {number:,} is empty; give texts with characters in them")
         logs = np.zeros((len(examples), self.label.size))
-        for rows, part in predictions(self.model, examples, self._collate):
+        for rows, part in outputs(
+            self.model, examples, self._collate, Classification.length, log_probabilities
+        ):
             logs[rows] = part
         for text, log in zip(texts, logs, strict=True):
             order = np.argsort(-log, kind="stable")

@@ -1,0 +1,234 @@
+"""What experiments on examples share, each of which is read whole."""
+
+from __future__ import annotations
+
+import copy
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from charrnn.batching import by_length
+from charrnn.checkpoint import Arrays, Checkpoint
+from charrnn.config import Config, config_from_data, with_values
+from charrnn.errors import ConfigError
+from charrnn.evaluation import Evaluation
+from charrnn.experiment import load_arrays, placed
+from charrnn.planning import DEFAULT_TIME, plan
+from charrnn.task import Batch
+from charrnn.tasks.examples import ExamplesTask
+from charrnn.trained import TrainedModel, model_weights
+from charrnn.trainer import full_precision
+from charrnn.vocabulary import Vocabularies, read_vocabularies
+
+Example = TypeVar("Example")
+Result = TypeVar("Result")
+
+NOT_CACHED = "0" * 64
+AT_A_TIME = 256  # examples in scoring
+
+
+@dataclass(frozen=True)
+class ExampleData(Generic[Example]):
+    """Examples as ids, by split, and the vocabularies of what they consist of; not in the cache."""
+
+    splits: dict[str, list[Example]]
+    vocabularies: Vocabularies
+    sha256: str
+    key: str = NOT_CACHED
+
+    @property
+    def vocabulary_data(self) -> dict[str, Any]:
+        """Each vocabulary by its name."""
+        return {name: vocabulary.to_data() for name, vocabulary in self.vocabularies.items()}
+
+
+class Judged(NamedTuple):
+    """A summed loss in nats, over how many labels it is summed, and what else is natural."""
+
+    nats: float
+    labels: int
+    metrics: Mapping[str, float]
+
+
+class ExamplesExperiment(ABC, Generic[Example, Batch]):
+    """A model of examples; `unit` is what a loss is of one of, `noun` what an example is called.
+
+    A kind of experiment on examples says how a model is built, how examples become a batch, what a
+    batch costs and how a model is judged; training, checkpoints and the rest are here.
+    """
+
+    unit: str
+    use = "predict"
+    noun: ClassVar[str] = "texts"
+    guess: float
+
+    def __init__(self, config: Config, data: ExampleData[Example], about: dict[str, Any]) -> None:
+        self.config = config
+        self.data = data
+        self.about = about
+        self.model = placed(self.build(config, data.vocabularies), config)
+        batch_size = config.training.batch_size
+        assert not isinstance(batch_size, str)
+        self.side_by_side = partial(self.collate, device=torch.device(config.device))
+        self.task: ExamplesTask[Example, Batch] = ExamplesTask(
+            data.splits["train"],
+            self.side_by_side,
+            self.cost,
+            self.length,
+            batch_size=batch_size,
+            seed=config.training.seed,
+        )
+        self.per_step = f"{batch_size} {self.noun}"
+        self._seconds = 0.0
+
+    # What a kind of experiment says of itself ----------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def build(config: Config, vocabularies: Vocabularies) -> nn.Module:
+        """The network that a resolved configuration describes. Raises ConfigError."""
+
+    @staticmethod
+    @abstractmethod
+    def defaults(config: Config, data: ExampleData[Any]) -> dict[str, Any]:
+        """By dotted key, the values of what is still `auto`."""
+
+    @staticmethod
+    @abstractmethod
+    def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+        """Examples side by side."""
+
+    @staticmethod
+    @abstractmethod
+    def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
+        """The summed loss of a batch in nats, and over how many labels."""
+
+    @staticmethod
+    @abstractmethod
+    def length(example: Example) -> int:
+        """By which examples are alike."""
+
+    @abstractmethod
+    def judge(
+        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+    ) -> Judged:
+        """How good a model is on examples. Raises KeyboardInterrupt once `stop` says so."""
+
+    # What is the same for all --------------------------------------------------------------------
+
+    @classmethod
+    def plan(cls, config: Config, data: ExampleData[Any], device: torch.device) -> Config:
+        """`auto` values from `defaults`, and the rest from the machine."""
+        train = data.splits["train"]
+        longest = max(cls.length(example) for example in train)
+        planned: dict[str, Any] = {
+            "training.window": longest,
+            "training.batch_size": min(32, len(train)),
+        }
+        planned |= cls.defaults(config, data)
+        training = config.training
+        budgets = (training.steps, training.epochs, training.max_time)
+        if all(budget in (None, "auto") for budget in budgets):
+            planned.setdefault("training.max_time", DEFAULT_TIME)
+        else:
+            planned = {k: v for k, v in planned.items() if k not in BUDGETS}
+        open_keys = {k: v for k, v in planned.items() if _value(config, k) == "auto"}
+        characters = sum(cls.length(example) for example in train)
+        size = max(vocabulary.size for vocabulary in data.vocabularies.values())
+        return plan(with_values(config, open_keys), characters, size, device)
+
+    @staticmethod
+    def facts(data: Any) -> dict[str, Any]:
+        """Nothing more."""
+        return {}
+
+    def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
+        """Raises ConfigError: only a language model starts from another model."""
+        raise ConfigError(f"--from is for language models; leave it out for a {self.config.task}")
+
+    def estimate(self, step: int) -> Evaluation:
+        """All of validation."""
+        began = time.perf_counter()
+        result = self._score(self.model, "validation", lambda: False, step=step)
+        self._seconds = time.perf_counter() - began
+        return result
+
+    def final_seconds(self) -> float:
+        """As long as the last estimate."""
+        return self._seconds
+
+    def final(
+        self,
+        weights: Arrays,
+        stop: Callable[[], bool] = lambda: False,
+        split: str = "validation",
+        **about: Any,
+    ) -> Evaluation:
+        """All of a split."""
+        model = load_arrays(copy.deepcopy(self.model), weights)
+        return self._score(model, split, stop, **about)
+
+    def _score(
+        self, model: nn.Module, split: str, stop: Callable[[], bool], **about: Any
+    ) -> Evaluation:
+        judged = self.judge(model, self.data.splits[split], stop)
+        return Evaluation(
+            split,
+            judged.nats / judged.labels,
+            judged.labels,
+            f"all {self.noun} once",
+            self.unit,
+            metrics=judged.metrics,
+            text_sha256=self.data.sha256,
+            **about,
+        )
+
+    def outputs(
+        self,
+        model: nn.Module,
+        examples: Sequence[Example],
+        compute: Callable[[Any, Batch], Result],
+    ) -> Iterator[tuple[list[int], Result]]:
+        """What `compute` makes of a model and each batch, with the numbers of its examples."""
+        return outputs(model, examples, self.side_by_side, self.length, compute)
+
+
+BUDGETS = ("training.max_time", "training.epochs", "training.steps")
+
+
+def _value(config: Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def outputs(
+    model: nn.Module,
+    examples: Sequence[Example],
+    collate: Callable[[Sequence[Example]], Batch],
+    length: Callable[[Example], int],
+    compute: Callable[[Any, Batch], Result],
+) -> Iterator[tuple[list[int], Result]]:
+    """What `compute` makes of a model and each batch of examples, in evaluation mode and without
+    gradients, the shortest first, with the numbers of the batch's examples."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), full_precision():
+        for rows in by_length([length(example) for example in examples], AT_A_TIME):
+            yield rows.tolist(), compute(model, collate([examples[i] for i in rows]))
+    model.train(was_training)
+
+
+def trained_network(
+    kind: type[ExamplesExperiment[Any, Any]], checkpoint: Checkpoint, device: str
+) -> tuple[nn.Module, Vocabularies]:
+    """The network of a checkpoint, on a device, and its vocabularies."""
+    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    vocabularies = read_vocabularies(checkpoint.metadata["vocabulary"])
+    network = placed(kind.build(config, vocabularies), with_values(config, {"device": device}))
+    return load_arrays(network, model_weights(checkpoint.tensors)), vocabularies
