@@ -987,7 +987,15 @@ def test_what_is_compressed_is_decompressed(run: Run, trained: str, tmp_path: Pa
         (tmp_path / "back.txt").unlink()
     wrong = run("decompress", trained, "some.txt", "--out", "back.txt")
     assert wrong.code == 3
-    assert "no file of charrnn compress" in wrong.err
+    assert "some.txt: this is no file of charrnn compress" in wrong.err
+    for command in ("compress", "decompress"):
+        nowhere = run(command, trained, "some.txt", "--out", "none/some.small")
+        assert nowhere.code in (2, 3)
+        assert "Traceback" not in nowhere.err
+    assert (
+        "there is no folder none"
+        in run("compress", trained, "some.txt", "--out", "none/some.small").err
+    )
     assert not (tmp_path / "back.txt").exists()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,13 +81,15 @@ def decompress(run: str, file: Path, out: Path | None) -> None:
 
     compression.require_constriction()
     packed = _read(file)
-    compression.read_header(packed)  # Judged before a model is read.
+    with _naming(file):
+        compression.read_header(packed)  # Judged before a model is read.
     if out is None and str(file) != "-" and file.suffix != SUFFIX:
         raise ConfigError(f"{file} does not end in {SUFFIX}; say where to write with --out")
     target = out or (Path("-") if str(file) == "-" else file.with_suffix(""))
     _check(target)
     model = _model(run)
-    content = _with_bar(lambda progress: compression.decompress(model, packed, progress))
+    with _naming(file):
+        content = _with_bar(lambda progress: compression.decompress(model, packed, progress))
     _write(target, content)
     say(f"{len(packed):,} bytes in, {len(content):,} out")
 
@@ -113,11 +116,30 @@ def _read(file: Path) -> bytes:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
 
 
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """What is wrong with a file is said with its name."""
+    from charrnn.errors import CheckpointError, DataError
+
+    try:
+        yield
+    except (CheckpointError, DataError) as error:
+        raise type(error)(f"{file}: {error}") from error
+
+
 def _check(target: Path) -> None:
+    """Refuse, before there is any work to lose, what could not be written."""
     from charrnn.errors import ConfigError
 
-    if str(target) != "-" and target.exists():
+    if str(target) == "-":
+        return
+    if target.exists():
         raise ConfigError(f"{target} exists already; delete it, or use another --out")
+    if not target.parent.is_dir():
+        raise ConfigError(
+            f"cannot write {target}: there is no folder {target.parent}; make it, or use another "
+            f"--out"
+        )
 
 
 def _write(target: Path, content: bytes) -> None:
