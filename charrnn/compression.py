@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from charrnn.errors import CheckpointError, ConfigError, DataError
+from charrnn.errors import CheckpointError, ConfigError, DataError, DivergedError
 from charrnn.state import leaves, replace_leaves
 from charrnn.trained import TrainedModel
 from charrnn.vocabulary import Vocabulary
@@ -56,7 +56,10 @@ def require_constriction() -> None:
 
 
 def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress: Progress) -> bytes:
-    """The bytes of `content`, coded. With `rates`, the model learns while it reads."""
+    """The bytes of `content`, coded. With `rates`, the model learns while it reads.
+
+    Raises DivergedError where its predictions are then no longer finite.
+    """
     from constriction import stream
 
     encoder = stream.queue.RangeEncoder()
@@ -199,12 +202,18 @@ class _Predictor:
         if symbol == self._size:
             self._escapes += 1
             return
-        if self._adapting is not None:
-            self._learn(symbol)
-        logits, self._state = self._stepper.step(np.array([symbol]), self._state)
-        row = logits[0].astype(np.float64)
-        row = np.exp(row - row.max())
-        self._row = row / row.sum()
+        with np.errstate(over="ignore", invalid="ignore"):  # It is told below.
+            if self._adapting is not None:
+                self._learn(symbol)
+            logits, self._state = self._stepper.step(np.array([symbol]), self._state)
+            row = logits[0].astype(np.float64)
+            row = np.exp(row - row.max())
+            self._row = row / row.sum()
+        if not np.isfinite(self._row).all():
+            raise DivergedError(
+                f"the model's predictions are not finite after {self._read:,.0f} symbols; "
+                f"use {'a lower --dynamic-rate' if self._adapting else 'another checkpoint'}"
+            )
 
     def _learn(self, symbol: int) -> None:
         """Keep a segment and the symbol after it; when it is whole, learn, and step anew."""

@@ -43,7 +43,7 @@ ORDER = [
     ["trained"],
     ["modelling", "compression"],
     ["session"],
-    ["cli.display"],
+    ["cli.display", "cli.options"],
     [
         "cli.config",
         "cli.look",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charrnn.cli.display import Bar, say, warn
+from charrnn.cli.options import dynamic_rates
 
 if TYPE_CHECKING:
     from charrnn.trained import TrainedModel
@@ -24,17 +25,14 @@ SUFFIX = ".charrnn"
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
               help="Where to [FILE.charrnn; standard output for -].")  # fmt: skip
 @click.option("--dynamic", is_flag=True, help="Learn from the text while coding it.")
-@click.option("--dynamic-rate", type=click.FloatRange(min=0, min_open=True), default=0.01,
-              show_default=True, metavar="X", help="The learning rate of that.")  # fmt: skip
-@click.option("--dynamic-decay", type=click.FloatRange(min=0), default=0.001, show_default=True,
-              metavar="X", help="Its pull back to the trained weights.")  # fmt: skip
+@dynamic_rates("0.01", "0.001")
 def compress(
     run: str,
     file: Path,
     out: Path | None,
     dynamic: bool,
-    dynamic_rate: float,
-    dynamic_decay: float,
+    dynamic_rate: float | None,
+    dynamic_decay: float | None,
 ) -> None:
     """Code FILE with the probabilities of RUN's best model, in about its score's bits.
 
@@ -52,10 +50,10 @@ def compress(
     compression.require_constriction()
     content, model = _read(file), _model(run)
     rates = None
-    if dynamic:
+    if dynamic or dynamic_rate is not None or dynamic_decay is not None:
         from charrnn.adaptation import Rates
 
-        rates = Rates(dynamic_rate, dynamic_decay)
+        rates = Rates.of(dynamic_rate, dynamic_decay)
     target = out or (Path("-") if str(file) == "-" else file.with_name(file.name + SUFFIX))
     _check(target)
     packed = _with_bar(lambda progress: compression.compress(model, content, rates, progress))
