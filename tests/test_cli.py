@@ -772,6 +772,8 @@ def test_the_python_surface(run: Run, trained: str) -> None:
         (["compress", "nothing", "book.txt", "--dynamic-decay", "nan"], 2, "--dynamic-decay"),
         (["baseline", "bok.txt"], 3, "did you mean book.txt?"),
         (["baseline", "book.txt", "--order", "0"], 2, "--order"),
+        (["baseline", "book.txt", "--model", "hmm", "--order", "3"], 2, "--order is about n-grams"),
+        (["baseline", "book.txt", "--states", "3"], 2, "give --model hmm as well"),
         (["baseline", "book.txt", "--vocabulary", "word"], 2, "data.vocabulary"),
         (["baseline", "book.txt", "--encoding", "klingon"], 2, "klingon"),
         (["baseline", "book.txt", "--prompt", "the"], 2, "--sample"),
@@ -1073,6 +1075,12 @@ def test_baseline_of_a_hidden_markov_model(run: Run) -> None:
     falls = record["train_nats_per_character"]
     assert all(b <= a + 1e-9 for a, b in itertools.pairwise(falls))
     assert len(record["sample"]["text"]) == 20
+    options = ["--model", "hmm", "--states", "3", "--iterations", "5", "--json", "--sample", "20"]
+    first = json.loads(run("baseline", "book.txt", *options).out)
+    assert first["nats_per_character"] == record["nats_per_character"]
+    seed = str(first["sample"]["seed"])
+    again = json.loads(run("baseline", "book.txt", *options, "--seed", seed).out)
+    assert again["sample"] == first["sample"]
     one = json.loads(run("baseline", "book.txt", "--model", "hmm", "--states", "1", "--json").out)
     unigram = json.loads(run("baseline", "book.txt", "--order", "1", "--json").out)
     assert one["nats_per_character"] == pytest.approx(unigram["nats_per_character"], abs=0.02)
