@@ -343,6 +343,17 @@ def test_what_a_cell_does_not_have_cannot_be_asked_of_it(run: Run) -> None:
     assert "weight_dropout falls on the matrix from hidden to hidden state" in result.err
 
 
+def test_regularisers_and_the_plain_path_are_named(run: Run) -> None:
+    options = {"layer_norm": "true", "weight_dropout": "0.3", "locked_dropout": "true"}
+    sets = [f"--set=model.{name}={value}" for name, value in options.items()]
+    made = run("train", "book.txt", *TINY, "--steps", "10", "--out", "runs/n", *sets)
+    assert made.code == 0, made.err
+    assert "locked dropout" in made.err
+    assert "weight dropout 0.3, layer normalisation" in made.err
+    assert "plain lstm" in made.err
+    assert "(plain lstm, float32)" in run("info", "runs/n").out
+
+
 def test_documents_and_separate_files(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "poems"
     folder.mkdir()
