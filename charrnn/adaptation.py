@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
+LEARNING, DECAY = 0.01, 0.001
 EPSILON = 0.1  # of weights that hardly mattered: keeps the first step they are asked to take small
 
 
@@ -34,6 +35,11 @@ class Rates:
     learning: float
     decay: float
     segment: int = 20
+
+    @classmethod
+    def of(cls, learning: float | None, decay: float | None) -> Rates:
+        """With what does well on most texts in place of None."""
+        return cls(LEARNING if learning is None else learning, DECAY if decay is None else decay)
 
     def __str__(self) -> str:
         return f"rate {self.learning:g}, decay {self.decay:g}, segments of {self.segment}"

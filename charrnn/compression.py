@@ -7,8 +7,8 @@ one machine and build; another may round otherwise and then decode nonsense, whi
 the text tells. Any bytes are accepted: what the vocabulary lacks is escaped, byte by byte, and not
 read by the model.
 
-A file is the word `charrnn` and a 1, the length of a JSON header in four bytes, the header, and the
-coder's 32-bit words, all little-endian.
+A file is the word `charrnn` and a 1, the CRC-32 of all that follows and the length of a JSON header
+in four bytes each, the header, and the coder's 32-bit words, all little-endian.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from charrnn.errors import CheckpointError, ConfigError, DataError
+from charrnn.errors import CheckpointError, ConfigError, DataError, DivergedError
 from charrnn.state import leaves, replace_leaves
 from charrnn.trained import TrainedModel
 from charrnn.vocabulary import Vocabulary, split_words
@@ -35,9 +36,13 @@ MAGIC = b"charrnn\x01"
 ESCAPES = 1e-3  # how many escapes are expected before any was seen
 LEAST = 2.0**-22  # a probability that the coder's 24 bits still hold
 
-DAMAGED = (
-    "what comes out is not what went in: the file is damaged, or was made on a machine or with a "
-    "build that rounds otherwise; decompress it there"
+START = len(MAGIC) + 8  # where the header begins
+
+FOREIGN = "this is no file of charrnn compress; name one that it made"
+DAMAGED = "the file is damaged, its checksum does not match; copy it again from where it was made"
+OTHERWISE = (
+    "what comes out is not what went in: the file was made on a machine or with a build that "
+    "rounds otherwise; decompress it there"
 )
 
 Progress = Callable[[int], None]
@@ -51,7 +56,10 @@ def require_constriction() -> None:
 
 
 def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress: Progress) -> bytes:
-    """The bytes of `content`, coded. With `rates`, the model learns while it reads."""
+    """The bytes of `content`, coded. With `rates`, the model learns while it reads.
+
+    Raises DivergedError where its predictions are then no longer finite.
+    """
     from constriction import stream
 
     encoder = stream.queue.RangeEncoder()
@@ -71,7 +79,7 @@ def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress:
     )
     text = header.model_dump_json().encode()
     payload: bytes = encoder.get_compressed().astype("<u4").tobytes()
-    return MAGIC + len(text).to_bytes(4, "little") + text + payload
+    return pack(text, payload)
 
 
 def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
@@ -102,11 +110,11 @@ def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
                 pieces.append(bytes([decoder.decode(stream.model.Uniform(256))]))
             predictor.read(symbol)
             progress(i + 1)
-    except AssertionError as error:  # The coder's way of saying so.
-        raise DataError(DAMAGED) from error
+    except (AssertionError, UnicodeEncodeError) as error:  # The coder's way of saying so; nonsense.
+        raise DataError(OTHERWISE) from error
     content = b"".join(pieces)
     if hashlib.sha256(content).hexdigest() != header.sha256:
-        raise DataError(DAMAGED)
+        raise DataError(OTHERWISE)
     return content
 
 
@@ -131,17 +139,27 @@ class Header(BaseModel):
     sha256: str
 
 
+def pack(header: bytes, payload: bytes) -> bytes:
+    """The file of a header and a payload."""
+    rest = len(header).to_bytes(4, "little") + header + payload
+    return MAGIC + zlib.crc32(rest).to_bytes(4, "little") + rest
+
+
 def read_header(packed: bytes) -> tuple[Header, bytes]:
     """A compressed file's header and payload. Raises DataError for anything else."""
-    start = len(MAGIC) + 4
-    length = int.from_bytes(packed[len(MAGIC) : start], "little")
-    payload = packed[start + length :]
-    if packed[: len(MAGIC)] != MAGIC or len(payload) % 4:
-        raise DataError("this is no file of charrnn compress")
+    if packed[: len(MAGIC)] != MAGIC:
+        raise DataError(FOREIGN)
+    rest = packed[START - 4 :]
+    length = int.from_bytes(rest[:4], "little")
+    if zlib.crc32(rest).to_bytes(4, "little") != packed[len(MAGIC) : START - 4] or len(rest) < 4:
+        raise DataError(DAMAGED)
+    payload = packed[START + length :]
+    if len(payload) % 4:
+        raise DataError(FOREIGN)
     try:
-        return Header.model_validate_json(packed[start : start + length]), payload
+        return Header.model_validate_json(packed[START : START + length]), payload
     except ValidationError as error:
-        raise DataError("this is no file of charrnn compress: its header is damaged") from error
+        raise DataError(FOREIGN) from error
 
 
 def fingerprint(model: TrainedModel) -> str:
@@ -184,12 +202,18 @@ class _Predictor:
         if symbol == self._size:
             self._escapes += 1
             return
-        if self._adapting is not None:
-            self._learn(symbol)
-        logits, self._state = self._stepper.step(np.array([symbol]), self._state)
-        row = logits[0].astype(np.float64)
-        row = np.exp(row - row.max())
-        self._row = row / row.sum()
+        with np.errstate(over="ignore", invalid="ignore"):  # It is told below.
+            if self._adapting is not None:
+                self._learn(symbol)
+            logits, self._state = self._stepper.step(np.array([symbol]), self._state)
+            row = logits[0].astype(np.float64)
+            row = np.exp(row - row.max())
+            self._row = row / row.sum()
+        if not np.isfinite(self._row).all():
+            raise DivergedError(
+                f"the model's predictions are not finite after {self._read:,.0f} symbols; "
+                f"use {'a lower --dynamic-rate' if self._adapting else 'another checkpoint'}"
+            )
 
     def _learn(self, symbol: int) -> None:
         """Keep a segment and the symbol after it; when it is whole, learn, and step anew."""

@@ -84,7 +84,7 @@ def evaluation_of_surprisals(
 
 
 class Scorer(Protocol):
-    """A model that needs no carried state to score: an n-gram model."""
+    """A model that scores ids without being stepped: an n-gram or a hidden Markov model."""
 
     def surprisals(
         self, ids: NDArray[Any], start: int = 0, stop: int | None = None

@@ -22,15 +22,15 @@ from charrnn.state import State, map_state
 class OneHot(nn.Module):
     """Ids (...,) to one-hot vectors (..., V): the embedding with no parameters."""
 
-    def __init__(self, vocabulary_size: int) -> None:
+    def __init__(self, num_embeddings: int) -> None:
         super().__init__()
-        self.vocabulary_size = vocabulary_size
+        self.num_embeddings = num_embeddings
         # Empty and not saved: it only follows the module's dtype.
         self.like: Tensor
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return functional.one_hot(ids, self.vocabulary_size).to(self.like.dtype)
+        return functional.one_hot(ids, self.num_embeddings).to(self.like.dtype)
 
 
 class LanguageModel(nn.Module):
@@ -78,8 +78,9 @@ class LanguageModel(nn.Module):
 
     def _embed(self, ids: Tensor) -> Tensor:
         vectors: Tensor = self.embedding(ids)
-        if self.training and self.embedding_dropout and isinstance(self.embedding, nn.Embedding):
-            symbols = vectors.new_ones(self.embedding.num_embeddings, 1)
+        of = self.embedding
+        if self.training and self.embedding_dropout and isinstance(of, nn.Embedding | OneHot):
+            symbols = vectors.new_ones(of.num_embeddings, 1)
             vectors = vectors * functional.dropout(symbols, self.embedding_dropout)[ids]
         return drop(vectors, self.input_dropout, self.training, self.locked)
 

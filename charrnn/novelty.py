@@ -66,18 +66,23 @@ def _mix(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
-def _found(sample: Points, train: Points, length: int) -> NDArray[np.bool_]:
-    """For every span of the sample, whether it stands in the training text."""
+def _places(sample: Points, train: Points, length: int) -> NDArray[np.int64]:
+    """For every span of the sample, where in the training text one with its hash begins, or -1."""
     ours, theirs = _hashes(sample, length), _hashes(train, length)
     if not len(ours) or not len(theirs):
-        return np.zeros(len(ours), bool)
+        return np.full(len(ours), -1)
     distinct, inverse = np.unique(ours, return_inverse=True)
     place = np.searchsorted(distinct, theirs)
     place[place == len(distinct)] = 0
     hits = np.flatnonzero(distinct[place] == theirs)
     where = np.full(len(distinct), -1)
     where[place[hits]] = hits  # One place in the training text is enough.
-    at = where[inverse]
+    return where[inverse]
+
+
+def _found(sample: Points, train: Points, length: int) -> NDArray[np.bool_]:
+    """For every span of the sample, whether it stands in the training text."""
+    at = _places(sample, train, length)
     found = at >= 0
     spans = np.flatnonzero(found)
     for offset in range(length):  # Equal hashes are not yet equal spans.
@@ -91,9 +96,22 @@ def _longest(sample: Points, train: Points) -> tuple[int, int]:
     low, high, start = 0, min(len(sample), len(train)), 0
     while low < high:
         middle = (low + high + 1) // 2
-        found = np.flatnonzero(_found(sample, train, middle))
-        if len(found):
-            low, start = middle, int(found[0])
-        else:
+        first = _first(sample, train, middle)
+        if first is None:
             high = middle - 1
+        else:
+            low, start = middle, first
     return low, start
+
+
+def _first(sample: Points, train: Points, length: int) -> int | None:
+    """Where the first span of the sample that stands in the training text begins.
+
+    Spans may be as long as the texts, so no more of them are compared than it takes.
+    """
+    at = _places(sample, train, length)
+    for span in np.flatnonzero(at >= 0).tolist():
+        there = int(at[span])
+        if np.array_equal(sample[span : span + length], train[there : there + length]):
+            return int(span)
+    return None

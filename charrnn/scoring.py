@@ -19,7 +19,7 @@ from charrnn.adaptation import Adapting, Rates
 from charrnn.checkpoint import Arrays
 from charrnn.config import Config
 from charrnn.corpus import Corpus, Span
-from charrnn.errors import ConfigError
+from charrnn.errors import ConfigError, DivergedError
 from charrnn.evaluation import UNBROKEN, Evaluation, evaluation_of_surprisals, span_of
 from charrnn.mixture import Mixer
 from charrnn.models import LanguageModel
@@ -32,6 +32,7 @@ NGRAM_ORDER = 9  # of the model that counts as it reads; longer ones gain nothin
 CHOOSING = 30_000  # characters of a first half on which rates are chosen
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.0, 1e-3, 3e-3, 1e-2, 3e-2)
+TYPICAL_DECAY = 3e-3  # while the learning rate is chosen
 TEMPERATURES = tuple(round(0.8 + 0.02 * i, 2) for i in range(21))
 
 
@@ -47,8 +48,9 @@ class Reading:
     rates: Rates | None = None
     ngrams: NgramModel | None = None
 
-    def __str__(self) -> str:
-        parts = [UNBROKEN]
+    def protocol(self, base: str = UNBROKEN) -> str:
+        """How it is read, in words, where `base` says how without any of this."""
+        parts = [base]
         parts += [f"dynamic ({self.rates})"] if self.rates else []
         parts += [f"mixed with n-grams of order {self.ngrams.order}"] if self.ngrams else []
         parts += [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
@@ -71,7 +73,8 @@ def score_split(
     """The score of a split by one unbroken pass; `about` is what else the score is to say.
 
     Raises KeyboardInterrupt once `stop` says so, DataError where there is no such split,
-    ConfigError where `reading` needs a carried state that there is not.
+    ConfigError where `reading` needs a carried state that there is not, DivergedError where the
+    model's predictions are not finite.
     """
     span = span_of(corpus, split)
     pieces = []
@@ -79,13 +82,13 @@ def score_split(
         pieces.append(piece)
         if stop():
             raise KeyboardInterrupt
-    protocol = str(reading)
+    base = UNBROKEN
     if not config.training.carry_state:
-        protocol = f"windows of {config.training.window} from the zero state"
+        base = f"windows of {config.training.window} from the zero state"
     return evaluation_of_surprisals(
         np.concatenate(pieces),
         split,
-        protocol,
+        reading.protocol(base),
         unit=corpus.unit,
         byte_count=corpus.byte_count(span),
         text_sha256=corpus.sha256,
@@ -101,7 +104,10 @@ def surprisals(
     reading: Reading = PLAIN,
     moments: Arrays | None = None,
 ) -> Iterator[NDArray[np.float64]]:
-    """-ln P in nats of the characters of a stretch, in reading order, some at a time."""
+    """-ln P in nats of the characters of a stretch, in reading order, some at a time.
+
+    Raises DivergedError where one is not finite.
+    """
     mixed = None
     if not span.has_context:
         yield np.full(1, math.log(corpus.vocabulary.size))
@@ -115,9 +121,17 @@ def surprisals(
     for logits, targets in read(model, config, corpus, span, adapting):
         logs = torch.log_softmax(logits.double() / reading.temperature, dim=-1)
         if mixed is None:
-            yield -logs.gather(1, targets[:, None])[:, 0].cpu().numpy()
+            nats = -logs.gather(1, targets[:, None])[:, 0].cpu().numpy()
         else:
-            yield mixed(logs.exp().cpu().numpy(), targets.tolist())
+            nats = mixed(logs.exp().cpu().numpy(), targets.tolist())
+        if not np.isfinite(nats).all():
+            remedy = (
+                "a lower --dynamic-rate"
+                if reading.rates
+                else "another checkpoint, or --temperature 1"
+            )
+            raise DivergedError(f"the model's predictions are not finite; use {remedy}")
+        yield nats
 
 
 def read(
@@ -153,18 +167,27 @@ def _adapting(
     if rates is None:
         return None
     if not config.training.carry_state:
-        raise ConfigError("a model without carried state cannot learn from what it reads")
+        raise ConfigError(
+            "a model without carried state cannot learn from what it reads; "
+            "train one with training.carry_state=true"
+        )
     return Adapting(model, moments or {}, rates)
 
 
 def adapt(
     model: LanguageModel, config: Config, corpus: Corpus, split: str, moments: Arrays, rates: Rates
 ) -> LanguageModel:
-    """A copy of the model that has read a split by dynamic evaluation. Raises ConfigError."""
+    """A copy of the model that has read a split by dynamic evaluation.
+
+    Raises ConfigError where the model carries no state, DivergedError where its weights became
+    infinite.
+    """
     adapting = _adapting(model, config, moments, rates)
     assert adapting is not None
     for _ in read(model, config, corpus, span_of(corpus, split), adapting):
         pass
+    if not all(bool(weight.isfinite().all()) for weight in adapting.model.parameters()):
+        raise DivergedError("the model diverged while it learned; use a lower --dynamic-rate")
     return adapting.model
 
 
@@ -194,11 +217,12 @@ def choose_reading(
     reading: Reading,
     moments: Arrays | None = None,
     *,
-    choose_rates: bool,
-    choose_temperature: bool,
+    choose_learning: bool = False,
+    choose_decay: bool = False,
+    choose_temperature: bool = False,
 ) -> Reading:
-    """The `reading` with those rates of dynamic evaluation, and that temperature, that score the
-    beginning of a split's first half best.
+    """The `reading` with that learning rate and decay of dynamic evaluation, and that temperature,
+    that score the beginning of a split's first half best, of those that are to be chosen.
 
     First the learning rate, then the decay, then the temperature, each among a few values.
     """
@@ -206,18 +230,21 @@ def choose_reading(
     length = min(len(whole) // 2, CHOOSING)
     span = Span(whole.start, whole.start + max(1, length), whole.has_context)
 
-    def cost(rates: Rates | None) -> float:
-        tried = Reading(reading.temperature, rates)
-        return sum(
-            float(nats.sum()) for nats in surprisals(model, config, corpus, span, tried, moments)
+    def cost(rates: Rates) -> float:
+        pieces = surprisals(
+            model, config, corpus, span, Reading(reading.temperature, rates), moments
         )
+        try:
+            return sum(float(nats.sum()) for nats in pieces)
+        except DivergedError:
+            return math.inf
 
     rates = reading.rates
-    if choose_rates and rates is not None:
-        segment = rates.segment
-        rates = _first_valley([Rates(x, 3e-3, segment) for x in RATES], cost)
-        learning = rates.learning
-        rates = min((Rates(learning, x, segment) for x in DECAYS), key=cost)
+    if rates is not None and choose_learning:
+        decay = TYPICAL_DECAY if choose_decay else rates.decay
+        rates = _first_valley([Rates(x, decay, rates.segment) for x in RATES], cost)
+    if rates is not None and choose_decay:
+        rates = min((Rates(rates.learning, x, rates.segment) for x in DECAYS), key=cost)
     temperature = reading.temperature
     if choose_temperature:
         costs = dict.fromkeys(TEMPERATURES, 0.0)

@@ -39,6 +39,14 @@ def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]
     return weights
 
 
+def check_language_model(config: Config, path: Path) -> None:
+    """Raise CheckpointError where a checkpoint is of another task."""
+    if config.task != "language_model":
+        raise CheckpointError(
+            f"{path} is no language model but was trained for {config.task}; use charrnn predict"
+        )
+
+
 def starting_id(vocabulary: Vocabulary, most_frequent: int) -> int:
     """What sampling starts after where there is no prompt: a newline, if there is one."""
     if not vocabulary.unknown_characters("\n"):
@@ -99,11 +107,7 @@ class TrainedModel:
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> TrainedModel:
         """The model of a checkpoint that `check_layout` has passed, on `device`."""
         config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-        if config.task != "language_model":
-            raise CheckpointError(
-                f"{checkpoint.path} is no language model but was trained for {config.task}; "
-                f"use charrnn predict"
-            )
+        check_language_model(config, checkpoint.path)
         vocabulary = read_vocabulary(checkpoint.metadata["vocabulary"])
         return cls(
             model_weights(checkpoint.tensors),

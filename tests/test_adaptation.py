@@ -15,7 +15,7 @@ from torch import nn
 
 from charrnn.adaptation import EPSILON, Adapting, Rates
 from charrnn.corpus import corpus_of_text
-from charrnn.errors import ConfigError
+from charrnn.errors import ConfigError, DivergedError
 from charrnn.scoring import DECAYS, RATES, Reading, choose_reading, surprisals
 from charrnn.trained import TrainedModel, second_moments
 from tests.tiny import TEXT, drive, start, tiny_config, tiny_corpus
@@ -130,7 +130,7 @@ def test_rates_and_temperature_are_chosen_on_the_first_half_alone(trained: Train
             trained.moments, **what,
         )  # fmt: skip
 
-    both = {"choose_rates": True, "choose_temperature": True}
+    both = {"choose_learning": True, "choose_decay": True, "choose_temperature": True}
     reading = chosen(TEXT, **both)
     assert reading.rates is not None
     assert reading.rates.learning in RATES
@@ -143,8 +143,13 @@ def test_rates_and_temperature_are_chosen_on_the_first_half_alone(trained: Train
         for decay in DECAYS
     }
     assert costs[reading.rates.decay] == pytest.approx(min(costs.values()))
-    kept = chosen(TEXT, choose_rates=False, choose_temperature=True)
+    kept = chosen(TEXT, choose_temperature=True)
     assert kept.rates == Rates(1.0, 1.0, 6)
+    for one in ("choose_learning", "choose_decay"):
+        rates = chosen(TEXT, **{one: True}).rates
+        assert rates is not None
+        assert (rates.learning == 1.0) == (one == "choose_decay")
+        assert (rates.decay == 1.0) == (one == "choose_learning")
 
 
 def test_a_model_without_carried_state_cannot(tmp_path: Path) -> None:
@@ -153,6 +158,23 @@ def test_a_model_without_carried_state_cannot(tmp_path: Path) -> None:
     model: Any = session.experiment.trained()
     with pytest.raises(ConfigError, match="without carried state cannot learn"):
         model.evaluate(TEXT, reading=Reading(rates=Rates(0.01, 0.0)))
+    assert model.evaluate(TEXT, reading=Reading(temperature=0.9)).protocol == (
+        "windows of 8 from the zero state, temperature 0.9"
+    )
+
+
+def test_a_rate_at_which_learning_diverges_is_not_chosen(
+    trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = corpus_of_text(TEXT, trained.vocabulary)
+    monkeypatch.setattr("charrnn.scoring.RATES", (1e-3, 1e38))
+    reading = choose_reading(
+        trained.model, trained.config, corpus, "text", Reading(rates=Rates(1.0, 0.0, 6)),
+        trained.moments, choose_learning=True,
+    )  # fmt: skip
+    assert reading.rates == Rates(1e-3, 0.0, 6)
+    with pytest.raises(DivergedError, match="use a lower --dynamic-rate"):
+        trained.evaluate(TEXT, reading=Reading(rates=Rates(1e38, 0.0, 6)))
 
 
 def test_an_adapted_model_knows_what_it_read(trained: TrainedModel) -> None:

@@ -220,6 +220,7 @@ def test_a_classifier_does_not_write(run: Any, tmp_path: Path) -> None:
     for command in (
         ["sample", "words"],
         ["eval", "words", "--dynamic"],
+        ["eval", "words", "--novelty", "book.txt"],
         ["compress", "words", "book.txt"],
     ):
         refused = run(*command, stdin=b"text")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import charrnn
+from charrnn.adaptation import Rates
 from charrnn.checkpoint import load_checkpoint
 from charrnn.corpus import load_corpus
 from charrnn.ngram import NgramModel
@@ -306,6 +307,17 @@ def test_what_a_cell_does_not_have_cannot_be_asked_of_it(run: Run) -> None:
     result = run("train", "book.txt", *TINY, "--cell", "minlstm", *dropped)
     assert result.code == 2
     assert "weight_dropout falls on the matrix from hidden to hidden state" in result.err
+
+
+def test_regularisers_and_the_plain_path_are_named(run: Run) -> None:
+    options = {"layer_norm": "true", "weight_dropout": "0.3", "locked_dropout": "true"}
+    sets = [f"--set=model.{name}={value}" for name, value in options.items()]
+    made = run("train", "book.txt", *TINY, "--steps", "10", "--out", "runs/n", *sets)
+    assert made.code == 0, made.err
+    assert "locked dropout" in made.err
+    assert "weight dropout 0.3, layer normalisation" in made.err
+    assert "plain lstm" in made.err
+    assert "(plain lstm, float32)" in run("info", "runs/n").out
 
 
 def test_documents_and_separate_files(run: Run, tmp_path: Path) -> None:
@@ -733,8 +745,12 @@ def test_the_python_surface(run: Run, trained: str) -> None:
         (["train", "book.txt", "--device", "gpu"], 2, "gpu"),
         (["sample", "book.txt"], 4, "not a usable checkpoint"),
         (["resume", "nothing"], 4, "nothing"),
+        (["eval", "nothing", "--dynamic-rate", "nan"], 2, "--dynamic-rate"),
+        (["compress", "nothing", "book.txt", "--dynamic-decay", "nan"], 2, "--dynamic-decay"),
         (["baseline", "bok.txt"], 3, "did you mean book.txt?"),
         (["baseline", "book.txt", "--order", "0"], 2, "--order"),
+        (["baseline", "book.txt", "--model", "hmm", "--order", "3"], 2, "--order is about n-grams"),
+        (["baseline", "book.txt", "--states", "3"], 2, "give --model hmm as well"),
         (["baseline", "book.txt", "--vocabulary", "wrod"], 2, "did you mean word?"),
         (["baseline", "book.txt", "--encoding", "klingon"], 2, "klingon"),
         (["baseline", "book.txt", "--prompt", "the"], 2, "--sample"),
@@ -890,7 +906,10 @@ def test_help_everywhere(run: Run) -> None:
 def test_eval_learns_and_mixes(run: Run, trained: str) -> None:
     plain = json.loads(run("eval", trained, "--json").out)
     for options, protocol in (
-        (["--dynamic-rate", "0.02"], "unbroken, dynamic (rate 0.02, decay 0, segments of 20)"),
+        (
+            ["--dynamic-rate", "0.02", "--dynamic-decay", "0"],
+            "unbroken, dynamic (rate 0.02, decay 0, segments of 20)",
+        ),
         (["--mix", "ngram"], "unbroken, mixed with n-grams of order 9"),
         (["--temperature", "0.9"], "unbroken, temperature 0.9"),
     ):
@@ -905,6 +924,8 @@ def test_eval_learns_and_mixes(run: Run, trained: str) -> None:
     assert "choosing on the first half of validation" in chosen.err
     assert "dynamic (rate " in chosen.err
     assert "first half" in chosen.out
+    assert "decay 0.5," in run("eval", trained, "--dynamic-decay", "0.5").err
+    assert "rate 0.02," in run("eval", trained, "--dynamic-rate", "0.02").err
     for options in (["--temperature", "0"], ["--temperature", "warm"], ["--temperature", "nan"]):
         refused = run("eval", trained, *options)
         assert refused.code == 2
@@ -934,12 +955,41 @@ def test_sample_adapts_to_a_text(run: Run, trained: str, tmp_path: Path) -> None
     missing = run("sample", trained, "--adapt-to", "none.txt")
     assert missing.code == 3
     assert "cannot read the text none.txt" in missing.err
+    alone = run("sample", trained, "--dynamic-rate", "0.05")
+    assert alone.code == 2
+    assert "give it a FILE" in alone.err
+
+
+def test_a_byte_model_adapts_to_what_is_no_text(run: Run, tmp_path: Path) -> None:
+    run("train", "book.txt", *TINY, "--steps", "10", "--vocabulary", "byte", "--out", "runs/b")
+    (tmp_path / "some.bin").write_bytes(bytes(range(256)) * 2)
+    result = run("sample", "runs/b", "-n", "20", "--adapt-to", "some.bin")
+    assert result.code == 0, result.err
+
+
+def test_learning_that_diverges_exits_6(
+    run: Run, trained: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charrnn.adaptation.Rates.of", lambda *_: Rates(1e38, 0.0))
+    high = ["--dynamic-rate", "100", "--dynamic-decay", "0"]  # Too low for so small a model.
+    for command in (
+        ["eval", trained, *high],
+        ["eval", trained, "--per-character", *high],
+        ["sample", trained, "--adapt-to", "book.txt", *high],
+        ["compress", trained, "book.txt", *high],
+    ):
+        result = run(*command)
+        assert result.code == 6, result.err
+        assert "use a lower --dynamic-rate" in result.err
+        assert "Traceback" not in result.err
+    assert not Path("book.txt.charrnn").exists()
 
 
 def test_what_is_compressed_is_decompressed(run: Run, trained: str, tmp_path: Path) -> None:
     content = TEXT[:500].encode() + b"\xff\x00 \xc3\xa9"
     (tmp_path / "some.txt").write_bytes(content)
-    for options in ([], ["--dynamic"]):
+    sizes = []
+    for options in ([], ["--dynamic"], ["--dynamic-rate", "0.01"]):
         done = run("compress", trained, "some.txt", *options)
         assert done.code == 0, done.err
         assert re.search(r"bytes in, [\d,]+ out: \d\.\d+ bits per byte", done.err)
@@ -949,11 +999,21 @@ def test_what_is_compressed_is_decompressed(run: Run, trained: str, tmp_path: Pa
         back = run("decompress", trained, "some.txt.charrnn", "--out", "back.txt")
         assert back.code == 0, back.err
         assert (tmp_path / "back.txt").read_bytes() == content
+        sizes.append((tmp_path / "some.txt.charrnn").stat().st_size)
         (tmp_path / "some.txt.charrnn").unlink()
         (tmp_path / "back.txt").unlink()
+    assert sizes[2] == sizes[1] != sizes[0]
     wrong = run("decompress", trained, "some.txt", "--out", "back.txt")
     assert wrong.code == 3
-    assert "no file of charrnn compress" in wrong.err
+    assert "some.txt: this is no file of charrnn compress" in wrong.err
+    for command in ("compress", "decompress"):
+        nowhere = run(command, trained, "some.txt", "--out", "none/some.small")
+        assert nowhere.code in (2, 3)
+        assert "Traceback" not in nowhere.err
+    assert (
+        "there is no folder none"
+        in run("compress", trained, "some.txt", "--out", "none/some.small").err
+    )
     assert not (tmp_path / "back.txt").exists()
 
 
@@ -967,6 +1027,20 @@ def test_novelty_of_a_copy_and_of_a_sample(run: Run, trained: str, tmp_path: Pat
     shown = run("eval", trained, "--novelty", "new.txt")
     assert shown.code == 0, shown.err
     assert "32 characters       0.00%" in shown.out
+    for options in (["copy.txt"], ["--dynamic"], ["--compare"], ["--split", "train"]):
+        refused = run("eval", trained, *options, "--novelty", "new.txt")
+        assert refused.code == 2
+        assert "--novelty is about SAMPLE alone" in refused.err
+
+
+def test_what_is_copied_is_shown_as_it_is_written(run: Run, tmp_path: Path) -> None:
+    poem = "床前明月光。疑是地上霜。举头望明月。低头思故乡。" * 20
+    (tmp_path / "poem.txt").write_text(poem, "utf-8")
+    run("train", "poem.txt", *TINY, "--steps", "10", "--out", "runs/p")
+    (tmp_path / "copy.txt").write_text(poem[:300], "utf-8")
+    shown = run("eval", "runs/p", "--novelty", "copy.txt").out
+    assert "300 characters: '床前明月光" in shown
+    assert "…" in shown
 
 
 def test_baseline_of_a_hidden_markov_model(run: Run) -> None:
@@ -978,6 +1052,12 @@ def test_baseline_of_a_hidden_markov_model(run: Run) -> None:
     falls = record["train_nats"]
     assert all(b <= a + 1e-9 for a, b in itertools.pairwise(falls))
     assert len(record["sample"]["text"]) == 20
+    options = ["--model", "hmm", "--states", "3", "--iterations", "5", "--json", "--sample", "20"]
+    first = json.loads(run("baseline", "book.txt", *options).out)
+    assert first["nats_per_character"] == record["nats_per_character"]
+    seed = str(first["sample"]["seed"])
+    again = json.loads(run("baseline", "book.txt", *options, "--seed", seed).out)
+    assert again["sample"] == first["sample"]
     one = json.loads(run("baseline", "book.txt", "--model", "hmm", "--states", "1", "--json").out)
     unigram = json.loads(run("baseline", "book.txt", "--order", "1", "--json").out)
     assert one["nats_per_character"] == pytest.approx(unigram["nats_per_character"], abs=0.02)

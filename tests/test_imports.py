@@ -47,7 +47,7 @@ ORDER = [
     ["experiments.language_model", "experiments.examples"],
     ["experiments.classification"],
     ["session"],
-    ["cli.display"],
+    ["cli.display", "cli.options"],
     [
         "cli.config",
         "cli.look",

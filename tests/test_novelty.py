@@ -1,5 +1,7 @@
 """How much of a sample stands verbatim in a text, against looking for every span."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,3 +49,11 @@ def test_a_copy_is_a_copy_and_a_stranger_none() -> None:
     assert (copied.longest, copied.shares) == (200, {8: 1.0, 16: 1.0, 32: 1.0})
     stranger = novelty(train[100:300] + np.uint32(1 << 20), train)
     assert (stranger.longest, stranger.shares) == (0, {8: 0.0, 16: 0.0, 32: 0.0})
+
+
+def test_a_long_copy_is_found_in_seconds() -> None:
+    train = np.random.default_rng(2).integers(0, 60, 300_000).astype(np.uint32)
+    began = time.process_time()
+    found = novelty(train[1000:-1000], train)
+    assert (found.longest, found.start) == (298_000, 0)
+    assert time.process_time() - began < 30

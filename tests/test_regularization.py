@@ -103,6 +103,16 @@ def test_embedding_dropout_takes_whole_symbols_away() -> None:
     torch.testing.assert_close(vectors[vectors != 0], torch.full_like(vectors[vectors != 0], 2))
 
 
+def test_embedding_dropout_takes_one_hot_symbols_away() -> None:
+    made = language_model(V, hidden_sizes=(5,), embedding_dropout=0.5).train()
+    torch.manual_seed(5)
+    vectors = made._embed(torch.arange(V).repeat(3, 4))
+    kept = vectors[0, :V].sum(1)
+    assert set(kept.tolist()) == {0.0, 2.0}
+    assert torch.equal(vectors[1], vectors[0])
+    assert torch.equal(made.eval()._embed(torch.arange(V)[None])[0], torch.eye(V))
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(
     "make", [VanillaCell, LSTMCell, GRUCell, ResetFirstGRUCell, MultiplicativeLSTMCell, RHNCell]

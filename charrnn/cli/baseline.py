@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charrnn.cli.display import Bar, is_terminal, say, show_evaluation, visible, warn
+from charrnn.cli.options import Number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,15 +24,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("text", nargs=-1, metavar="[TEXT]...")
-@click.option("--order", type=click.IntRange(1, 20), default=7, show_default=True,
-              help="Symbols in the longest n-gram.")  # fmt: skip
+@click.option("--order", type=click.IntRange(1, 20), help="Symbols in the longest n-gram [7].")
 @click.option("--model", "kind", type=click.Choice(["kneser-ney", "witten-bell", "hmm"]),
               default="kneser-ney", show_default=True,
               help="n-grams by their smoothing, or a hidden Markov model.")  # fmt: skip
-@click.option("--states", type=click.IntRange(1, 4096), default=32, show_default=True,
-              help="Hidden states of an hmm.")  # fmt: skip
-@click.option("--iterations", type=click.IntRange(min=1), default=30, show_default=True,
-              help="Of its Baum-Welch, at most.")  # fmt: skip
+@click.option("--states", type=click.IntRange(1, 4096), help="Hidden states of an hmm [32].")
+@click.option("--iterations", type=click.IntRange(min=1),
+              help="Of its Baum-Welch, at most [30].")  # fmt: skip
 @click.option("--validation", multiple=True, metavar="DATA", help="Separate validation text.")
 @click.option("--vocabulary", metavar="KIND", help="character, byte or word.")
 @click.option("--minimum-count", type=click.IntRange(min=1), metavar="N",
@@ -42,16 +40,16 @@ if TYPE_CHECKING:
 @click.option("--sample", "length", type=click.IntRange(min=0), metavar="LENGTH",
               help="Also generate so many symbols.")  # fmt: skip
 @click.option("--prompt", metavar="TEXT", help="Text to read before them.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True,
+@click.option("--temperature", type=Number(min=0), metavar="X", default=1.0, show_default=True,
               help="Below 1 is safer, above 1 wilder, 0 always takes the likeliest.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Repeats a sample; printed when chosen.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def baseline(
     text: tuple[str, ...],
-    order: int,
+    order: int | None,
     kind: str,
-    states: int,
-    iterations: int,
+    states: int | None,
+    iterations: int | None,
     validation: tuple[str, ...],
     vocabulary: str | None,
     minimum_count: int | None,
@@ -84,8 +82,11 @@ def baseline(
 
     if length is None and (prompt is not None or seed is not None or temperature != 1):
         raise ConfigError("--prompt, --temperature and --seed are a sample's; give --sample LENGTH")
-    if math.isnan(temperature):
-        raise ConfigError("--temperature is not a number; 0.7 is a good one")
+    if kind == "hmm" and order is not None:
+        raise ConfigError("--order is about n-grams; leave it out, or --model hmm")
+    if kind != "hmm" and (states is not None or iterations is not None):
+        raise ConfigError("--states and --iterations are about an hmm; give --model hmm as well")
+    order, states, iterations = order or 7, states or 32, iterations or 30
     layers: list[Layer] = environment_layers(os.environ)
     for flag, key, value in (
         ("TEXT", "sources", list(text)),
@@ -105,7 +106,7 @@ def baseline(
     began = time.monotonic()
     model: NgramModel | HiddenMarkovModel
     if kind == "hmm":
-        model, about = _fit_hmm(ids, size, states, iterations, seed or 0)
+        model, about = _fit_hmm(ids, size, states, iterations)
     else:
         smoothing: Smoothing = "witten-bell" if kind == "witten-bell" else "kneser-ney"
         model = NgramModel(ids, size, order, smoothing)
@@ -134,14 +135,14 @@ def baseline(
 
 
 def _fit_hmm(
-    ids: NDArray[Any], size: int, states: int, iterations: int, seed: int
+    ids: NDArray[Any], size: int, states: int, iterations: int
 ) -> tuple[HiddenMarkovModel, dict[str, Any]]:
-    """A model, and how its training loss fell, in nats per character."""
+    """A model, the same every time, and how its training loss fell, in nats per character."""
     from charrnn.hmm import HiddenMarkovModel
 
     bar, nats = Bar(shown=True, unit="iteration"), []
     bar.start(iterations, 0)
-    model = HiddenMarkovModel.random(ids, size, states, seed)
+    model = HiddenMarkovModel.random(ids, size, states)
     for iteration in model.fit(ids, iterations):
         model = iteration.model
         nats.append(-iteration.log_likelihood / len(ids))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from charrnn.cli.display import Bar, say, warn
+from charrnn.cli.options import dynamic_rates
 
 if TYPE_CHECKING:
     from charrnn.trained import TrainedModel
@@ -23,17 +25,14 @@ SUFFIX = ".charrnn"
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
               help="Where to [FILE.charrnn; standard output for -].")  # fmt: skip
 @click.option("--dynamic", is_flag=True, help="Learn from the text while coding it.")
-@click.option("--dynamic-rate", type=click.FloatRange(min=0, min_open=True), default=0.01,
-              show_default=True, metavar="X", help="The learning rate of that.")  # fmt: skip
-@click.option("--dynamic-decay", type=click.FloatRange(min=0), default=0.001, show_default=True,
-              metavar="X", help="Its pull back to the trained weights.")  # fmt: skip
+@dynamic_rates("0.01", "0.001")
 def compress(
     run: str,
     file: Path,
     out: Path | None,
     dynamic: bool,
-    dynamic_rate: float,
-    dynamic_decay: float,
+    dynamic_rate: float | None,
+    dynamic_decay: float | None,
 ) -> None:
     """Code FILE with the probabilities of RUN's best model, in about its score's bits.
 
@@ -51,10 +50,10 @@ def compress(
     compression.require_constriction()
     content, model = _read(file), _model(run)
     rates = None
-    if dynamic:
+    if dynamic or dynamic_rate is not None or dynamic_decay is not None:
         from charrnn.adaptation import Rates
 
-        rates = Rates(dynamic_rate, dynamic_decay)
+        rates = Rates.of(dynamic_rate, dynamic_decay)
     target = out or (Path("-") if str(file) == "-" else file.with_name(file.name + SUFFIX))
     _check(target)
     packed = _with_bar(lambda progress: compression.compress(model, content, rates, progress))
@@ -80,13 +79,15 @@ def decompress(run: str, file: Path, out: Path | None) -> None:
 
     compression.require_constriction()
     packed = _read(file)
-    compression.read_header(packed)  # Judged before a model is read.
+    with _naming(file):
+        compression.read_header(packed)  # Judged before a model is read.
     if out is None and str(file) != "-" and file.suffix != SUFFIX:
         raise ConfigError(f"{file} does not end in {SUFFIX}; say where to write with --out")
     target = out or (Path("-") if str(file) == "-" else file.with_suffix(""))
     _check(target)
     model = _model(run)
-    content = _with_bar(lambda progress: compression.decompress(model, packed, progress))
+    with _naming(file):
+        content = _with_bar(lambda progress: compression.decompress(model, packed, progress))
     _write(target, content)
     say(f"{len(packed):,} bytes in, {len(content):,} out")
 
@@ -113,11 +114,30 @@ def _read(file: Path) -> bytes:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
 
 
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """What is wrong with a file is said with its name."""
+    from charrnn.errors import CheckpointError, DataError
+
+    try:
+        yield
+    except (CheckpointError, DataError) as error:
+        raise type(error)(f"{file}: {error}") from error
+
+
 def _check(target: Path) -> None:
+    """Refuse, before there is any work to lose, what could not be written."""
     from charrnn.errors import ConfigError
 
-    if str(target) != "-" and target.exists():
+    if str(target) == "-":
+        return
+    if target.exists():
         raise ConfigError(f"{target} exists already; delete it, or use another --out")
+    if not target.parent.is_dir():
+        raise ConfigError(
+            f"cannot write {target}: there is no folder {target.parent}; make it, or use another "
+            f"--out"
+        )
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -71,7 +71,7 @@ def duration(seconds: float) -> str:
 
 
 def describe_model(config: Config) -> str:
-    """`2 x LSTM 256, embedding 64, dropout 0.25`."""
+    """`2 x LSTM 256, embedding 64, dropout 0.25`, and what else is not as it is by default."""
     model = config.model
     widths = model.widths
     name = CELLS[model.cell].title.format_map(vars(model))
@@ -81,7 +81,17 @@ def describe_model(config: Config) -> str:
     embedding = (
         "one-hot" if model.embedding_size == "one_hot" else f"embedding {model.embedding_size}"
     )
-    parts = [shape, embedding, f"dropout {model.dropout}"]
+    parts = [
+        shape,
+        embedding,
+        f"{'locked ' if model.locked_dropout else ''}dropout {model.dropout}",
+    ]
+    others = ["input_dropout", "output_dropout", "embedding_dropout", "weight_dropout", "zoneout"]
+    for name in [*others, "zoneout_cell"] if CELLS[model.cell].states > 1 else others:
+        if value := getattr(model, name):
+            parts.append(f"{name.replace('_', ' ')} {value}")
+    if model.layer_norm:
+        parts.append("layer normalisation")
     if model.skip_connections:
         parts.append("skip connections")
     return ", ".join(parts)

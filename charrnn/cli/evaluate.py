@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.cli.display import say, show_evaluation, warn
+from charrnn.cli.display import say, show_evaluation, visible, warn
+from charrnn.cli.options import dynamic_rates
 
 if TYPE_CHECKING:
     from charrnn.checkpoint import Checkpoint
+
+SHOWN = 200  # characters of a span that stands verbatim in the training text
 
 
 @click.command("eval")
@@ -32,10 +35,7 @@ if TYPE_CHECKING:
 @click.option("--per-character", is_flag=True, help="Each character's surprisal, as JSON lines.")
 @click.option("--dynamic", is_flag=True,
               help="Learn from the text while reading it (dynamic evaluation).")  # fmt: skip
-@click.option("--dynamic-rate", type=click.FloatRange(min=0, min_open=True), metavar="X",
-              help="Its learning rate [chosen on validation's first half].")  # fmt: skip
-@click.option("--dynamic-decay", type=click.FloatRange(min=0), metavar="X",
-              help="Its pull back to the trained weights [likewise].")  # fmt: skip
+@dynamic_rates("chosen on validation's first half", "likewise")
 @click.option("--mix", type=click.Choice(["ngram"]),
               help="Mix in n-grams that count as they read.")  # fmt: skip
 @click.option("--temperature", metavar="X", default="1", show_default=True,
@@ -99,13 +99,15 @@ def evaluate(
         raise ConfigError("--compare scores a split; leave TEXT and --per-character out")
     dynamic = dynamic or dynamic_rate is not None or dynamic_decay is not None
     heat = _temperature(temperature)
+    if novelty is not None and (text or split or per_character or dynamic or mix or compare):
+        raise ConfigError("--novelty is about SAMPLE alone; leave out TEXT and what is scored")
+    moved = {"sources": data, "validation": validation, "test": test}
     checkpoint = find_checkpoint(run, warn, step, last)  # Judged before torch is imported.
     if novelty is not None:
-        _novelty(checkpoint, novelty, {"sources": data}, as_json)
+        _novelty(checkpoint, novelty, moved, as_json)
         return
     plain = not (text or dynamic or mix or per_character or compare) and heat == 1
     if plain:
-        moved = {"sources": data, "validation": validation, "test": test}
         _score(checkpoint, moved, split or "validation", device, as_json)
         return
     from charrnn.adaptation import Rates
@@ -115,9 +117,12 @@ def evaluate(
     from charrnn.trained import TrainedModel
 
     model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
-    moved = {"sources": data, "validation": validation, "test": test}
-    choose_rates = dynamic and dynamic_rate is None
-    needs_own = choose_rates or heat is None or mix or not text
+    chosen = {
+        "choose_learning": dynamic and dynamic_rate is None,
+        "choose_decay": dynamic and dynamic_decay is None,
+        "choose_temperature": heat is None,
+    }
+    needs_own = any(chosen.values()) or mix or not text
     if text and any(moved.values()) and not needs_own:
         raise ConfigError("--data is about the run's own text; leave TEXT out")
     corpus = data_of_checkpoint(model.config, checkpoint, moved, warn)[1] if needs_own else None
@@ -127,13 +132,13 @@ def evaluate(
         train = corpus.splits["train"]
         return NgramModel(corpus.ids[train.start : train.stop], corpus.vocabulary.size, order)
 
-    rates = Rates(dynamic_rate or 0.01, dynamic_decay or 0.0) if dynamic else None
+    rates = Rates.of(dynamic_rate, dynamic_decay) if dynamic else None
     reading = Reading(heat or 1.0, rates, ngrams(NGRAM_ORDER) if mix else None)
-    if (choose_rates or heat is None) and corpus is not None:
+    if any(chosen.values()) and corpus is not None:
         say("choosing on the first half of validation")
         reading = choose_reading(
             model.model, model.config, corpus, "validation", reading, model.moments,
-            choose_rates=choose_rates, choose_temperature=heat is None,
+            **chosen,
         )  # fmt: skip
     policy: Any = unknown
     content = ""
@@ -192,20 +197,13 @@ def _score(
     from charrnn.experiments import experiment_of
     from charrnn.planning import choose_device
     from charrnn.texts import data_of_checkpoint
-    from charrnn.trained import model_weights
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config, own = data_of_checkpoint(config, checkpoint, moved, warn)
     if split not in own.splits:
         raise DataError(f"the run has no {split!r} split; it has {', '.join(own.splits)}")
     config = with_values(config, {"device": str(choose_device(device))})
-    experiment = experiment_of(config.task)(config, own, checkpoint.metadata)
-    result = experiment.final(
-        model_weights(checkpoint.tensors),
-        split=split,
-        step=checkpoint.metadata["progress"]["step"],
-        text=checkpoint.metadata["corpus"]["described"],
-    )
+    result = experiment_of(config.task).score(checkpoint, config, own, split)
     if as_json:
         click.echo(json.dumps(result.record()))
         return
@@ -242,9 +240,11 @@ def _novelty(
     from charrnn.runs import SCHEMA
     from charrnn.sources import find_sources
     from charrnn.texts import data_of_checkpoint
+    from charrnn.trained import check_language_model
     from charrnn.vocabulary import code_points
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    check_language_model(config, checkpoint.path)
     _, corpus = data_of_checkpoint(config, checkpoint, moved, warn)
     span = corpus.splits["train"]
     ids = corpus.ids[span.start : span.stop]
@@ -271,7 +271,8 @@ def _novelty(
                   "span": span_text, "shares": found.shares}  # fmt: skip
         click.echo(json.dumps(record))
         return
-    click.echo(f"longest verbatim    {found.longest:,} characters: {span_text!a}")
+    shown = span_text if len(span_text) <= SHOWN else f"{span_text[:SHOWN]}…"
+    click.echo(f"longest verbatim    {found.longest:,} characters: {visible(repr(shown))}")
     for length, share in found.shares.items():
         click.echo(f"{f'{length} characters':20}{share:.2%}")
     say(f"shares of the spans of {path} that stand in the {len(train):,} characters of training")

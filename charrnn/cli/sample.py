@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charrnn.cli.display import is_terminal, say, visible, warn
+from charrnn.cli.options import Number, dynamic_rates
 
 if TYPE_CHECKING:
     from charrnn.sampler import Choice, Cursor
@@ -29,7 +29,7 @@ MANY = 64  # samples that a GPU, where there is one, steps faster than a CPU
               help="Symbols to generate.")  # fmt: skip
 @click.option("--prompt", default=None, metavar="TEXT", help="Text to read first.")
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="The same, from a file.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True,
+@click.option("--temperature", type=Number(min=0), metavar="X", default=1.0, show_default=True,
               help="Below 1 is safer, above 1 wilder, 0 always takes the likeliest.")  # fmt: skip
 @click.option("--top-k", type=click.IntRange(min=1), help="Only the k likeliest symbols.")
 @click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True),
@@ -48,10 +48,7 @@ MANY = 64  # samples that a GPU, where there is one, steps faster than a CPU
 @click.option("--load-state", type=click.Path(path_type=Path), help="Go on from a saved state.")
 @click.option("--adapt-to", type=click.Path(path_type=Path), metavar="FILE",
               help="Learn from a text first (dynamic evaluation), then go on from it.")  # fmt: skip
-@click.option("--dynamic-rate", type=click.FloatRange(min=0, min_open=True), default=0.01,
-              show_default=True, metavar="X", help="The learning rate of that.")  # fmt: skip
-@click.option("--dynamic-decay", type=click.FloatRange(min=0), default=0.001, show_default=True,
-              metavar="X", help="Its pull back to the trained weights.")  # fmt: skip
+@dynamic_rates("0.01", "0.001")
 @click.option("--interactive", is_flag=True, help="A prompt that keeps the state between turns.")
 @click.option("--device", default="auto", show_default=True,
               help="auto, cpu, cuda, cuda:N, mps; auto takes a GPU for many samples.")  # fmt: skip
@@ -74,8 +71,8 @@ def sample(
     save_state: Path | None,
     load_state: Path | None,
     adapt_to: Path | None,
-    dynamic_rate: float,
-    dynamic_decay: float,
+    dynamic_rate: float | None,
+    dynamic_decay: float | None,
     interactive: bool,
     device: str,
     as_json: bool,
@@ -102,12 +99,12 @@ def sample(
         raise ConfigError("give either --prompt or --prompt-file, not both")
     if load_state is not None and adapt_to is not None:
         raise ConfigError("--load-state is of the model before --adapt-to; leave one of them out")
+    if adapt_to is None and (dynamic_rate is not None or dynamic_decay is not None):
+        raise ConfigError("--dynamic-rate and --dynamic-decay are for --adapt-to; give it a FILE")
     if load_state is not None and num_samples != 1:
         raise ConfigError("--load-state has its own samples; leave out --num-samples")
     if interactive and (as_json or num_samples != 1):
         raise ConfigError("--interactive keeps one state; leave out --num-samples and --json")
-    if math.isnan(temperature):
-        raise ConfigError("--temperature is not a number; 0.7 is a good one")
     if prompt_file is not None:
         prompt = _read(prompt_file, "prompt file")
     checkpoint = find_checkpoint(run, warn, step, last)
@@ -124,8 +121,9 @@ def sample(
     if adapt_to is not None:
         from charrnn.adaptation import Rates
 
-        text = _read(adapt_to, "text")
-        model = model.adapted_to(text, Rates(dynamic_rate, dynamic_decay), policy)
+        is_bytes = model.vocabulary.kind == "byte"
+        text = _read(adapt_to, "text", "surrogateescape" if is_bytes else "strict")
+        model = model.adapted_to(text, Rates.of(dynamic_rate, dynamic_decay), policy)
         before = text[-REREAD:]
     missing = model.vocabulary.unknown_characters(prompt or "")
     if missing and unknown == "skip":
@@ -270,11 +268,11 @@ class Writer:
                 self._flushed = now
 
 
-def _read(path: Path, what: str) -> str:
+def _read(path: Path, what: str, errors: str = "strict") -> str:
     from charrnn.errors import DataError
 
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8", errors)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise DataError(f"cannot read the {what} {path}: {reason}") from error

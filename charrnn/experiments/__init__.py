@@ -79,6 +79,11 @@ class Experiment(Protocol):
         """A trained model for `predict`. Raises ConfigError where there is no such thing."""
         ...
 
+    @classmethod
+    def score(cls, checkpoint: Checkpoint, config: Config, data: Any, split: str) -> Evaluation:
+        """A split, scored whole by a checkpoint's model on the configuration's device."""
+        ...
+
     @staticmethod
     def plan(config: Config, data: Any, device: torch.device) -> Config:
         """The configuration with its `auto` values decided, as `planning.plan` does."""

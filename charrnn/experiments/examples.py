@@ -123,6 +123,19 @@ class ExamplesExperiment(ABC, Generic[Example, Batch]):
     # What is the same for all --------------------------------------------------------------------
 
     @classmethod
+    def score(
+        cls, checkpoint: Checkpoint, config: Config, data: ExampleData[Any], split: str
+    ) -> Evaluation:
+        """All of a split."""
+        metadata = checkpoint.metadata
+        return cls(config, data, metadata).final(
+            model_weights(checkpoint.tensors),
+            split=split,
+            step=metadata["progress"]["step"],
+            text=metadata["corpus"]["described"],
+        )
+
+    @classmethod
     def plan(cls, config: Config, data: ExampleData[Any], device: torch.device) -> Config:
         """`auto` values from `defaults`, and the rest from the machine."""
         train = data.splits["train"]

@@ -58,6 +58,12 @@ class LanguageModelling:
             f"surprising it is; use charrnn sample, or charrnn eval"
         )
 
+    @classmethod
+    def score(cls, checkpoint: Checkpoint, config: Config, data: Corpus, split: str) -> Evaluation:
+        """The unbroken score."""
+        model = TrainedModel.from_checkpoint(checkpoint, config.device)
+        return model.evaluate_split(data, split)
+
     @staticmethod
     def plan(config: Config, data: Corpus, device: torch.device) -> Config:
         """From the length of the text, its vocabulary and the machine."""

@@ -1,0 +1,37 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+class Number(click.FloatRange):
+    """A number within bounds; NaN, which no bound keeps out, and infinity are none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number; 0.7 or 1e-3 are", param, ctx)
+        return number
+
+
+def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--dynamic-rate` and `--dynamic-decay`, None where not given; with what is taken then."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option(
+            "--dynamic-decay", type=Number(min=0, max=100), metavar="X",
+            help=f"Its pull back to the trained weights [{decay}].",
+        )(command)  # fmt: skip
+        return click.option(
+            "--dynamic-rate", type=Number(min=0, max=100, min_open=True), metavar="X",
+            help=f"The learning rate of dynamic evaluation [{rate}].",
+        )(command)  # fmt: skip
+
+    return add
