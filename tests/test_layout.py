@@ -55,6 +55,22 @@ def test_the_shapes_are_those_of_the_model(
     assert model_shapes(config, 7) == {name: tuple(value.shape) for name, value in state.items()}
 
 
+def test_a_configuration_sets_the_options_of_its_cells() -> None:
+    common = {
+        "model.hidden_size": 5,
+        "model.embedding_size": 4,
+        **{f"model.{kind}": 0.0 for kind in ("dropout", "input_dropout", "output_dropout")},
+    }
+    for values, name, expected in (
+        ({"model.cell": "rhn", "model.transform_bias": -3.5}, "bias_hh", -3.5),
+        ({"model.cell": "lstm", "model.forget_bias": 2.5}, "bias_ih", 2.5),
+        ({"model.cell": "minlstm", "model.forget_bias": 2.5}, "bias_ih", 2.5),
+    ):
+        config, _ = build_config([("test", common | values)])
+        bias = build_model(config, 7).state_dict()[f"stack.layers.0.cell.{name}"]
+        assert (bias == expected).sum() >= 5
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_carried_state_is_that_of_the_cell(cell: str) -> None:
     made = cell_class(cell)(2, 3)
