@@ -147,6 +147,10 @@ def test_the_score_is_that_of_the_probabilities(texts: Path, tmp_path: Path) -> 
     assert score.count == count
     assert score.nats == pytest.approx(nats / count, abs=1e-6)
     assert score.metrics["accuracy"] == right / count
+    batch = Classification.collate(session.data.splits["validation"], torch.device("cpu"))
+    loss = session.task.loss(session.model.eval(), batch, None)
+    assert loss.scored == count
+    assert float(loss.total.detach()) == pytest.approx(nats, rel=1e-5)
     assert set(score.record()) >= {"nats_per_label", "accuracy", "macro_f1", "labels"}
 
 
