@@ -258,11 +258,6 @@ class Trainer(Generic[Batch]):
         self.progress.interval_characters = 0
         return score
 
-    def evaluate(self, batches: Iterable[Batch]) -> Score:
-        """The score over `batches`, in order, without dropout and without learning."""
-        with self.averaged():
-            return evaluate(self.model, self.task, batches)
-
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """The model with its averaged weights, if there are any; else as it is."""

@@ -157,7 +157,7 @@ def memory_in_mid_run(effort: Effort, sabotaged: bool) -> Result:
         mock.patch("charrnn.cli.main.is_out_of_memory", return_value=False),
     )
     good, problems = 0, []
-    for name, when, kept in (("_step", 25, 20), ("evaluate", 30, 20), ("_step", 0, 0)):
+    for name, when, kept in (("_step", 25, 20), ("averaged", 30, 20), ("_step", 0, 0)):
         where = folder()
         with patched(*deaf, when=sabotaged):
             ended = fork(short_of_memory(name, when, train(where, steps=40))).wait()
