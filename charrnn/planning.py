@@ -24,7 +24,8 @@ from charrnn.memory import keep_freed_memory
 
 DEFAULT_TIME = 600.0
 FEWEST_LANES = 8  # worth a process of their own
-EVALUATIONS = 12  # in a run whose `evaluation.every` is auto
+EVALUATIONS = 12  # in a run whose `evaluation.every` is auto, if they fit
+EVALUATING = 0.2  # of a wall-clock budget: how much of it they may take
 AIM = 0.97  # of a wall-clock budget: machines slow down more often than they speed up
 LONG_SCORE = 0.15  # of a wall-clock budget: an unbroken score that takes longer is left to `eval`
 
@@ -229,8 +230,9 @@ class Costs:
 
 def steps_in_time(
     taken: int, seconds_left: float, costs: Costs, every: int | None
-) -> tuple[int, bool]:
-    """How many steps in all fit, and whether the final unbroken score fits too.
+) -> tuple[int, bool, int]:
+    """How many steps in all fit, whether the final unbroken score fits too, and how many
+    evaluations there are then.
 
     `taken` steps are done, `seconds_left` of the budget remain, `every` is a chosen evaluation
     interval.
@@ -238,16 +240,19 @@ def steps_in_time(
     scored = costs.final_score <= LONG_SCORE * seconds_left
     available = seconds_left - (costs.final_score if scored else 0)
     if every is None:
-        more = (available - EVALUATIONS * costs.evaluation) / costs.step
+        fitting = EVALUATING * available / max(costs.evaluation, 1e-9)
+        evaluations = max(1, min(EVALUATIONS, int(fitting)))
+        more = int((available - evaluations * costs.evaluation) / costs.step)
     else:
-        more = available / (costs.step + costs.evaluation / every)
-    return taken + max(0, int(more)), scored
+        more = int(available / (costs.step + costs.evaluation / every))
+        evaluations = max(1, more // every)
+    return taken + max(0, more), scored, evaluations
 
 
-def evaluation_interval(config: Config, total_steps: int) -> int:
-    """Steps between evaluations."""
+def evaluation_interval(config: Config, total_steps: int, evaluations: int = EVALUATIONS) -> int:
+    """Steps between so many evaluations, unless a number of steps was chosen."""
     every = config.evaluation.every
-    return every if every != "auto" else max(1, math.ceil(total_steps / EVALUATIONS))
+    return every if every != "auto" else max(1, math.ceil(total_steps / evaluations))
 
 
 def prepare_process(threads: int | str) -> None:

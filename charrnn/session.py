@@ -27,6 +27,7 @@ from charrnn.experiment import build_optimizer
 from charrnn.experiments import Data, experiment_of
 from charrnn.planning import (
     AIM,
+    EVALUATIONS,
     LONG_SCORE,
     Costs,
     evaluation_interval,
@@ -248,11 +249,11 @@ class Session:
                 costs = Costs(step_seconds, self.clock() - start, self.experiment.final_seconds())
                 left = max_time * AIM - self.clock()
                 chosen = self.config.evaluation.every
-                total, self.score_at_end = steps_in_time(
+                total, self.score_at_end, evaluations = steps_in_time(
                     report.step, left, costs, None if chosen == "auto" else chosen
                 )
                 total = min(total, bound) if bound else total
-                every = self._fix(total)
+                every = self._fix(total, evaluations)
                 yield self._planned(total, report.scored / step_seconds)
             self._save()
             saved_step = report.step
@@ -282,9 +283,9 @@ class Session:
         epochs = total / self.task.batches_per_epoch
         return Planned(total, epochs, evaluation_interval(self.config, total), speed)
 
-    def _fix(self, total: int) -> int:
+    def _fix(self, total: int, evaluations: int = EVALUATIONS) -> int:
         """Make the schedule a function of the step, write the plan down, return the interval."""
-        every = evaluation_interval(self.config, total)
+        every = evaluation_interval(self.config, total, evaluations)
         saves = self.config.checkpoints.every
         self.config = with_values(
             self.config,

@@ -225,13 +225,14 @@ def test_a_run_shorter_than_its_warm_up(kind: str) -> None:
 @pytest.mark.parametrize(
     ("costs", "every", "expected"),
     [
-        (Costs(0.1, 0.0, 0.0), None, (1100, True)),
-        (Costs(0.1, 1.0, 0.0), None, (100 + 1000 - 10 * EVALUATIONS, True)),
-        (Costs(0.1, 0.0, 10.0), None, (1000, True)),
-        (Costs(0.1, 0.0, LONG_SCORE * 100 + 0.1), None, (1100, False)),
-        (Costs(0.1, 1.0, 0.0), 10, (600, True)),
-        (Costs(1000.0, 0.0, 0.0), None, (100, True)),
-        (Costs(0.1, 1000.0, 0.0), None, (100, True)),
+        (Costs(0.1, 0.0, 0.0), None, (1100, True, EVALUATIONS)),
+        (Costs(0.1, 1.0, 0.0), None, (1100 - 10 * EVALUATIONS, True, EVALUATIONS)),
+        (Costs(0.1, 10.0, 0.0), None, (900, True, 2)),  # In a fifth of the time.
+        (Costs(0.1, 0.0, 10.0), None, (1000, True, EVALUATIONS)),
+        (Costs(0.1, 0.0, LONG_SCORE * 100 + 0.1), None, (1100, False, EVALUATIONS)),
+        (Costs(0.1, 1.0, 0.0), 10, (600, True, 50)),
+        (Costs(1000.0, 0.0, 0.0), None, (100, True, EVALUATIONS)),
+        (Costs(0.1, 1000.0, 0.0), None, (100, True, 1)),
     ],
 )
 def test_steps_in_time(costs: Costs, every: int | None, expected: tuple[int, bool]) -> None:
@@ -240,14 +241,14 @@ def test_steps_in_time(costs: Costs, every: int | None, expected: tuple[int, boo
 
 @pytest.mark.parametrize("left", [0.0, -5.0])
 def test_no_time_left_means_no_more_steps(left: float) -> None:
-    assert steps_in_time(100, left, Costs(0.1, 0.1, 0.1), None) == (100, False)
+    assert steps_in_time(100, left, Costs(0.1, 0.1, 0.1), None) == (100, False, 1)
 
 
 @pytest.mark.parametrize("evaluation", [0.0, 0.2, 2.0])
 @pytest.mark.parametrize("every", [None, 50])
 def test_the_planned_steps_fit_the_time(evaluation: float, every: int | None) -> None:
     costs = Costs(0.013, evaluation, 3.0)
-    total, scored = steps_in_time(100, 500.0, costs, every)
+    total, scored, _ = steps_in_time(100, 500.0, costs, every)
     steps = total - 100
     count = EVALUATIONS if every is None else steps / every
     used = steps * costs.step + count * evaluation + (costs.final_score if scored else 0)
@@ -274,6 +275,7 @@ def test_the_bound_on_the_steps(values: dict[str, Any], bound: int | None) -> No
 @pytest.mark.parametrize(("total", "every"), [(1, 1), (12, 1), (13, 2), (1200, 100), (1201, 101)])
 def test_the_evaluation_interval(total: int, every: int) -> None:
     assert evaluation_interval(Config(), total) == every
+    assert evaluation_interval(Config(), total, 1) == total
     assert evaluation_interval(configured(evaluation__every=7), total) == 7
 
 
