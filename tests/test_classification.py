@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,10 @@ from charrnn.errors import CheckpointError, DataError
 from charrnn.experiments import built_layout
 from charrnn.experiments.classification import Classification, read
 from charrnn.layout import check_layout
-from charrnn.runs import Run, environment
 from charrnn.session import Session
 from charrnn.sources import find_sources
 from charrnn.state import leaves
-from tests.tiny import drive
+from tests.tiny import drive, start
 
 TINY: dict[str, Any] = {
     "task": "classification",
@@ -51,21 +52,7 @@ def begin(folder: Path, run: Path, **changes: Any) -> Session:
     values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
     config = build_config([("test", values)])[0]
     data = read(config, {"sources": find_sources([str(folder)])})
-    config = Classification.plan(config, data, torch.device("cpu"))
-    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    about = {
-        "corpus": {
-            "name": "words",
-            "described": "words",
-            "sha256": data.sha256,
-            "key": data.key,
-            "splits": {name: len(part) for name, part in data.splits.items()},
-        },
-        "environment": environment("cpu", 1),
-    }
-    session = Session(config, data, about, lambda: 0.0)
-    session.run = Run(run)
-    return session
+    return start(run, config, data)
 
 
 @pytest.fixture
@@ -214,6 +201,15 @@ def test_the_commands(run: Any, tmp_path: Path) -> None:
         assert record["label"] == max(record["probabilities"], key=record["probabilities"].get)
         assert line.split("\t")[0] == record["label"]
     assert run("predict", "words", "").code == 3
+    foreign = run("predict", "words", stdin=b"aeiou\nb\xe9b\n")
+    assert foreign.code == 3
+    assert "line 2 of standard input" in foreign.err
+    closed = subprocess.run(
+        f"{sys.executable} -m charrnn predict words <&-",
+        shell=True, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (closed.returncode, closed.stderr.count("\n")) == (3, 1), closed.stderr
+    assert "standard input is closed" in closed.stderr
 
 
 def test_a_classifier_does_not_write(run: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from charrnn.config import Config, build_config
 from charrnn.corpus import Corpus, load_corpus
-from charrnn.planning import plan
+from charrnn.experiments import Data, experiment_of
 from charrnn.runs import Run, environment
 from charrnn.session import Event, Session
 from charrnn.sources import find_sources
@@ -46,24 +46,25 @@ def tiny_corpus(folder: Path, text: str = TEXT) -> Corpus:
 def start(
     folder: Path,
     config: Config,
-    corpus: Corpus,
+    data: Data,
     clock: Any = lambda: 0.0,
     on: str = "cpu",
 ) -> Session:
-    config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, torch.device(on))
+    kind = experiment_of(config.task)
+    config = kind.plan(config, data, torch.device(on))
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     about = {
         "corpus": {
             "name": "tiny",
             "described": "a tiny text",
-            "sha256": corpus.sha256,
-            "key": corpus.key,
-            "most_frequent": 0,
-            "splits": {name: len(span) for name, span in corpus.splits.items()},
+            "sha256": data.sha256,
+            "key": data.key,
+            "splits": {name: len(part) for name, part in data.splits.items()},
+            **kind.facts(data),
         },
         "environment": environment("cpu", 1),
     }
-    session = Session(config, corpus, about, clock)
+    session = Session(config, data, about, clock)
     session.run = Run(folder)
     return session
 

@@ -13,7 +13,10 @@ from charrnn.cli.display import say, show_evaluation, visible, warn
 from charrnn.cli.options import dynamic_rates
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from charrnn.checkpoint import Checkpoint
+    from charrnn.evaluation import Evaluation
 
 SHOWN = 200  # characters of a span that stands verbatim in the training text
 
@@ -106,8 +109,7 @@ def evaluate(
     if novelty is not None:
         _novelty(checkpoint, novelty, moved, as_json)
         return
-    plain = not (text or dynamic or mix or per_character or compare) and heat == 1
-    if plain:
+    if not (text or dynamic or mix or per_character or compare) and heat == 1:
         _score(checkpoint, moved, split or "validation", device, as_json)
         return
     from charrnn.adaptation import Rates
@@ -174,13 +176,18 @@ def evaluate(
             baseline = score_unbroken(ngram, corpus, wanted, result.text)
             about = {"model": ngram.smoothing, "order": ngram.order}
             compared = {"baseline": {**about, **baseline.record()}}
+    _show(result, as_json, compared)
+    if compare and not as_json:
+        click.echo(f"{ngram.smoothing} order {ngram.order}  {baseline.nats:.4f}")
+        say(f"{ngram.smoothing}: an n-gram model of the training split, in nats per {result.unit}")
+
+
+def _show(result: Evaluation, as_json: bool, more: Mapping[str, Any] = {}) -> None:
+    """A score, with `more` in JSON."""
     if as_json:
-        click.echo(json.dumps({**result.record(), **compared}))
+        click.echo(json.dumps({**result.record(), **more}))
         return
     show_evaluation(result)
-    if compare:
-        click.echo(f"{ngram.smoothing} order {ngram.order}  {baseline.nats_per_character:.4f}")
-        say(f"{ngram.smoothing}: an n-gram model of the training split, in nats per {result.unit}")
     say(f"{result.split}, {result.protocol}, checkpoint of step {result.step:,}")
 
 
@@ -203,12 +210,7 @@ def _score(
     if split not in own.splits:
         raise DataError(f"the run has no {split!r} split; it has {', '.join(own.splits)}")
     config = with_values(config, {"device": str(choose_device(device))})
-    result = experiment_of(config.task).score(checkpoint, config, own, split)
-    if as_json:
-        click.echo(json.dumps(result.record()))
-        return
-    show_evaluation(result)
-    say(f"{result.split}, {result.protocol}, checkpoint of step {result.step:,}")
+    _show(experiment_of(config.task).score(checkpoint, config, own, split), as_json)
 
 
 def _temperature(given: str) -> float | None:

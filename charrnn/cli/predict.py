@@ -44,12 +44,17 @@ def predict(
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     predictor = experiment_of(config.task).predictor(checkpoint, str(choose_device(device)))
 
+    if not text and sys.stdin is None:
+        raise DataError("standard input is closed; give a TEXT, or pipe lines in")
+
     def lines() -> Iterator[str]:
-        try:
-            for line in sys.stdin:
-                yield line.rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"standard input is not UTF-8: {error.reason}") from error
+        for number, line in enumerate(sys.stdin.buffer, 1):
+            try:
+                yield line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"line {number:,} of standard input is not UTF-8 ({error.reason}); convert it"
+                ) from error
 
     given = iter(text) if text else lines()
     size = 1 if not text and sys.stdin.isatty() else AT_A_TIME
