@@ -41,6 +41,26 @@ class TaskEntry(NamedTuple):
     """What must stand in its checkpoints: a configuration and the vocabularies."""
     experiment: str
     """What a session runs (`experiments.Experiment`)."""
+    writer: str | None = None
+    """What writes for `charrnn sample`, in the way of `trained.TrainedModel`, if it writes."""
+    ignores: tuple[str, ...] = ()
+    """The keys that say nothing to it, and are refused where they are set."""
+
+
+OF_A_TEXT = (
+    "data.unknown",
+    "data.reset_state_at_documents",
+    "model.tie_embeddings",
+    "training.carry_state",
+    "training.random_windows",
+    "training.reset_probability",
+    "evaluation.lanes",
+    "evaluation.warmup",
+    "evaluation.characters",
+    "evaluation.window",
+)
+OF_EXAMPLES = ("data.form", "data.split_by")
+OF_WHOLE_INPUTS = ("model.bidirectional", "model.pooling")
 
 
 TASKS = {
@@ -48,11 +68,21 @@ TASKS = {
         "texts.read_corpus",
         "layout.language_model_layout",
         "experiments.language_model.LanguageModelling",
+        "trained.TrainedModel",
+        (*OF_EXAMPLES, *OF_WHOLE_INPUTS),
     ),
     "classification": TaskEntry(
-        "experiments.classification.read",
+        "experiments.labelled.read",
         "experiments.built_layout",
         "experiments.classification.Classification",
+        ignores=(*OF_A_TEXT, "model.embedding_dropout"),
+    ),
+    "generation": TaskEntry(
+        "experiments.generation.read",
+        "experiments.built_layout",
+        "experiments.generation.Generation",
+        "experiments.generation.Generator",
+        (*OF_A_TEXT, *OF_WHOLE_INPUTS),
     ),
 }
 
@@ -311,7 +341,8 @@ class Config(Section):
     """A whole experiment."""
 
     task: TaskName = "language_model"
-    """What is learned: to go on with a text, or to say which class a text is of."""
+    """What is learned: to go on with a text, to say which class a text is of, or to write texts of
+    a class."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -479,7 +510,13 @@ def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
         config = Config.model_validate(nest(values))
     except ValidationError as error:
         raise ConfigError(_explain(error, sources)) from error
-    return config, {key: sources.get(key, "default") for key in flatten(config.model_dump())}
+    given, usual = flatten(config.model_dump()), flatten(Config().model_dump())
+    for key in TASKS[config.task].ignores:
+        if given[key] != usual[key]:
+            where = f"{sources[key]}: " if key in sources else ""
+            shown = f"{where}{key} = {given[key]!r}"
+            raise ConfigError(f"{shown} says nothing to the task {config.task}; leave it out")
+    return config, {key: sources.get(key, "default") for key in given}
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:

@@ -85,6 +85,7 @@ class _Corpus(_Part):
     sha256: Digest
     key: Digest
     most_frequent: Count = 0
+    label_counts: list[Count] = []
     splits: dict[Literal["train", "validation", "test"], Count]
 
 
@@ -137,6 +138,10 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
         raise CheckpointError(str(error)) from error
     if parts.corpus.most_frequent >= min(v.size for v in vocabularies.values()):
         raise CheckpointError("its most frequent character is not in its vocabulary")
+    if counts := parts.corpus.label_counts:
+        labels = vocabularies.get("label")
+        if labels is None or len(counts) != labels.size or not any(counts):
+            raise CheckpointError("its label counts are not those of its labels")
     found = {name: shape for name, (_, shape) in layout.items()}
     for name, (dtype, shape) in layout.items():
         kind, _, rest = name.partition("/")

@@ -9,13 +9,13 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.checkpoint import Arrays, Checkpoint, Layout, load_checkpoint, save_checkpoint
-from charrnn.config import Config, config_from_data
+from charrnn.config import TASKS, Config, config_from_data, resolve
 from charrnn.errors import CheckpointError, DataError
 from charrnn.runs import find_checkpoint
 from charrnn.sampler import Choice, Cursor, Draws, Stepper, prime, sample
@@ -42,9 +42,25 @@ def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]
 def check_language_model(config: Config, path: Path) -> None:
     """Raise CheckpointError where a checkpoint is of another task."""
     if config.task != "language_model":
+        use = "sample" if TASKS[config.task].writer else "predict"
         raise CheckpointError(
-            f"{path} is no language model but was trained for {config.task}; use charrnn predict"
+            f"{path} is no language model but was trained for {config.task}; use charrnn {use}"
         )
+
+
+def writer_of(checkpoint: Checkpoint) -> Any:
+    """The class whose `from_checkpoint` makes what writes texts of a checkpoint, as `TrainedModel`.
+
+    Raises CheckpointError for a model that writes none.
+    """
+    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    writer = TASKS[config.task].writer
+    if writer is None:
+        raise CheckpointError(
+            f"{checkpoint.path} writes nothing: it was trained for {config.task}; use charrnn "
+            f"predict"
+        )
+    return resolve(writer)
 
 
 def starting_id(vocabulary: Vocabulary, most_frequent: int) -> int:
@@ -71,6 +87,58 @@ def generate_text(
         yield rest
 
 
+def generate_texts(
+    stepper: Stepper,
+    vocabulary: Vocabulary,
+    cursor: Cursor,
+    choice: Choice,
+    draws: Draws,
+    length: int,
+    stop: str | None = None,
+    end: int | None = None,
+    write: Callable[[str], None] | None = None,
+) -> list[str]:
+    """At most `length` symbols of each lane as texts; with `write`, the only one is passed on as it
+    is made and only its last piece kept.
+
+    A text ends with `stop`, which is part of it, or at the id `end`, which is none of the
+    vocabulary's; its lane is stepped on unheard.
+    """
+    lanes = len(cursor.token)
+    streams = [vocabulary.stream() for _ in range(lanes)]
+    texts: list[list[str]] = [[] for _ in range(lanes)]
+    tails = [""] * lanes  # Enough of the end to see `stop` across pieces.
+    running = [True] * lanes
+    keep = len(stop) - 1 if stop else 0
+
+    def add(i: int, piece: str) -> None:
+        if not piece:
+            return
+        if write:
+            write(piece)
+            texts[i].clear()
+        texts[i].append(piece)
+        if stop:
+            tails[i] += piece
+            running[i] = stop not in tails[i]
+            tails[i] = tails[i][-keep:] if keep else ""
+
+    # Written text is cut off at `stop` only when it is complete, so pieces go out as they come.
+    for _, ids in zip(range(length), sample(stepper, cursor, choice, draws), strict=False):
+        for i in range(lanes):
+            if running[i] and ids[i] == end:
+                add(i, streams[i].finish())
+                running[i] = False
+            elif running[i]:
+                add(i, streams[i].feed(int(ids[i])))
+        if not any(running):
+            break
+    for i in range(lanes):
+        if running[i]:
+            add(i, streams[i].finish())
+    return ["".join(text) for text in texts]
+
+
 def second_moments(tensors: Mapping[str, NDArray[Any]]) -> Arrays:
     """Of the gradient, by the names of the weights, as Adam and RMSprop keep them."""
     found: Arrays = {}
@@ -85,7 +153,12 @@ class TrainedModel:
     """A network, its vocabulary and its configuration. `charrnn.load` makes one.
 
     It is a stepper in the sampler's sense: `initial_state(batch)` and `step(token, state)`.
+    `options` are those of `charrnn sample` that not all that write can take, `end` the id at which
+    a text ends by itself.
     """
+
+    options: ClassVar = frozenset({"--adapt-to", "--interactive", "--load-state", "--save-state"})
+    end: ClassVar = None
 
     def __init__(
         self,

@@ -15,7 +15,8 @@ from charrnn.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.config import build_config
 from charrnn.errors import CheckpointError, DataError
 from charrnn.experiments import built_layout
-from charrnn.experiments.classification import Classification, read
+from charrnn.experiments.classification import Classification
+from charrnn.experiments.labelled import read
 from charrnn.layout import check_layout
 from charrnn.session import Session
 from charrnn.sources import find_sources

@@ -45,7 +45,8 @@ ORDER = [
     ["trained"],
     ["experiments", "compression"],
     ["experiments.language_model", "experiments.examples"],
-    ["experiments.classification"],
+    ["experiments.labelled"],
+    ["experiments.classification", "experiments.generation"],
     ["session"],
     ["cli.display", "cli.options"],
     [

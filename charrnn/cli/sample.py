@@ -6,7 +6,6 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,7 @@ MANY = 64  # samples that a GPU, where there is one, steps faster than a CPU
               help="Only the fewest symbols that together have this probability.")  # fmt: skip
 @click.option("--min-p", type=click.FloatRange(min=0, max=1),
               help="Only symbols at least this fraction as likely as the likeliest.")  # fmt: skip
+@click.option("--label", metavar="CLASS", help="What to write a text of, where it was learned.")
 @click.option("--stop", metavar="TEXT", help="End a sample when it has generated TEXT.")
 @click.option("--num-samples", type=click.IntRange(1, 65536), default=1, show_default=True,
               help="Samples, stepped together as one batch.")  # fmt: skip
@@ -62,6 +62,7 @@ def sample(
     top_k: int | None,
     top_p: float | None,
     min_p: float | None,
+    label: str | None,
     stop: str | None,
     num_samples: int,
     seed: int | None,
@@ -80,7 +81,9 @@ def sample(
     """Generate text with the best checkpoint of RUN.
 
     RUN is a run directory, its name under runs/, or a checkpoint file. Each character is one step
-    of the cell from the carried hidden state. Without a prompt, sampling starts after a newline.
+    of the cell from the carried hidden state. Without a prompt, sampling starts after a newline. A
+    model that writes texts of a class writes each to its end, one a line, after its class and a tab
+    where no --label is given; classes are then drawn as often as they were trained on.
 
     \b
     Examples:
@@ -88,12 +91,13 @@ def sample(
       charrnn sample book-1 --prompt "Once upon a time" -n 1000 --temperature 0.7
       charrnn sample book-1 --num-samples 5 --stop "." --seed 1
       charrnn sample book-1 --interactive
+      charrnn sample names-1 --label Irish --num-samples 10 --temperature 0.8
     """
     from charrnn.errors import ConfigError
     from charrnn.memory import keep_freed_memory
     from charrnn.runs import SCHEMA, find_checkpoint
     from charrnn.sampler import Choice, Draws, prime
-    from charrnn.trained import TrainedModel
+    from charrnn.trained import generate_texts, writer_of
 
     if prompt is not None and prompt_file is not None:
         raise ConfigError("give either --prompt or --prompt-file, not both")
@@ -108,13 +112,20 @@ def sample(
     if prompt_file is not None:
         prompt = _read(prompt_file, "prompt file")
     checkpoint = find_checkpoint(run, warn, step, last)
+    kind = writer_of(checkpoint)
+    special = {"--label": label, "--adapt-to": adapt_to, "--interactive": interactive or None,
+               "--load-state": load_state, "--save-state": save_state}  # fmt: skip
+    for option, value in special.items():
+        if value is not None and option not in kind.options:
+            task = checkpoint.metadata["config"]["task"]
+            raise ConfigError(f"{option} says nothing to a model of the task {task}; leave it out")
     if device == "auto" and num_samples < MANY:
         device = "cpu"
     if device != "cpu":  # numpy steps on a CPU; torch, which is slow to import, is not needed.
         from charrnn.planning import choose_device
 
         device = str(choose_device(device))
-    model = TrainedModel.from_checkpoint(checkpoint, device)
+    model = kind.from_checkpoint(checkpoint, device)
     keep_freed_memory()
     policy: Any = unknown
     before = ""
@@ -133,87 +144,49 @@ def sample(
     choice = Choice(temperature, top_k, top_p, min_p)
     chosen_seed = secrets.randbits(32) if seed is None else seed
     samples = list(range(num_samples))
+    cursor = None
     if load_state is not None:
         cursor, stored_seed, samples = model.load_cursor(load_state)
         chosen_seed = stored_seed if seed is None else seed
         if prompt:
             ids = model.vocabulary.encode(prompt, policy).astype("int64")
             cursor = prime(model, ids[None].repeat(len(samples), 0), cursor)
-    else:
-        cursor = model.begin(before + (prompt or ""), num_samples, policy)
-    if seed is None and load_state is None and temperature > 0:
-        say(f"seed {chosen_seed}")
     draws = Draws(chosen_seed, samples)
+    about = {"labels": model.labels(draws, label)} if "--label" in kind.options else {}
+    if cursor is None:
+        cursor = model.begin(before + (prompt or ""), num_samples, policy, **about)
+    if seed is None and load_state is None and (temperature > 0 or (about and label is None)):
+        say(f"seed {chosen_seed}")
     write = Writer()
     if interactive:
         if len(samples) != 1:
             raise ConfigError("--interactive keeps one state; this one has several samples")
         _converse(model, cursor, choice, draws, length, stop, policy, write)
     else:
-        streamed = len(samples) == 1 and not as_json
-
+        streamed = len(samples) == 1 and not as_json and model.end is None
         if streamed and prompt and load_state is None:
             write(prompt)
-        texts = _generate(model, cursor, choice, draws, length, stop, write if streamed else None)
+        texts = generate_texts(
+            model, model.vocabulary, cursor, choice, draws, length, stop, model.end,
+            write if streamed else None,
+        )  # fmt: skip
         if streamed and not texts[0].endswith("\n"):
             click.echo()
         for i, text in zip(samples, texts, strict=True) if not streamed else ():
             if as_json:
                 record = {"schema": SCHEMA, "sample": i, "seed": chosen_seed, "text": text,
                           "prompt": prompt or "", "step": model.training_step}  # fmt: skip
-                click.echo(json.dumps(record))
-            else:
+                more = {"label": about["labels"][i]} if about else {}
+                click.echo(json.dumps(record | more))
+            elif model.end is None:
                 click.echo(f"--- sample {i}")
                 write((prompt or "") + text + "\n")
+            else:
+                first = "" if label is not None else f"{about['labels'][i]}\t"
+                write(f"{first}{prompt or ''}{text}\n")
     if save_state is not None:
         model.save_cursor(save_state, cursor, chosen_seed, samples)
         say(f"saved the hidden state in {save_state}")
-
-
-def _generate(
-    model: TrainedModel,
-    cursor: Cursor,
-    choice: Choice,
-    draws: Any,
-    length: int,
-    stop: str | None,
-    write: Callable[[str], None] | None,
-) -> list[str]:
-    """The samples' texts; with `write`, the only one is passed on as it is made and not kept.
-
-    A sample ends with the text `stop`, which is part of it; its lane is stepped on unheard.
-    """
-    from charrnn.sampler import sample as generate
-
-    lanes = len(cursor.token)
-    streams = [model.vocabulary.stream() for _ in range(lanes)]
-    texts: list[list[str]] = [[] for _ in range(lanes)]
-    tails = [""] * lanes  # Enough of the end to see `stop` across pieces.
-    running = [True] * lanes
-    keep = len(stop) - 1 if stop else 0
-    # Written text is cut off at `stop` only when it is complete, so pieces go out as they come.
-    for _, ids in zip(range(length), generate(model, cursor, choice, draws), strict=False):
-        for i in range(lanes):
-            piece = streams[i].feed(int(ids[i])) if running[i] else ""
-            if not piece:
-                continue
-            if write:
-                write(piece)
-                texts[i] = [piece]
-            else:
-                texts[i].append(piece)
-            if stop:
-                tails[i] += piece
-                running[i] = stop not in tails[i]
-                tails[i] = tails[i][-keep:] if keep else ""
-        if not any(running):
-            break
-    for i in range(lanes):
-        rest = streams[i].finish() if running[i] else ""
-        if rest and write:
-            write(rest)
-        texts[i].append(rest)
-    return ["".join(text) for text in texts]
 
 
 def _converse(
@@ -229,6 +202,7 @@ def _converse(
     """Turns: a line from the user is read into the state, then the model writes on."""
     from charrnn.errors import DataError
     from charrnn.sampler import prime
+    from charrnn.trained import generate_texts
 
     say("type a line for the model to go on from; end with Ctrl-D")
     while True:
@@ -246,8 +220,10 @@ def _converse(
         if len(ids):
             moved = prime(model, ids[None], cursor)
             cursor.token, cursor.state = moved.token, moved.state
-        ended = _generate(model, cursor, choice, draws, length, stop, write)[0].endswith("\n")
-        click.echo(nl=not ended)  # Flushes as well.
+        texts = generate_texts(
+            model, model.vocabulary, cursor, choice, draws, length, stop, model.end, write
+        )
+        click.echo(nl=not texts[0].endswith("\n"))  # Flushes as well.
 
 
 class Writer:

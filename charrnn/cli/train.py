@@ -33,7 +33,7 @@ BUDGET_FLAGS = [
 ]
 FLAGS = [
     *BUDGET_FLAGS,
-    ("--task", "task", "TASK", "language_model, or classification."),
+    ("--task", "task", "TASK", "language_model, classification, or generation."),
     ("--cell", "model.cell", "CELL", f"{one_of(CELLS)}."),
     ("--layers", "model.layers", "N", "Layers."),
     ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one a layer."),

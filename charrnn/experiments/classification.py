@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,43 +15,18 @@ from torch.nn import functional
 from charrnn.batching import pad
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config
-from charrnn.errors import ConfigError, DataError
-from charrnn.examples import label_vocabulary, load_examples, read_labelled
+from charrnn.errors import DataError
 from charrnn.experiment import build_embedding, build_stack
 from charrnn.experiments import Prediction
-from charrnn.experiments.examples import (
-    ExampleData,
-    ExamplesExperiment,
-    Judged,
-    outputs,
-    trained_network,
-)
+from charrnn.experiments.examples import ExamplesExperiment, Judged, outputs, trained_network
+from charrnn.experiments.labelled import Example, LabelledTexts, describe, text_and_label
 from charrnn.layers import Bidirectional, Stack, drop, real_steps
 from charrnn.metrics import accuracy, confusion, macro_f1
 from charrnn.state import State, leaves
-from charrnn.texts import Texts
-from charrnn.vocabulary import (
-    UNKNOWN,
-    ByteVocabulary,
-    CharacterVocabulary,
-    Ids,
-    TokenVocabulary,
-    Vocabularies,
-    Vocabulary,
-    WordVocabulary,
-    read_vocabularies,
-)
+from charrnn.vocabulary import Vocabularies
 
 Pooling = Literal["last", "mean", "max"]
 SHOWN = 3  # examples in a sample
-
-
-class Example(NamedTuple):
-    """A text and its class, as ids."""
-
-    ids: Ids
-    label: int
-    text: str
 
 
 class Batch(NamedTuple):
@@ -60,50 +35,6 @@ class Batch(NamedTuple):
     ids: Tensor  # (N, T), 0 past a text's end
     lengths: Tensor  # (N,)
     labels: Tensor  # (N,)
-
-
-LabelledTexts: TypeAlias = ExampleData[Example]
-
-
-def read(config: Config, texts: Texts, vocabulary: Any = None) -> LabelledTexts:
-    """The labelled texts that a configuration names, in given vocabularies or in their own, which
-    are made of the training split: what it lacks is `<unk>`. Raises DataError."""
-    data = config.data
-    found = load_examples(
-        partial(read_labelled, form=data.form, encoding=data.encoding, errors=data.errors),
-        texts["sources"],
-        texts.get("validation"),
-        texts.get("test"),
-        fractions=data.split,
-        by=data.split_by,
-    )
-    if vocabulary is not None:
-        vocabularies: Vocabularies = read_vocabularies(vocabulary)
-    else:
-        train = found.splits["train"]
-        inputs = [example.text for example in train]
-        made: Vocabulary
-        if data.vocabulary == "byte":
-            made = ByteVocabulary()
-        elif data.vocabulary == "word":
-            made = WordVocabulary.of(inputs, data.minimum_count)
-        else:
-            made = CharacterVocabulary.of(inputs, data.minimum_count, [UNKNOWN])
-        vocabularies = {"text": made, "label": label_vocabulary(train)}
-    text, label = _both(vocabularies)
-    splits = {
-        name: [
-            Example(text.encode(e.text), int(label.encode([e.label])[0]), e.text) for e in examples
-        ]
-        for name, examples in found.splits.items()
-    }
-    return ExampleData(splits, vocabularies, found.sha256)
-
-
-def _both(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabulary]:
-    if set(vocabularies) != {"text", "label"}:
-        raise ConfigError("a classifier has a vocabulary of its texts and one of its classes")
-    return cast(Vocabulary, vocabularies["text"]), cast(TokenVocabulary, vocabularies["label"])
 
 
 class Classifier(nn.Module):
@@ -164,14 +95,14 @@ class Classification(ExamplesExperiment[Example, Batch]):
 
     def __init__(self, config: Config, data: LabelledTexts, about: dict[str, Any]) -> None:
         super().__init__(config, data, about)
-        _, self.label = _both(data.vocabularies)
+        _, self.label = text_and_label(data.vocabularies)
         self.guess = math.log(self.label.size)
 
     @staticmethod
     def build(config: Config, vocabularies: Vocabularies) -> Classifier:
         """Embedding, layers and head."""
         model = config.model
-        text, label = _both(vocabularies)
+        text, label = text_and_label(vocabularies)
         embedding, width = build_embedding(model, text.size)
         stack = build_stack(model, width, model.bidirectional)
         return Classifier(
@@ -198,12 +129,7 @@ class Classification(ExamplesExperiment[Example, Batch]):
             "model.output_dropout": 0.3,
         }
 
-    @staticmethod
-    def describe(data: LabelledTexts) -> str:
-        """How many texts, symbols and classes."""
-        text, label = _both(data.vocabularies)
-        count = sum(len(part) for part in data.splits.values())
-        return f"{count:,} texts of {text.size:,} symbols, {label.size:,} classes"
+    describe = staticmethod(describe)
 
     @staticmethod
     def length(example: Example) -> int:
@@ -268,7 +194,7 @@ class Predictor:
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         self.model, vocabularies = trained_network(Classification, checkpoint, device)
-        self.text, self.label = _both(vocabularies)
+        self.text, self.label = text_and_label(vocabularies)
         self._collate = partial(Classification.collate, device=torch.device(device))
 
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:

@@ -263,13 +263,13 @@ def long_sample(effort: Effort, sabotaged: bool) -> Result:
         "Writer.__call__ = keeping\n"
     )
     gather = (
-        "import charrnn.cli.sample as module\n"
-        "whole = module._generate\n"
+        "import charrnn.trained as module\n"
+        "whole = module.generate_texts\n"
         "def gathered(*arguments):\n"
         "    texts = whole(*arguments[:-1], None)\n"
         "    arguments[-1](texts[0])\n"
         "    return texts\n"
-        "module._generate = gathered\n"
+        "module.generate_texts = gathered\n"
     )
 
     def measured(reader_leaves_after: int | None = None) -> tuple[str, float, int, Ended, int]:
