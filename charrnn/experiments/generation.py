@@ -70,7 +70,7 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> ExampleData[Ex
     data = read_texts(config, texts, vocabulary)
     end = end_of(text_and_label(data.vocabularies)[0])
     splits = {
-        name: [Example(np.r_[end + 1, e.ids], np.r_[e.ids, end], e.label) for e in examples]
+        name: [Example(np.append(end + 1, e.ids), np.append(e.ids, end), e.label) for e in examples]
         for name, examples in data.splits.items()
     }
     return ExampleData(splits, data.vocabularies, data.sha256)
@@ -302,7 +302,7 @@ class Generator:
             )
         state = cast(ConditionedState, self._stepper.initial_state(samples))
         state = state._replace(label=self.label.encode(labels).astype(np.int64))  # type: ignore[arg-type]
-        ids = np.r_[self.end + 1, self.vocabulary.encode(prompt, unknown)].astype(np.int64)
+        ids = np.append(self.end + 1, self.vocabulary.encode(prompt, unknown)).astype(np.int64)
         lanes = np.tile(ids, (samples, 1))
         # Position 0 is that of the label.
         return prime(self, lanes[:, 1:], Cursor(lanes[:, 0], state, position=1))

@@ -1,0 +1,348 @@
+"""Texts of a class: the model, its score, its run, what it writes."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from charrnn.config import build_config
+from charrnn.errors import CheckpointError
+from charrnn.experiments import built_layout
+from charrnn.experiments.generation import Generation, Generator, end_of, read, surprisals
+from charrnn.layout import check_layout
+from charrnn.sampler import Choice, Draws, sample
+from charrnn.session import Session
+from charrnn.sources import find_sources
+from charrnn.state import leaves
+from tests.reference import lstm_step
+from tests.test_classification import write_texts
+from tests.tiny import drive, start
+
+TINY: dict[str, Any] = {
+    "task": "generation",
+    "data.split": [0.7, 0.3],
+    "model.hidden_size": 6,
+    "model.embedding_size": 5,
+    "model.dropout": 0.2,
+    "model.input_dropout": 0.1,
+    "model.output_dropout": 0.2,
+    "training.steps": 13,
+    "training.batch_size": 8,
+    "training.warmup_steps": 10,
+    "evaluation.every": 4,
+    "checkpoints.keep_last": 100,
+    "device": "cpu",
+}
+CPU = torch.device("cpu")
+
+
+def begin(folder: Path, run: Path, **changes: Any) -> Session:
+    values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    config = build_config([("test", values)])[0]
+    return start(run, config, read(config, {"sources": find_sources([str(folder)])}))
+
+
+def writer(session: Session) -> Generator:
+    data: Any = session.data
+    return Generator(session.model, data.vocabularies, session.about)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    (tmp_path / "texts").mkdir()
+    return write_texts(tmp_path / "texts")
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "mingru"])
+def test_padding_and_neighbours_change_nothing(texts: Path, tmp_path: Path, cell: str) -> None:
+    session = begin(texts, tmp_path / "run", model__cell=cell)
+    model = session.model.double().eval()
+    examples = session.data.splits["train"][:9]
+    batch = Generation.collate(examples, CPU)
+    together = surprisals(model, batch)
+    for row, example in enumerate(examples):
+        alone = surprisals(model, Generation.collate([example], CPU))[0]
+        torch.testing.assert_close(alone, together[row, : len(alone)])
+        assert not together[row, len(alone) :].any()
+    garbage = batch.inputs.clone()
+    lengths = torch.tensor([len(example.inputs) for example in examples])
+    padding = torch.arange(garbage.shape[1]) >= lengths[:, None]
+    assert padding.any()
+    garbage[padding] = 3
+    assert torch.equal(surprisals(model, batch._replace(inputs=garbage)), together)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "minlstm"])
+def test_stepped_equals_unrolled(texts: Path, tmp_path: Path, cell: str) -> None:
+    session = begin(texts, tmp_path / "run", model__cell=cell)
+    model = session.model.double().eval()
+    batch = Generation.collate(session.data.splits["train"][::7], CPU)
+    assert set(batch.labels.tolist()) == {0, 1}
+    state = model.initial_state(len(batch.labels))._replace(label=batch.labels)
+    unrolled, after = model(batch.inputs, state)
+    stepper = writer(session)
+    stepped: Any = state
+    for t in range(batch.inputs.shape[1]):
+        logits, stepped = stepper.step(batch.inputs[:, t].numpy(), stepped)
+        logits[:, stepper.vocabulary.unknown] = 0  # type: ignore[union-attr]
+        unrolled[:, t, stepper.vocabulary.unknown] = 0  # type: ignore[union-attr]
+        np.testing.assert_allclose(logits, unrolled[:, t].detach().numpy(), atol=1e-5)
+    for one, other in zip(leaves(stepped), leaves(after), strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.equal(stepped.label, batch.labels)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resumed_equals_uninterrupted_at_every_step(
+    texts: Path, tmp_path: Path, processes: int
+) -> None:
+    whole = begin(texts, tmp_path / "whole", processes=processes)
+    drive(whole)
+    for k in range(1, 13):
+        first = begin(texts, tmp_path / f"{k}", processes=processes)
+        drive(first, until=k)
+        again = begin(texts, tmp_path / f"{k}", processes=processes)
+        again.restore(first.run.load(k))
+        drive(again)
+        for name, tensor in whole.trainer.tensors().items():
+            assert torch.equal(tensor, again.trainer.tensors()[name]), (k, name)
+
+
+def test_the_score_is_that_of_the_probabilities_by_hand(texts: Path, tmp_path: Path) -> None:
+    """In float64 numpy: the vectors of symbol and label, an LSTM, a softmax; from <s> to </s>."""
+    session = begin(texts, tmp_path / "run", model__layers=1)
+    drive(session)
+    weights = {n: v.numpy() for n, v in session.model.state_dict().items()}
+    score = session.experiment.final(weights, split="validation")
+    w = {name: value.astype(np.float64) for name, value in weights.items()}
+    cell = SimpleNamespace(
+        **{n.rpartition(".")[2]: v for n, v in w.items() if n.startswith("stack.layers.0.cell.")}
+    )
+    data: Any = session.data
+    size = data.vocabularies["text"].size
+    nats, count = 0.0, 0
+    for example in data.splits["validation"]:
+        text = example.targets[:-1].tolist()
+        state = (np.zeros(6), np.zeros(6))
+        for read_id, said in zip([size + 1, *text], [*text, size], strict=True):
+            vector = np.r_[
+                w["embedding.weight"][read_id], w["label_embedding.weight"][example.label]
+            ]
+            state = lstm_step(cell, vector, state)
+            logits = w["head.weight"] @ state[0] + w["head.bias"]
+            assert len(logits) == size + 1
+            nats -= math.log(np.exp(logits[said]) / np.exp(logits).sum())
+            count += 1
+    assert score.count == count
+    assert score.nats == pytest.approx(nats / count, abs=1e-6)
+    batch = Generation.collate(data.splits["validation"], CPU)
+    loss = session.task.loss(session.model.eval(), batch, None)
+    assert loss.scored == count
+    assert float(loss.total.detach()) == pytest.approx(nats, rel=1e-5)
+    assert set(score.record()) >= {"nats_per_character", "characters", "bits_per_character"}
+
+
+def test_it_writes_what_the_label_says(texts: Path, tmp_path: Path) -> None:
+    session = begin(
+        texts,
+        tmp_path / "run",
+        training__steps=80,
+        training__learning_rate=0.02,
+        model__hidden_size=16,
+    )
+    *_, finished = drive(session)
+    assert finished.score.nats < math.log(7)  # type: ignore[union-attr]
+    stepper = writer(session)
+    for label, letters in (("vowels", "aeiou"), ("consonants", "bcdfg")):
+        written = stepper.write([label] * 50, 30, Choice(), Draws(1, range(50)))
+        right = sum(character in letters for text in written for character in text)
+        assert right > 0.95 * sum(map(len, written))
+        assert len(set(written)) > 30
+        assert 2 < sum(map(len, written)) / 50 < 8
+    shown = session.experiment.sample(20).splitlines()
+    assert len(shown) == 2
+    assert {line.partition(":")[0] for line in shown} == {"vowels", "consonants"}
+
+
+def test_labels_are_drawn_at_training_frequency(tmp_path: Path) -> None:
+    rows = [f"{'abc'[i % 3]}{i}\t{'rare' if i % 4 == 0 else 'common'}" for i in range(200)]
+    (tmp_path / "rows.tsv").write_text("\n".join(rows), "utf-8")
+    session = begin(tmp_path / "rows.tsv", tmp_path / "run", data__split_by="position")
+    counts = session.about["corpus"]["label_counts"]
+    assert counts == [105, 35]
+    stepper = writer(session)
+    drawn = stepper.labels(Draws(3, range(4000)))
+    assert drawn.count("rare") == pytest.approx(1000, abs=4 * math.sqrt(4000 * 0.25 * 0.75))
+    assert drawn[:10] == stepper.labels(Draws(3, range(10)))
+    assert stepper.labels(Draws(3, range(4)), "rare") == ["rare"] * 4
+
+
+def test_a_sample_is_its_own_whatever_stands_beside_it(texts: Path, tmp_path: Path) -> None:
+    stepper = writer(begin(texts, tmp_path / "run"))
+    labels = stepper.labels(Draws(5, range(20)))
+    together = stepper.write(labels, 12, Choice(0.9), Draws(5, range(20)))
+    alone = stepper.write(labels[7:8], 12, Choice(0.9), Draws(5, [7]))
+    assert alone == together[7:8]
+    # The sampler drives it as it drives any stepper.
+    cursor = stepper.begin("", 1, labels=labels[7:8])
+    ids = [int(i[0]) for _, i in zip(range(12), sample(
+        stepper, cursor, Choice(0.9), Draws(5, [7])), strict=False)]  # fmt: skip
+    ids = ids[: ids.index(stepper.end)] if stepper.end in ids else ids
+    assert stepper.vocabulary.decode(ids) == alone[0]
+
+
+def test_it_neither_writes_the_unknown_nor_goes_on_after_the_end(
+    texts: Path, tmp_path: Path
+) -> None:
+    session = begin(texts, tmp_path / "run")
+    stepper = writer(session)
+    bias = session.model.head.bias.data
+    bias[stepper.vocabulary.unknown] = 100  # type: ignore[union-attr]
+    written = stepper.write(["vowels"] * 20, 9, Choice(), Draws(1, range(20)))
+    assert not any("\ufffd" in text for text in written)
+    assert max(map(len, written)) <= 9
+    bias[stepper.end] = 200
+    assert stepper.write(["vowels"] * 3, 9, Choice(), Draws(1, range(3))) == ["", "", ""]
+
+
+@pytest.mark.parametrize("kind", ["byte", "word", "character"])
+def test_any_vocabulary_can_be_written(tmp_path: Path, kind: str) -> None:
+    rows = [f"{'é ü' if i % 2 else 'no one'} {i % 7} {i}\t{i % 2}" for i in range(60)]
+    (tmp_path / "rows.tsv").write_text("\n".join(rows), "utf-8")
+    session = begin(tmp_path / "rows.tsv", tmp_path / "run", data__vocabulary=kind)
+    *_, finished = drive(session)
+    assert finished.score.unit == ("word" if kind == "word" else "character")  # type: ignore[union-attr]
+    data: Any = session.data
+    example = data.splits["train"][0]
+    text = data.vocabularies["text"]
+    assert example.inputs[0] == text.size + 1
+    assert example.targets[-1] == text.size == end_of(text)
+    assert text.decode(example.targets[:-1].tolist()) == text.decode(example.inputs[1:].tolist())
+    stepper = writer(session)
+    assert len(stepper.write(["0", "1"], 9, Choice(), Draws(1, range(2)))) == 2
+    assert (
+        stepper.begin("no 1", 2, labels=["0", "1"]).token.tolist() == [text.encode("no 1")[-1]] * 2
+    )
+
+
+def test_layout_is_that_of_the_model(texts: Path, tmp_path: Path) -> None:
+    session = begin(texts, tmp_path / "run")
+    data: Any = session.data
+    expected = built_layout(session.config, data.vocabularies)
+    shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
+    assert expected.weights == shapes
+    assert not list(leaves(session.task.empty_carry(session.model)))
+
+
+@pytest.fixture
+def trained(run: Any, tmp_path: Path) -> Path:
+    (tmp_path / "texts").mkdir()
+    write_texts(tmp_path / "texts")
+    options = [f"--set={key}={value}" for key, value in TINY.items()]
+    done = run("train", "texts", *options, "--out", "words", "--json")
+    assert done.code == 0, done.err
+    end = json.loads(done.out.splitlines()[-1])
+    assert end["nats_per_character"] > 0
+    return tmp_path / "words"
+
+
+def test_the_commands(run: Any, trained: Path) -> None:
+    scored = json.loads(run("eval", "words", "--json").out)
+    best = json.loads((trained / "best.json").read_text("utf-8"))
+    assert scored["nats_per_character"] == pytest.approx(best["nats_per_character"], abs=1e-6)
+    assert "nats per character" in run("eval", "words", "--split", "train").out
+    assert "2 token symbols (label)" in run("info", "words").out
+    assert json.loads(run("list", ".", "--json").out)["unit"] == "character"
+    assert "label\t0\t" in run("vocab", "words").out
+    assert run("resume", "words", "--steps", "20").code == 0
+    refused = run("predict", "words", "aeiou")
+    assert refused.code == 2
+    assert "charrnn sample" in refused.err
+
+
+def test_sample(run: Any, trained: Path) -> None:
+    drawn = run("sample", "words", "--num-samples", "5", "--seed", "3", "-n", "8")
+    assert drawn.code == 0, drawn.err
+    rows = [line.split("\t") for line in drawn.out.splitlines()]
+    assert len(rows) == 5
+    assert {row[0] for row in rows} <= {"vowels", "consonants"}
+    assert run("sample", "words", "--num-samples", "5", "--seed", "3", "-n", "8").out == drawn.out
+    records = [
+        json.loads(line)
+        for line in run(
+            "sample", "words", "--num-samples", "5", "--seed", "3", "-n", "8", "--json"
+        ).out.splitlines()
+    ]
+    assert [[record["label"], record["text"]] for record in records] == rows
+    given = run("sample", "words", "--label", "vowels", "--prompt", "ae", "--num-samples", "3")
+    assert given.code == 0, given.err
+    assert "seed " in given.err
+    assert [line[:2] for line in given.out.splitlines()] == ["ae"] * 3
+    assert not any("\t" in line for line in given.out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--label", "vowel"], 3, "'vowel'; give one of its 2, as 'vowels'"),
+        (["--prompt", "aZ"], 3, "U+005A 'Z'"),
+        (["--interactive"], 2, "--interactive"),
+        (["--adapt-to", "book.txt"], 2, "--adapt-to"),
+        (["--save-state", "s"], 2, "--save-state"),
+        (["--load-state", "s"], 2, "--load-state"),
+    ],
+)
+def test_what_sample_refuses(
+    run: Any, trained: Path, words: list[str], code: int, said: str
+) -> None:
+    refused = run("sample", "words", *words)
+    assert refused.code == code
+    assert said in refused.err
+    assert refused.err.strip().splitlines()[-1].startswith("charrnn: ")
+    assert not refused.out
+
+
+def test_it_is_no_language_model(run: Any, trained: Path) -> None:
+    for command in (
+        ["eval", "words", "--dynamic"],
+        ["eval", "words", "--novelty", "book.txt"],
+        ["compress", "words", "book.txt"],
+        ["train", "book.txt", "--from", "words", "--steps", "3"],
+    ):
+        refused = run(*command)
+        assert refused.code == 4, command
+        assert "trained for generation; use charrnn sample" in refused.err
+
+
+def test_a_language_model_has_no_labels(run: Any) -> None:
+    assert run("train", "book.txt", "--steps", "10", "--out", "book").code == 0
+    refused = run("sample", "book", "--label", "Irish")
+    assert refused.code == 2
+    assert "--label says nothing to a model of the task language_model" in refused.err
+
+
+def changed(path: Path, tensors: dict[str, Any], **corpus: Any) -> Checkpoint:
+    stored = load_checkpoint(path)
+    metadata = stored.metadata | {"corpus": stored.metadata["corpus"] | corpus}
+    save_checkpoint(path, stored.tensors | tensors, metadata)
+    return load_checkpoint(path, check_layout)
+
+
+def test_a_changed_checkpoint_is_refused(run: Any, trained: Path) -> None:
+    path = sorted((trained / "checkpoints").glob("*.safetensors"))[-1]
+    labels = load_checkpoint(path).tensors["model/label_embedding.weight"]
+    for counts in ([1], [1, 2, 3], [0, 0], [-1, 2]):
+        with pytest.raises(CheckpointError, match=r"label.counts"):
+            changed(path, {}, label_counts=counts)
+    without = changed(path, {}, label_counts=[])
+    with pytest.raises(CheckpointError, match="how frequent"):
+        Generator.from_checkpoint(without)
+    changed(path, {}, label_counts=[2, 5])
+    with pytest.raises(CheckpointError, match=r"label_embedding\.weight"):
+        changed(path, {"model/label_embedding.weight": labels[:1]})
