@@ -1,0 +1,124 @@
+"""Does a generator write what its label says? `python benchmarks/conditioned_names.py GENERATOR
+CLASSIFIER NAMES [--count 2000] [--seed 1]`.
+
+GENERATOR and CLASSIFIER are runs of `charrnn train NAMES --task generation` and `classification` on
+the same split, which is checked; repeated pairs of name and class are read once. Labels are drawn
+at training frequency and a text is written of each; those that stand in the training split under
+any label are left out, and the classifier says of the rest which class they are of. Prints one JSON
+object: the share that got the intended label, the share that the same names would get were they
+dealt to the labels at random, and the classifier's accuracy on the real names of validation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from typing import Any
+
+from charrnn.checkpoint import Checkpoint
+from charrnn.config import Config, config_from_data
+from charrnn.errors import CharrnnError, DataError
+from charrnn.examples import load_examples, read_labelled
+from charrnn.experiments import experiment_of
+from charrnn.experiments.generation import Generator
+from charrnn.runs import find_checkpoint
+from charrnn.sampler import Choice, Draws
+from charrnn.sources import find_sources
+from charrnn.trained import writer_of
+
+LONGEST = 200  # symbols of a text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("generator")
+    parser.add_argument("classifier")
+    parser.add_argument("names")
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    given = parser.parse_args()
+    try:
+        print(json.dumps(measure(**vars(given)), indent=1, ensure_ascii=False))
+    except CharrnnError as error:
+        sys.exit(str(error))
+
+
+def measure(
+    generator: str, classifier: str, names: str, count: int, seed: int, temperature: float
+) -> dict[str, Any]:
+    """What is printed. Raises DataError where the two were not trained on the same split."""
+    checkpoints = [find_checkpoint(run, tell) for run in (generator, classifier)]
+    config, splits = split_of_both(checkpoints, names)
+    writer = writer_of(checkpoints[0]).from_checkpoint(checkpoints[0])
+    if not isinstance(writer, Generator):
+        raise DataError(f"{generator} writes without a label; give a run of the task generation")
+    predictor = experiment_of(config[1].task).predictor(checkpoints[1], "cpu")
+
+    def classes(texts: list[str]) -> list[str]:
+        return [str(said.record["label"]) for said in predictor.predict(texts)]
+
+    draws = Draws(seed, range(count))
+    intended = writer.labels(draws)
+    written = writer.write(intended, LONGEST, Choice(temperature), draws)
+    known = {example.text for example in splits["train"]}
+    novel = [
+        (label, text.strip())
+        for label, text in zip(intended, written, strict=True)
+        if text.strip() and text.strip() not in known
+    ]
+    said = classes([text for _, text in novel])
+    wanted = Counter(label for label, _ in novel)
+    right = Counter(label for (label, _), other in zip(novel, said, strict=True) if label == other)
+    of = len(novel)
+    real = splits["validation"]
+    real_right = sum(
+        example.label == other
+        for example, other in zip(real, classes([e.text for e in real]), strict=True)
+    )
+    return {
+        "written": count,
+        "novel": of,
+        "novel_and_different": len({text for _, text in novel}),
+        "of_them_in_validation": sum(text in {e.text for e in real} for _, text in novel),
+        "intended_label": round(right.total() / of, 4),
+        "by_chance": round(sum(wanted[name] * n for name, n in Counter(said).items()) / of**2, 4),
+        "classifier_on_real_unseen_names": round(real_right / len(real), 4),
+        "real_unseen_names": len(real),
+        "by_label": {name: f"{right[name]}/{n}" for name, n in wanted.most_common()},
+    }
+
+
+def split_of_both(
+    checkpoints: list[Checkpoint], names: str
+) -> tuple[list[Config], dict[str, list[Any]]]:
+    """The configurations of both runs, and the one split of the names that both learned from."""
+    configs = [config_from_data(c.metadata["config"], str(c.path)) for c in checkpoints]
+    about = [
+        (c.metadata["corpus"]["sha256"], c.metadata["corpus"]["splits"], config.data.split_by)
+        for c, config in zip(checkpoints, configs, strict=True)
+    ]
+    if about[0] != about[1] or configs[0].data.split != configs[1].data.split:
+        raise DataError("the two runs were not trained on the same split of the same names")
+    data = configs[0].data
+    found = load_examples(
+        lambda sources: read_labelled(sources, data.form, encoding=data.encoding),
+        find_sources([names]),
+        fractions=data.split,
+        by=data.split_by,
+    )
+    sizes = {name: len(part) for name, part in found.splits.items()}
+    if (found.sha256, sizes) != about[0][:2]:
+        raise DataError(f"{names} is not what the two runs were trained on")
+    tell(f"both runs: {sizes}, SHA-256 {found.sha256[:12]}, split by {data.split_by}")
+    return configs, found.splits
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
