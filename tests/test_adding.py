@@ -1,34 +1,40 @@
-"""ARCHITECTURE.md's worked example of a cell of one's own, done in a copy of the package."""
+"""ARCHITECTURE.md's worked examples of a cell and a task of one's own, done in a copy of the
+package."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_cell_is_one_file_and_one_line(tmp_path: Path) -> None:
-    section = (ROOT / "ARCHITECTURE.md").read_text("utf-8").partition("## Adding a cell")[2]
-    name = re.search(r"in `(charrnn/\w+\.py)`", section)
-    file, line = re.findall(r"```python\n(.*?)```", section, re.S)[:2]
+def added(folder: Path, section: str, table: str, start: str) -> Callable[..., str]:
+    """A copy of the package with a section's file, and its line at the start of a table; what runs
+    a module there."""
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8").partition(f"\n## {section}\n")[2]
+    name = re.search(r"`(charrnn/[\w/]+\.py)`:\n\n```python", text)
+    file, line = re.findall(r"```python\n(.*?)```", text, re.S)[:2]
     assert name
-    for folder in ("charrnn", "tests"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / name.group(1)).write_text(file, "utf-8")
-    registry = tmp_path / "charrnn" / "registry.py"
-    start = "CELLS: dict[str, CellEntry] = {\n"
-    before, _, after = registry.read_text("utf-8").partition(start)
-    registry.write_text(before + start + line + after, "utf-8")
+    for part in ("charrnn", "tests"):
+        shutil.copytree(ROOT / part, folder / part)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / name.group(1)).write_text(file, "utf-8")
+    before, found, after = (folder / table).read_text("utf-8").partition(start)
+    assert found
+    (folder / table).write_text(before + start + line + after, "utf-8")
 
     def run(*words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", *words],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(folder)},
             capture_output=True,
             text=True,
             check=False,
@@ -36,6 +42,12 @@ def test_a_cell_is_one_file_and_one_line(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    return run
+
+
+def test_a_cell_is_one_file_and_one_line(tmp_path: Path) -> None:
+    start = "CELLS: dict[str, CellEntry] = {\n"
+    run = added(tmp_path, "Adding a cell", "charrnn/registry.py", start)
     train = ["train", "pyproject.toml", "--steps", "12", "--hidden-size", "8", "--out", "run"]
     assert "x MGU 8" in run("charrnn", *train, "--cell", "mgu")
     run("charrnn", "resume", "run", "--steps", "14")
@@ -49,3 +61,24 @@ def test_a_cell_is_one_file_and_one_line(tmp_path: Path) -> None:
     assert passed
     assert int(passed.group(1)) > 40
     assert "failed" not in tested
+
+
+def test_a_task_is_one_file_and_one_line(tmp_path: Path) -> None:
+    run = added(tmp_path, "Adding a task", "charrnn/config.py", "TASKS = {\n")
+    draw = np.random.default_rng(1)
+    words = sorted({"".join(draw.choice(list("aeiou...."), 6)) for _ in range(300)})
+    rows = [f"{word}\t{sum(letter != '.' for letter in word)}" for word in words]
+    (tmp_path / "vowels.tsv").write_text("\n".join(rows), "utf-8")
+    train = ["vowels.tsv", "--task", "counting", "--hidden-size", "16", "--out", "run"]
+    rate = "training.learning_rate=1e-2"
+    shown = run("charrnn", "train", *train, "--steps", "60", "--set", rate)
+    assert "mean absolute error" in shown
+    run("charrnn", "resume", "run", "--steps", "80")
+    scored = json.loads(run("charrnn", "eval", "run", "--json"))
+    always = np.array([int(row[-1]) for row in rows])
+    assert scored["mean_absolute_error"] < 0.5 * np.abs(always - always.mean()).mean()
+    assert "bidirectional" in run("charrnn", "info", "run")
+    said = run("charrnn", "predict", "run", "aeioua", "......").splitlines()
+    high, low = (float(line.split("\t")[0]) for line in said)
+    assert high > 4
+    assert low < 1.5

@@ -72,7 +72,9 @@ def duration(seconds: float) -> str:
 
 def describe_model(config: Config) -> str:
     """`2 x LSTM 256, embedding 64, dropout 0.25`, and what else is not as it is by default."""
-    model = config.model
+    from charrnn.config import TASKS
+
+    model, ignored = config.model, TASKS[config.task].ignores
     widths = model.widths
     name = CELLS[model.cell].title.format_map(vars(model))
     shape = (
@@ -94,6 +96,10 @@ def describe_model(config: Config) -> str:
         parts.append("layer normalisation")
     if model.skip_connections:
         parts.append("skip connections")
+    if model.bidirectional and "model.bidirectional" not in ignored:
+        parts.insert(1, "bidirectional")
+    if "model.pooling" not in ignored:
+        parts.append(f"{model.pooling} pooling")
     return ", ".join(parts)
 
 

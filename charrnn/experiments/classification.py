@@ -78,6 +78,22 @@ class Classifier(nn.Module):
         return logits
 
 
+def build_classifier(config: Config, symbols: int, classes: int) -> Classifier:
+    """The network that a resolved configuration describes, over so many symbols."""
+    model = config.model
+    embedding, width = build_embedding(model, symbols)
+    stack = build_stack(model, width, model.bidirectional)
+    return Classifier(
+        embedding,
+        stack,
+        nn.Linear(stack.output_size, classes),
+        model.pooling,
+        float(model.input_dropout),
+        float(model.output_dropout),
+        model.locked_dropout,
+    )
+
+
 def last_outputs(stack: Stack, state: State) -> Tensor:
     """What the layers that are read of a stack put out last, (N, output_size): each direction of a
     bidirectional one. It is the hidden state, the first of a state's leaves."""
@@ -101,19 +117,8 @@ class Classification(ExamplesExperiment[Example, Batch]):
     @staticmethod
     def build(config: Config, vocabularies: Vocabularies) -> Classifier:
         """Embedding, layers and head."""
-        model = config.model
         text, label = text_and_label(vocabularies)
-        embedding, width = build_embedding(model, text.size)
-        stack = build_stack(model, width, model.bidirectional)
-        return Classifier(
-            embedding,
-            stack,
-            nn.Linear(stack.output_size, label.size),
-            model.pooling,
-            float(model.input_dropout),
-            float(model.output_dropout),
-            model.locked_dropout,
-        )
+        return build_classifier(config, text.size, label.size)
 
     @staticmethod
     def defaults(config: Config, data: LabelledTexts) -> dict[str, Any]:

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 from charrnn.config import Config
 from charrnn.errors import ConfigError
-from charrnn.examples import label_vocabulary, load_examples, read_labelled
+from charrnn.examples import (
+    Examples,
+    Labelled,
+    label_vocabulary,
+    load_examples,
+    read_labelled,
+)
 from charrnn.experiments.examples import ExampleData
 from charrnn.texts import Texts
 from charrnn.vocabulary import (
@@ -37,28 +43,15 @@ LabelledTexts: TypeAlias = ExampleData[Example]
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> LabelledTexts:
     """The labelled texts that a configuration names, in given vocabularies or in their own, which
     are made of the training split: what it lacks is `<unk>`. Raises DataError."""
-    data = config.data
-    found = load_examples(
-        partial(read_labelled, form=data.form, encoding=data.encoding, errors=data.errors),
-        texts["sources"],
-        texts.get("validation"),
-        texts.get("test"),
-        fractions=data.split,
-        by=data.split_by,
+    found = load_labelled(config, texts)
+    vocabularies: Vocabularies = (
+        read_vocabularies(vocabulary)
+        if vocabulary is not None
+        else {
+            "text": text_vocabulary(config, found),
+            "label": label_vocabulary(found.splits["train"]),
+        }
     )
-    if vocabulary is not None:
-        vocabularies: Vocabularies = read_vocabularies(vocabulary)
-    else:
-        train = found.splits["train"]
-        inputs = [example.text for example in train]
-        made: Vocabulary
-        if data.vocabulary == "byte":
-            made = ByteVocabulary()
-        elif data.vocabulary == "word":
-            made = WordVocabulary.of(inputs, data.minimum_count)
-        else:
-            made = CharacterVocabulary.of(inputs, data.minimum_count, [UNKNOWN])
-        vocabularies = {"text": made, "label": label_vocabulary(train)}
     text, label = text_and_label(vocabularies)
     splits = {
         name: [
@@ -67,6 +60,29 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> LabelledTexts:
         for name, examples in found.splits.items()
     }
     return ExampleData(splits, vocabularies, found.sha256)
+
+
+def load_labelled(config: Config, texts: Texts) -> Examples[Labelled]:
+    """The labelled texts that a configuration names, by split. Raises DataError."""
+    data = config.data
+    return load_examples(
+        partial(read_labelled, form=data.form, encoding=data.encoding, errors=data.errors),
+        texts["sources"],
+        texts.get("validation"),
+        texts.get("test"),
+        fractions=data.split,
+        by=data.split_by,
+    )
+
+
+def text_vocabulary(config: Config, examples: Examples[Labelled]) -> Vocabulary:
+    """The vocabulary of the training texts, of the kind configured; what it lacks is `<unk>`."""
+    inputs, data = [example.text for example in examples.splits["train"]], config.data
+    if data.vocabulary == "byte":
+        return ByteVocabulary()
+    if data.vocabulary == "word":
+        return WordVocabulary.of(inputs, data.minimum_count)
+    return CharacterVocabulary.of(inputs, data.minimum_count, [UNKNOWN])
 
 
 def text_and_label(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabulary]:
