@@ -187,6 +187,8 @@ def test_the_commands(run: Any, tmp_path: Path) -> None:
     assert "4 steps" not in run("info", "words").err
     listed = json.loads(run("list", ".", "--json").out)
     assert listed["unit"] == "label"
+    assert "x LSTM 6, bidirectional, embedding 5" in run("info", "words").out
+    assert "skip connections, max pooling\n" in run("info", "words").out
     assert "label\t0\t" in run("vocab", "words").out
     resumed = run("resume", "words", "--steps", "20")
     assert resumed.code == 0, resumed.err
@@ -233,7 +235,10 @@ def test_a_classifier_does_not_write(run: Any, tmp_path: Path) -> None:
 
 
 def test_a_language_model_says_nothing_of_a_text(run: Any) -> None:
-    assert run("train", "book.txt", "--steps", "10", "--out", "book").code == 0
+    trained = run("train", "book.txt", "--steps", "10", "--out", "book")
+    assert trained.code == 0
+    assert "bidirectional" not in trained.err
+    assert "pooling" not in trained.err
     refused = run("predict", "book", "a text")
     assert refused.code == 2
     assert "charrnn sample" in refused.err

@@ -1,6 +1,7 @@
 """Configuration: strict, with positions and suggestions, and every value's source known."""
 
 import random
+import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.config import (
+    TASKS,
     Config,
     all_keys,
     build_config,
@@ -344,6 +346,30 @@ def test_a_mistyped_variable(variable: str, suggestion: str) -> None:
 def test_a_variable_that_is_no_yaml() -> None:
     with pytest.raises(ConfigError, match="CHARRNN_DEVICE:1:"):
         environment_layers({"CHARRNN_DEVICE": "[cpu"})
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "value"),
+    [
+        ("language_model", "model.pooling", "mean"),
+        ("language_model", "data.form", "rows"),
+        ("classification", "model.tie_embeddings", True),
+        ("classification", "training.carry_state", False),
+        ("generation", "model.bidirectional", False),
+        ("generation", "evaluation.lanes", 3),
+    ],
+)
+def test_keys_that_say_nothing_to_a_task_are_refused(task: str, key: str, value: Any) -> None:
+    said = re.escape(f"a file: {key} = {value!r} says nothing to the task {task}; leave it out")
+    with pytest.raises(ConfigError, match=said):
+        build_config([("a file", {"task": task, key: value})])
+    usual = build_config([])[0].model_dump()
+    section, _, name = key.partition(".")
+    build_config([("a file", {"task": task, key: usual[section][name]})])
+
+
+def test_every_key_that_a_task_ignores_exists() -> None:
+    assert all(key in all_keys() for entry in TASKS.values() for key in entry.ignores)
 
 
 def test_overrides() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from charrnn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from charrnn.config import build_config
-from charrnn.errors import CheckpointError
+from charrnn.errors import CheckpointError, DataError
 from charrnn.experiments import built_layout
 from charrnn.experiments.generation import Generation, Generator, end_of, read, surprisals
 from charrnn.layout import check_layout
@@ -40,6 +41,7 @@ TINY: dict[str, Any] = {
     "device": "cpu",
 }
 CPU = torch.device("cpu")
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "conditioned_names.py"
 
 
 def begin(folder: Path, run: Path, **changes: Any) -> Session:
@@ -318,6 +320,26 @@ def test_it_is_no_language_model(run: Any, trained: Path) -> None:
         refused = run(*command)
         assert refused.code == 4, command
         assert "trained for generation; use charrnn sample" in refused.err
+
+
+def test_the_benchmark_counts_what_is_novel_and_intended(run: Any, trained: Path) -> None:
+    options = [f"--set={key}={value}" for key, value in TINY.items() if key != "task"]
+    train = ["train", "texts", *options, "--set=task=classification"]
+    more = ["--steps=60", "--set=training.learning_rate=0.02"]
+    assert run(*train, *more, "--out", "classes").code == 0
+    measure = runpy.run_path(str(BENCHMARK))["measure"]
+    found = measure("words", "classes", "texts", 300, 1, 1.0)
+    assert 0 < found["novel_and_different"] <= found["novel"] < found["written"] == 300
+    assert found["classifier_on_real_unseen_names"] == 1.0
+    right, of = zip(*(map(int, row.split("/")) for row in found["by_label"].values()), strict=True)
+    assert sum(of) == found["novel"]
+    assert found["intended_label"] == round(sum(right) / sum(of), 4)
+    assert run(*train, "--set=data.split=[0.6, 0.4]", "--out", "other").code == 0
+    with pytest.raises(DataError, match="same split"):
+        measure("words", "other", "texts", 10, 1, 1.0)
+    with pytest.raises(DataError, match="not what the two runs"):
+        (trained.parent / "texts" / "vowels.txt").write_text("a\ne\no\n", "utf-8")
+        measure("words", "classes", "texts", 10, 1, 1.0)
 
 
 def test_a_language_model_has_no_labels(run: Any) -> None:
