@@ -325,20 +325,21 @@ def test_it_is_no_language_model(run: Any, trained: Path) -> None:
 def test_the_benchmark_counts_what_is_novel_and_intended(run: Any, trained: Path) -> None:
     options = [f"--set={key}={value}" for key, value in TINY.items() if key != "task"]
     train = ["train", "texts", *options, "--set=task=classification"]
-    more = ["--steps=60", "--set=training.learning_rate=0.02"]
+    more = ["--set=training.steps=40", "--set=training.learning_rate=0.02"]
     assert run(*train, *more, "--out", "classes").code == 0
     measure = runpy.run_path(str(BENCHMARK))["measure"]
     found = measure("words", "classes", "texts", 300, 1, 1.0)
     assert 0 < found["novel_and_different"] <= found["novel"] < found["written"] == 300
-    assert found["classifier_on_real_unseen_names"] == 1.0
+    accuracy = json.loads(run("eval", "classes", "--json").out)["accuracy"]
+    assert found["classifier_on_real_unseen_names"] == round(accuracy, 4) > 0.7
     right, of = zip(*(map(int, row.split("/")) for row in found["by_label"].values()), strict=True)
     assert sum(of) == found["novel"]
     assert found["intended_label"] == round(sum(right) / sum(of), 4)
     assert run(*train, "--set=data.split=[0.6, 0.4]", "--out", "other").code == 0
     with pytest.raises(DataError, match="same split"):
         measure("words", "other", "texts", 10, 1, 1.0)
+    (trained.parent / "texts" / "vowels.txt").write_text("a\ne\no\n", "utf-8")
     with pytest.raises(DataError, match="not what the two runs"):
-        (trained.parent / "texts" / "vowels.txt").write_text("a\ne\no\n", "utf-8")
         measure("words", "classes", "texts", 10, 1, 1.0)
 
 
