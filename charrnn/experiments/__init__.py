@@ -57,7 +57,8 @@ class Experiment(Protocol):
     """What a session needs of an experiment beside its training.
 
     A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `task`, on so
-    much `per_step`; `use` is the command that the trained model is for.
+    much `per_step`; `use` is the command that the trained model is for. What writes for `sample` is
+    named in `config.TASKS`, so that a language model does without torch.
     """
 
     unit: str

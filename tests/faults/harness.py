@@ -23,6 +23,7 @@ from typing import Any
 from unittest import mock
 
 from charrnn.checkpoint import Checkpoint, load_checkpoint
+from charrnn.config import TASKS
 from charrnn.runs import Run
 
 
@@ -251,15 +252,25 @@ def side_by_side(work: Callable[[list[Any]], list[str]], cases: Sequence[Any]) -
 TEXT = "".join(chr(97 + (i * i + i // 7) % 13) + ("\n" if i % 17 == 0 else "") for i in range(1500))
 
 
-def write_text(folder: Path) -> Path:
-    """The text that the tiny runs train on."""
-    path = folder / "text.txt"
-    path.write_text(TEXT, "utf-8")
+ON_EXAMPLES = ("classification", "generation")
+
+
+def write_text(folder: Path, task: object = "language_model") -> Path:
+    """The text that the tiny runs train on; for a task on examples, its lines with a class each."""
+    if task not in ON_EXAMPLES:
+        path = folder / "text.txt"
+        path.write_text(TEXT, "utf-8")
+        return path
+    path = folder / "rows.tsv"
+    rows = [f"{line}\t{'early' if line[0] < 'f' else 'late'}\n" for line in TEXT.split()]
+    path.write_text("".join(rows), "utf-8")
     return path
 
 
 def tiny_arguments(steps: int = 100, **changes: object) -> list[str]:
-    """Flags of `charrnn train` for a tiny run: hidden 32, dropout on, a checkpoint every 10."""
+    """Flags of `charrnn train` for a tiny run: hidden 32, dropout on, a checkpoint every 10; of the
+    keys that say something to its task."""
+    ignored = TASKS[str(changes.get("task", "language_model"))].ignores
     values = {
         "model.hidden_size": 32,
         "model.layers": 1,
@@ -278,7 +289,12 @@ def tiny_arguments(steps: int = 100, **changes: object) -> list[str]:
         "device": "cpu",
         "threads": 1,
     } | changes
-    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    return [
+        word
+        for key, value in values.items()
+        if key not in ignored
+        for word in ("--set", f"{key}={value}")
+    ]
 
 
 def train(
@@ -286,7 +302,7 @@ def train(
 ) -> Callable[[], object]:
     """`charrnn train` of the tiny run in `folder / run`, for `fork`."""
     out = folder / run
-    text = write_text(folder)
+    text = write_text(folder, changes.get("task"))
     return command("train", text, "--out", out, *tiny_arguments(steps, **changes))
 
 

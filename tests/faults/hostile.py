@@ -32,7 +32,7 @@ import yaml
 from hypothesis import strategies as st
 
 import charrnn.config
-from charrnn.checkpoint import load_checkpoint
+from charrnn.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.config import (
     Config,
     all_keys,
@@ -354,6 +354,61 @@ def strangers_checkpoint(effort: Effort, sabotaged: bool) -> Result:
         f"({len(chosen)} files; slowest {slowest:.2f} s, peak {most / 1e6:.0f} MB)",
         problems,
     )
+
+
+Change = Callable[[dict[str, Any], dict[str, Any]], object]
+
+CHANGES: dict[str, Change] = {
+    "a head of another size": lambda t, _: t.update({"model/head.bias": t["model/head.bias"][:1]}),
+    "an embedding of fewer symbols": lambda t, _: t.update(
+        {"model/embedding.weight": t["model/embedding.weight"][1:]}
+    ),
+    "no head": lambda t, _: t.pop("model/head.weight"),
+    "a tensor more": lambda t, _: t.update({"model/other.weight": t["model/head.weight"]}),
+    "a carried state": lambda t, _: t.update({"carry/0": t["model/head.bias"]}),
+    "a class more": lambda _, m: m["vocabulary"]["label"]["symbols"].append("more"),
+    "a class twice": lambda _, m: m["vocabulary"]["label"]["symbols"].insert(0, "late"),
+    "a symbol more": lambda _, m: m["vocabulary"]["text"].update(
+        symbols=m["vocabulary"]["text"]["symbols"] + "\U0001f600"
+    ),
+    "no classes": lambda _, m: m["vocabulary"].pop("label"),
+    "a vocabulary more": lambda _, m: m["vocabulary"].update(other=m["vocabulary"]["label"]),
+    "texts of tokens": lambda _, m: m["vocabulary"].update(text=m["vocabulary"]["label"]),
+    "classes of characters": lambda _, m: m["vocabulary"].update(label=m["vocabulary"]["text"]),
+    "wider": lambda _, m: m["config"]["model"].update(hidden_size=65536),
+    "another task": lambda _, m: m["config"].update(task="language_model"),
+    "no task": lambda _, m: m["config"].update(task="os.system"),
+    "counts of a third class": lambda _, m: m["corpus"].update(label_counts=[1, 2, 3]),
+    "counts of nothing": lambda _, m: m["corpus"].update(label_counts=[0, 0]),
+    "counts that are none": lambda _, m: m["corpus"].update(label_counts=["many", None]),
+}
+
+
+@check(
+    "a stranger's classifier or generator: shapes, vocabularies, counts of classes",
+    sabotage="the layout is not checked before the model is built",
+)
+def strangers_examples(effort: Effort, sabotaged: bool) -> Result:
+    good = count = 0
+    problems = []
+    for task, use in (("classification", ["predict", "abc"]), ("generation", ["sample"])):
+        folder = Path(tempfile.mkdtemp())
+        ended = fork(train(folder, steps=10, task=task)).wait()
+        stored = load_checkpoint(Run(folder / "run").checkpoint_path(10))
+        changed_one = folder / "changed.safetensors"
+        chosen = dict(list(CHANGES.items())[:: effort.of(1, 4)])
+        for what, change in {"nothing": lambda *_: None, **chosen}.items():
+            tensors, metadata = dict(stored.tensors), json.loads(json.dumps(stored.metadata))
+            change(tensors, metadata)
+            save_checkpoint(changed_one, tensors, metadata)
+            with mock.patch("charrnn.runs.check_layout") if sabotaged else NOTHING:
+                ended = fork(command(use[0], changed_one, *use[1:])).wait()
+            fine = what == "nothing"
+            problem = "" if fine and ended.code == 0 else not_refused(ended, [0] if fine else [4])
+            good += not problem
+            count += 1
+            problems += [f"{task}, {what}: {problem}"] if problem else []
+    return tally(good, count, "as they should be", problems)
 
 
 def took(ended: Ended) -> float:

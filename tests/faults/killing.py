@@ -34,6 +34,7 @@ from charrnn.session import Session
 from charrnn.team import Team
 from charrnn.trainer import Trainer
 from tests.faults.harness import (
+    ON_EXAMPLES,
     Effort,
     Ended,
     Result,
@@ -59,7 +60,7 @@ def folder() -> Path:
 
 def train(where: Path, steps: int = 100, **changes: object) -> Callable[[], object]:
     """`charrnn train` of the tiny run; all read one text, since its path is part of a run."""
-    text = write_text(Path(tempfile.gettempdir()))
+    text = write_text(Path(tempfile.gettempdir()), changes.get("task"))
     return command("train", text, "--out", where / "run", *tiny_arguments(steps, **changes))
 
 
@@ -86,7 +87,7 @@ in_place = (
 )
 
 
-def finish(where: Path, **changes: object) -> Ended:
+def finish(where: Path, **changes: Any) -> Ended:
     """Go on with a run that was killed, or begin it again where it had not yet begun."""
     if Run(where / "run").steps():
         return fork(resume(where)).wait()
@@ -140,7 +141,17 @@ def kill_team_at_random(effort: Effort, sabotaged: bool) -> Result:
     return killed_at_random(6 if sabotaged else effort.of(50, 3), sabotaged, processes=2)
 
 
-def killed_at_random(count: int, sabotaged: bool, **changes: object) -> Result:
+@check(
+    "kill -9 at random moments of runs on examples",
+    sabotage="random numbers not tied to the step",
+)
+def kill_on_examples(effort: Effort, sabotaged: bool) -> Result:
+    count = 2 if sabotaged else effort.of(40, 1)
+    found = [killed_at_random(count, sabotaged, task=task, steps=40) for task in ON_EXAMPLES]
+    return Result(all(each.holds for each in found), "; ".join(each.figure for each in found))
+
+
+def killed_at_random(count: int, sabotaged: bool, **changes: Any) -> Result:
     """`count` runs, each killed once and resumed."""
     moments = random.Random(7)
     good, problems, most_lost = 0, [], 0
