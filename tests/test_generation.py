@@ -116,7 +116,9 @@ def test_resumed_equals_uninterrupted_at_every_step(
             assert torch.equal(tensor, again.trainer.tensors()[name]), (k, name)
 
 
-def test_the_score_is_that_of_the_probabilities_by_hand(texts: Path, tmp_path: Path) -> None:
+def test_the_score_is_that_of_the_probabilities_by_hand(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In float64 numpy: the vectors of symbol and label, an LSTM, a softmax; from <s> to </s>."""
     session = begin(texts, tmp_path / "run", model__layers=1)
     drive(session)
@@ -143,6 +145,9 @@ def test_the_score_is_that_of_the_probabilities_by_hand(texts: Path, tmp_path: P
             count += 1
     assert score.count == count
     assert score.nats == pytest.approx(nats / count, abs=1e-6)
+    monkeypatch.setattr("charrnn.experiments.generation.MOST_LOGITS", 300)  # A few texts at a time.
+    few = session.experiment.final(weights, split="validation")
+    assert few.nats == pytest.approx(score.nats, abs=1e-6)
     batch = Generation.collate(data.splits["validation"], CPU)
     loss = session.task.loss(session.model.eval(), batch, None)
     assert loss.scored == count

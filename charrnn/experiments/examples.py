@@ -207,9 +207,10 @@ class ExamplesExperiment(ABC, Generic[Example, Batch]):
         model: nn.Module,
         examples: Sequence[Example],
         compute: Callable[[Any, Batch], Result],
+        at_a_time: int = AT_A_TIME,
     ) -> Iterator[tuple[list[int], Result]]:
         """What `compute` makes of a model and each batch, with the numbers of its examples."""
-        return outputs(model, examples, self.side_by_side, self.length, compute)
+        return outputs(model, examples, self.side_by_side, self.length, compute, at_a_time)
 
 
 BUDGETS = ("training.max_time", "training.epochs", "training.steps")
@@ -226,13 +227,14 @@ def outputs(
     collate: Callable[[Sequence[Example]], Batch],
     length: Callable[[Example], int],
     compute: Callable[[Any, Batch], Result],
+    at_a_time: int = AT_A_TIME,
 ) -> Iterator[tuple[list[int], Result]]:
     """What `compute` makes of a model and each batch of examples, in evaluation mode and without
     gradients, the shortest first, with the numbers of the batch's examples."""
     was_training = model.training
     model.eval()
     with torch.inference_mode(), full_precision():
-        for rows in by_length([length(example) for example in examples], AT_A_TIME):
+        for rows in by_length([length(example) for example in examples], at_a_time):
             yield rows.tolist(), compute(model, collate([examples[i] for i in rows]))
     model.train(was_training)
 

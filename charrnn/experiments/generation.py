@@ -21,6 +21,7 @@ from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.experiment import build_embedding, build_stack
 from charrnn.experiments import Predictor
 from charrnn.experiments.examples import (
+    AT_A_TIME,
     ExampleData,
     ExamplesExperiment,
     Judged,
@@ -32,7 +33,7 @@ from charrnn.layers import Stack
 from charrnn.models import LanguageModel, TorchStepper
 from charrnn.sampler import Choice, Cursor, Draws, prime
 from charrnn.state import State
-from charrnn.tasks.language_model import NOT_SCORED
+from charrnn.tasks.language_model import MOST_LOGITS, NOT_SCORED
 from charrnn.texts import Texts
 from charrnn.trained import generate_texts
 from charrnn.vocabulary import Ids, Unknown, Vocabularies, Vocabulary, name_characters, shortened
@@ -135,7 +136,8 @@ class Generation(ExamplesExperiment[Example, Batch]):
         super().__init__(config, data, about)
         text, self.label = text_and_label(data.vocabularies)
         self.unit = "word" if text.kind == "word" else "character"
-        self.guess = math.log(end_of(text) + 1)
+        self.choices = end_of(text) + 1
+        self.guess = math.log(self.choices)
 
     @staticmethod
     def build(config: Config, vocabularies: Vocabularies) -> ConditionedLanguageModel:
@@ -202,9 +204,10 @@ class Generation(ExamplesExperiment[Example, Batch]):
     def judge(
         self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
     ) -> Judged:
-        """The same."""
-        nats = 0.0
-        for _, each in self.outputs(model, examples, surprisals):
+        """Likewise, as many texts at a time as have few enough logits."""
+        nats, longest = 0.0, max(map(self.length, examples))
+        at_a_time = max(1, min(AT_A_TIME, MOST_LOGITS // (longest * self.choices)))
+        for _, each in self.outputs(model, examples, surprisals, at_a_time):
             nats += float(each.double().sum())
             if stop():
                 raise KeyboardInterrupt
