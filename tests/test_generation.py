@@ -16,6 +16,7 @@ from charrnn.config import build_config
 from charrnn.errors import CheckpointError, DataError
 from charrnn.experiments import built_layout
 from charrnn.experiments.generation import Generation, Generator, end_of, read, surprisals
+from charrnn.experiments.labelled import read as read_texts
 from charrnn.layout import check_layout
 from charrnn.sampler import Choice, Draws, sample
 from charrnn.session import Session
@@ -334,7 +335,15 @@ def test_the_benchmark_counts_what_is_novel_and_intended(run: Any, trained: Path
     assert run(*train, *more, "--out", "classes").code == 0
     measure = runpy.run_path(str(BENCHMARK))["measure"]
     found = measure("words", "classes", "texts", 300, 1, 1.0)
-    assert 0 < found["novel_and_different"] <= found["novel"] < found["written"] == 300
+    sampled = run("sample", "words", "--num-samples", "300", "--seed", "1", "-n", "200", "--json")
+    written = [json.loads(line)["text"] for line in sampled.out.splitlines()]
+    config = build_config([("test", TINY)])[0]
+    data = read_texts(config, {"sources": find_sources([str(trained.parent / "texts")])})
+    known = {example.text for example in data.splits["train"]}
+    assert known & set(written)
+    novel = [text for text in written if text and text not in known]
+    assert (found["written"], found["novel"]) == (300, len(novel))
+    assert found["novel_and_different"] == len(set(novel)) < len(novel)
     accuracy = json.loads(run("eval", "classes", "--json").out)["accuracy"]
     assert found["classifier_on_real_unseen_names"] == round(accuracy, 4) > 0.7
     right, of = zip(*(map(int, row.split("/")) for row in found["by_label"].values()), strict=True)
