@@ -2,6 +2,7 @@
 package."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,18 +69,19 @@ def test_a_task_is_one_file_and_one_line(tmp_path: Path) -> None:
     run = added(tmp_path, "Adding a task", "charrnn/config.py", "TASKS = {\n")
     draw = np.random.default_rng(1)
     words = sorted({"".join(draw.choice(list("aeiou...."), 6)) for _ in range(300)})
-    rows = [f"{word}\t{sum(letter != '.' for letter in word)}" for word in words]
-    (tmp_path / "vowels.tsv").write_text("\n".join(rows), "utf-8")
-    train = ["vowels.tsv", "--task", "counting", "--hidden-size", "16", "--out", "run"]
-    rate = "training.learning_rate=1e-2"
-    shown = run("charrnn", "train", *train, "--steps", "60", "--set", rate)
-    assert "mean absolute error" in shown
+    counts = [sum(letter != "." for letter in word) for word in words]
+    rows = [f"{word}\t{count}\n" for word, count in zip(words, counts, strict=True)]
+    (tmp_path / "vowels.tsv").write_text("".join(rows[::2]), "utf-8")
+    (tmp_path / "held.tsv").write_text("".join(rows[1::2]), "utf-8")
+    train = ["vowels.tsv", "--validation", "held.tsv", "--task", "counting", "--out", "run"]
+    options = ["--hidden-size", "16", "--steps", "60", "--set", "training.learning_rate=1e-2"]
+    assert "mean absolute error" in run("charrnn", "train", *train, *options)
     run("charrnn", "resume", "run", "--steps", "80")
     scored = json.loads(run("charrnn", "eval", "run", "--json"))
-    always = np.array([int(row[-1]) for row in rows])
-    assert scored["mean_absolute_error"] < 0.5 * np.abs(always - always.mean()).mean()
     assert "bidirectional" in run("charrnn", "info", "run")
-    said = run("charrnn", "predict", "run", "aeioua", "......").splitlines()
-    high, low = (float(line.split("\t")[0]) for line in said)
-    assert high > 4
-    assert low < 1.5
+    said = run("charrnn", "predict", "run", "--json", *words[1::2]).splitlines()
+    rates, held = np.array([json.loads(line)["rate"] for line in said]), np.array(counts[1::2])
+    chances = [math.exp(-r) * r**k / math.factorial(k) for r, k in zip(rates, held, strict=True)]
+    assert scored["nats_per_text"] == pytest.approx(-np.log(chances).mean(), abs=1e-4)
+    assert scored["mean_absolute_error"] == pytest.approx(np.abs(rates - held).mean(), abs=1e-4)
+    assert scored["mean_absolute_error"] < 0.5 * np.abs(held - held.mean()).mean()
