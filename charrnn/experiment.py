@@ -19,18 +19,30 @@ from charrnn.layers import Recurrent, Stack
 from charrnn.models import LanguageModel, embedding_of, language_model, recurrent_stack
 from charrnn.registry import CELLS
 from charrnn.tasks.language_model import LanguageModelTask
+from charrnn.vocabulary import Vocabulary, WordVocabulary
+from charrnn.words import (
+    ConvolvingComposer,
+    RecurrentComposer,
+    SpelledEmbedding,
+    WordVectors,
+    characters_of,
+)
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
+def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
     """The network a resolved configuration describes, on its device. Raises ConfigError."""
     model = config.model
-    embedding = model.embedding_size
+    size = model.embedding_size
+    embedding, width = None, size if isinstance(size, int) else None
+    if model.word_parts != ["lookup"]:
+        embedding, width = build_embedding(model, vocabulary)
     try:
         network = language_model(
-            vocabulary_size,
-            embedding_size=embedding if isinstance(embedding, int) else None,
+            vocabulary.size,
+            embedding=embedding,
+            embedding_size=width,
             input_dropout=float(model.input_dropout),
             output_dropout=float(model.output_dropout),
             embedding_dropout=model.embedding_dropout,
@@ -47,11 +59,51 @@ def build_stack(model: ModelConfig, input_size: int, bidirectional: bool) -> Sta
     return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
 
 
-def build_embedding(model: ModelConfig, vocabulary_size: int) -> tuple[nn.Module, int]:
-    """What takes ids to vectors, and their width."""
+def build_embedding(model: ModelConfig, vocabulary: Vocabulary) -> tuple[nn.Module, int]:
+    """What takes ids to vectors, and their width. Raises ConfigError."""
+    if model.word_parts == ["lookup"]:
+        return _lookup(model, vocabulary.size)
+    if not isinstance(vocabulary, WordVocabulary):
+        raise ConfigError(
+            f"model.words = {', '.join(model.word_parts)} reads words by their characters, and "
+            f"this is a {vocabulary.kind} vocabulary; use --vocabulary word, or words: lookup"
+        )
+    characters = characters_of(vocabulary.symbols[: vocabulary.unknown])
+    vectors = build_words(model, vocabulary.size, characters.size)
+    return SpelledEmbedding(vectors, vocabulary, characters), vectors.size
+
+
+def build_words(model: ModelConfig, words: int, characters: int) -> WordVectors:
+    """What makes the vectors of words, of which the last one is `<unk>`, from their ids and the
+    ids of their characters. Raises ConfigError."""
+    parts, size = model.word_parts, model.embedding_size
+    lookup, width = _lookup(model, words) if "lookup" in parts else (None, 0)
+    composers: list[nn.Module] = []
+    for part in parts:
+        if part == "lookup":
+            continue
+        if not isinstance(size, int):
+            raise ConfigError(
+                f"model.embedding_size = {size} is no width that a word can be composed to; "
+                f"give it a number"
+            )
+        inner, hidden = model.character_embedding_size, model.character_hidden_size
+        width += size
+        if part == "recurrent":
+            composers.append(RecurrentComposer(characters, inner, hidden, size))
+            continue
+        try:
+            composers.append(ConvolvingComposer(characters, inner, 2 * hidden, size))
+        except ValueError as error:
+            raise ConfigError(f"model.character_hidden_size = {hidden}: {error}") from error
+    return WordVectors(width, lookup, composers, words - 1)
+
+
+def _lookup(model: ModelConfig, symbols: int) -> tuple[nn.Module, int]:
+    """A vector of its own for each symbol, and its width."""
     size = model.embedding_size
     width = size if isinstance(size, int) else None
-    return embedding_of(vocabulary_size, width), width or vocabulary_size
+    return embedding_of(symbols, width), width or symbols
 
 
 def _layers(model: ModelConfig) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class TrainedModel:
         from charrnn.experiment import build_model, load_arrays
 
         config = with_values(self.config, {"device": self.device})
-        return load_arrays(build_model(config, self.vocabulary.size), self.weights).eval()
+        return load_arrays(build_model(config, self.vocabulary), self.weights).eval()
 
     def with_weights(self, network: LanguageModel) -> TrainedModel:
         """The same model with the weights that `network` has now."""

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.cli.display import Bar, describe_model, describe_path, duration, say, visible, warn
+from charrnn.cli.display import (
+    Bar,
+    describe_model,
+    describe_path,
+    duration,
+    measured,
+    say,
+    visible,
+    warn,
+)
 from charrnn.registry import CELLS, one_of
 
 if TYPE_CHECKING:
@@ -410,7 +419,9 @@ class Stopper:
 def _show_evaluation(bar: Bar, event: Any, total: int) -> None:
     metrics, unit = event.metrics, event.score.unit
     train, validation = metrics["train"], metrics["validation"]
-    others = "".join(f"  {n.replace('_', ' ')} {v:.4f}" for n, v in event.score.metrics.items())
+    others = "".join(
+        f"  {n.replace('_', ' ')} {measured(v)}" for n, v in event.score.metrics.items()
+    )
     bar.say(
         f"step {metrics['step']:,}/{total:,}  epoch {metrics['epoch']:.1f}  "
         f"train {train[f'nats_per_{unit}']:.4f} nats ({train[f'bits_per_{unit}']:.3f} bits)  "
@@ -440,7 +451,8 @@ def _show_end(path: Path, event: Any, use: str) -> None:
         f"{event.characters_per_second:,.0f} {event.unit}s/s"
     )
     if (score := event.score) is not None:
-        others = "".join(f", {name.replace('_', ' ')} {v:.4f}" for name, v in score.metrics.items())
+        metrics = score.metrics.items()
+        others = "".join(f", {name.replace('_', ' ')} {measured(v)}" for name, v in metrics)
         say(
             f"best    step {event.best['step']:,}: validation {score.nats:.4f} nats, "
             f"{score.bits:.3f} bits per {score.unit}{others} "

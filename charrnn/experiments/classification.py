@@ -172,7 +172,7 @@ class Classification(ExamplesExperiment[Example, Batch]):
         """Embedding, layers and head."""
         model = config.model
         text, label = _both(vocabularies)
-        embedding, width = build_embedding(model, text.size)
+        embedding, width = build_embedding(model, text)
         stack = build_stack(model, width, model.bidirectional)
         return Classifier(
             embedding,

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from charrnn.planning import plan
 from charrnn.scoring import score_split
 from charrnn.trained import TrainedModel
 from charrnn.trainer import evaluate
-from charrnn.vocabulary import Vocabularies
+from charrnn.vocabulary import Vocabularies, Vocabulary
 
 PROBE = 2048  # characters of an unbroken score that are timed to plan the final one
 
@@ -48,7 +48,7 @@ class LanguageModelling:
     @staticmethod
     def build(config: Config, vocabularies: Vocabularies) -> LanguageModel:
         """Embedding, stack and head."""
-        return build_model(config, vocabularies["text"].size)
+        return build_model(config, cast(Vocabulary, vocabularies["text"]))
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
