@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from charrnn.config import Config, ModelConfig
 from charrnn.corpus import Corpus
@@ -152,14 +152,15 @@ def adopt_weights(
     """Copy another model's weights, matching symbols by identity.
 
     Embedding rows, output rows and output biases of common symbols are carried over; new symbols
-    keep their fresh ones. With one-hot inputs the columns of the first layer's matrices over its
-    input, which `config` knows, are matched instead.
+    keep their fresh ones; likewise the rows of the characters that words are composed from. With
+    one-hot inputs the columns of the first layer's matrices over its input, which `config` knows,
+    are matched instead.
     Raises ConfigError where the shapes differ in anything but the vocabulary.
     """
-    place = {symbol: i for i, symbol in enumerate(source_symbols)}
-    common = [(i, place[s]) for i, s in enumerate(symbols) if s in place]
-    to = torch.tensor([i for i, _ in common], dtype=torch.long)
-    of = torch.tensor([j for _, j in common], dtype=torch.long)
+    of_symbols = of_characters = _common(symbols, source_symbols)
+    spelled, source_spelled = model.embedding, source.embedding
+    if isinstance(spelled, SpelledEmbedding) and isinstance(source_spelled, SpelledEmbedding):
+        of_characters = _common(spelled.characters.symbols, source_spelled.characters.symbols)
     theirs = source.state_dict()
     over_input = {
         f"stack.layers.0.cell.{name}"
@@ -169,12 +170,15 @@ def adopt_weights(
     with torch.no_grad():
         for name, mine in model.state_dict().items():
             given = theirs.get(name)
-            by_row = name.startswith(("embedding.", "head."))
+            inner = ".composers." in name
+            by_row = name.startswith(("embedding.", "head.")) and not inner
+            by_row |= inner and name.endswith(".embedding.weight")
             by_column = name in over_input and not any(n.startswith("embedding.") for n in theirs)
+            to, of = (places.to(mine.device) for places in (of_characters if inner else of_symbols))
             if given is not None and by_row and mine.shape[1:] == given.shape[1:]:
-                mine[to.to(mine.device)] = given.to(mine.device)[of.to(mine.device)]
+                mine[to] = given.to(mine.device)[of]
             elif given is not None and by_column and mine.shape[0] == given.shape[0]:
-                mine[:, to.to(mine.device)] = given.to(mine.device)[:, of.to(mine.device)]
+                mine[:, to] = given.to(mine.device)[:, of]
             elif given is not None and mine.shape == given.shape:
                 mine.copy_(given)
             else:
@@ -183,6 +187,13 @@ def adopt_weights(
                     f"{tuple(given.shape) if given is not None else 'missing'} there; "
                     f"use the same model options"
                 )
+
+
+def _common(mine: Sequence[Any], theirs: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """The places of the symbols that both have, here and there."""
+    place = {symbol: i for i, symbol in enumerate(theirs)}
+    common = [(i, place[symbol]) for i, symbol in enumerate(mine) if symbol in place]
+    return torch.tensor([i for i, _ in common]).long(), torch.tensor([j for _, j in common]).long()
 
 
 def build_task(config: Config, corpus: Corpus) -> LanguageModelTask:

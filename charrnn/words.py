@@ -7,7 +7,8 @@ vector of it, (W, size). What stands in the padding is never read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,15 +112,20 @@ class ConvolvingComposer(nn.Module):
         embedded = self.embedding(characters)
         real = real_steps(lengths, embedded)
         embedded = only(real, embedded).transpose(1, 2)
-        none = embedded.new_full((), -math.inf)
-        features = [
-            torch.tanh(convolution(functional.pad(embedded, (0, width - 1))))
-            .where(real[:, None], none)
-            .amax(2)
-            for width, convolution in zip(WIDTHS, self.convolutions, strict=True)
-        ]
-        vectors: Tensor = self.projection(self.highway(torch.cat(features, -1)))
+        # One convolution of the greatest width is quicker than six, and tanh as good after the
+        # maximum as before.
+        kernels = torch.cat(
+            [functional.pad(c.weight, (0, WIDTHS[-1] - w)) for w, c in self._by_width()]
+        )
+        biases = torch.cat([c.bias for _, c in self._by_width()])
+        totals = functional.conv1d(functional.pad(embedded, (0, WIDTHS[-1] - 1)), kernels, biases)
+        totals = totals.where(real[:, None], totals.new_full((), -math.inf))
+        features = torch.tanh(totals.amax(2))
+        vectors: Tensor = self.projection(self.highway(features))
         return vectors
+
+    def _by_width(self) -> Iterator[tuple[int, Any]]:
+        return zip(WIDTHS, self.convolutions, strict=True)
 
 
 class WordVectors(nn.Module):

@@ -557,6 +557,7 @@ def _load_model(name: str) -> Any:
 def _model_of(config: Config) -> dict[str, Any]:
     """The settings that another model's weights need, as a layer that flags may override."""
     fixed = ("cell", "activation", "recurrence_depth", "layers", "hidden_size", "embedding_size",
+             "words", "character_embedding_size", "character_hidden_size",
              "tie_embeddings", "skip_connections", "layer_norm")  # fmt: skip
     return {f"model.{name}": getattr(config.model, name) for name in fixed} | {
         "data.vocabulary": config.data.vocabulary,
