@@ -32,14 +32,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
-    """The network a resolved configuration describes, on its device. Raises ConfigError."""
+    """The network a resolved configuration describes. Raises ConfigError."""
     model = config.model
     size = model.embedding_size
     embedding, width = None, size if isinstance(size, int) else None
     if model.word_parts != ["lookup"]:
         embedding, width = build_embedding(model, vocabulary)
     try:
-        network = language_model(
+        return language_model(
             vocabulary.size,
             embedding=embedding,
             embedding_size=width,
@@ -51,7 +51,6 @@ def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return placed(network, config)
 
 
 def build_stack(model: ModelConfig, input_size: int, bidirectional: bool) -> Stack:

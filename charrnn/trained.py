@@ -122,10 +122,11 @@ class TrainedModel:
     def model(self) -> LanguageModel:
         """The network in torch, on the device."""
         from charrnn.config import with_values
-        from charrnn.experiment import build_model, load_arrays
+        from charrnn.experiment import build_model, load_arrays, placed
 
         config = with_values(self.config, {"device": self.device})
-        return load_arrays(build_model(config, self.vocabulary), self.weights).eval()
+        network = placed(build_model(config, self.vocabulary), config)
+        return load_arrays(network, self.weights).eval()
 
     def with_weights(self, network: LanguageModel) -> TrainedModel:
         """The same model with the weights that `network` has now."""

@@ -16,7 +16,7 @@ from charrnn.config import Config
 from charrnn.corpus import Corpus
 from charrnn.errors import ConfigError
 from charrnn.evaluation import Evaluation
-from charrnn.experiment import adopt_weights, build_model, build_task, load_arrays
+from charrnn.experiment import adopt_weights, build_model, build_task, load_arrays, placed
 from charrnn.experiments import Predictor
 from charrnn.models import LanguageModel
 from charrnn.planning import plan
@@ -39,7 +39,7 @@ class LanguageModelling:
         self.about = about
         self.unit = corpus.unit
         self.guess = math.log(corpus.vocabulary.size)
-        self.model = self.build(config, {"text": corpus.vocabulary})
+        self.model = placed(self.build(config, {"text": corpus.vocabulary}), config)
         self.task = build_task(config, corpus)
         self.per_step = (
             f"{config.training.batch_size} lanes x {config.training.window} {self.unit}s"
