@@ -338,8 +338,8 @@ class Config(Section):
     """A whole experiment."""
 
     task: TaskName = "language_model"
-    """What is learned: to go on with a text, to say which class a text is of, or to tag the words of
-    a sentence."""
+    """What is learned: to go on with a text, to say which class a text is of, or to tag the
+    words of a sentence."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
