@@ -84,6 +84,18 @@ TASKS = {
         "experiments.generation.Generator",
         (*OF_A_TEXT, *OF_WHOLE_INPUTS),
     ),
+    "tagging": TaskEntry(
+        "experiments.tagging.read",
+        "experiments.built_layout",
+        "experiments.tagging.Tagging",
+        ignores=(
+            *OF_A_TEXT,
+            "data.form",
+            "data.vocabulary",
+            "model.pooling",
+            "model.embedding_dropout",
+        ),
+    ),
 }
 
 
@@ -120,6 +132,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Width = Annotated[int, Field(gt=0, le=65536)]
 Seconds = Annotated[PositiveFloat, BeforeValidator(parse_duration)]
+Words = Literal["lookup", "recurrent", "convolving"]
 
 
 class Section(BaseModel):
@@ -188,6 +201,14 @@ class ModelConfig(Section):
     """Hidden width of each layer, or a list with one width a layer."""
     embedding_size: Width | Literal["one_hot"] | Auto = "auto"
     """Width of the character embedding, or one_hot vectors."""
+    words: Words | Annotated[list[Words], Field(min_length=1)] | Auto = "auto"
+    """What a word's vector is: one of its own (lookup), or composed from its characters by an LSTM
+    in both directions (recurrent) or by convolutions (convolving), `embedding_size` wide; or a list
+    of these, side by side. auto is lookup, and in tagging lookup and recurrent."""
+    character_embedding_size: Width = 32
+    """Width of the embedding of a word's characters."""
+    character_hidden_size: Width = 64
+    """Hidden width of each direction over a word's characters; half the number of filters."""
     tie_embeddings: bool = False
     """Use the embedding's matrix as the output layer's (the widths must be equal)."""
     skip_connections: bool = True
@@ -235,6 +256,19 @@ class ModelConfig(Section):
                 f"{self.cell} does not have; set it to 0, or use another cell"
             )
         return self
+
+    @field_validator("words")
+    @classmethod
+    def _each_kind_of_word_once(cls, words: str | list[str]) -> str | list[str]:
+        if isinstance(words, list) and len(set(words)) < len(words):
+            raise ValueError("give each of lookup, recurrent and convolving at most once")
+        return words
+
+    @property
+    def word_parts(self) -> list[str]:
+        """What a word's vector is made of: a lookup, where that is still `auto`."""
+        words = "lookup" if self.words == "auto" else self.words
+        return [*words] if isinstance(words, list) else [words]
 
     def cell_shapes(self, inputs: int, hidden: int) -> Shapes:
         """The names and shapes of the weights of one layer's cell, by its widths."""
@@ -341,8 +375,8 @@ class Config(Section):
     """A whole experiment."""
 
     task: TaskName = "language_model"
-    """What is learned: to go on with a text, to say which class a text is of, or to write texts of
-    a class."""
+    """What is learned: to go on with a text, to say which class a text is of, to write texts of a
+    class, or to tag the words of a sentence."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()

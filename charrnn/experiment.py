@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from charrnn.config import Config, ModelConfig
 from charrnn.corpus import Corpus
@@ -19,18 +19,30 @@ from charrnn.layers import Recurrent, Stack
 from charrnn.models import LanguageModel, embedding_of, language_model, recurrent_stack
 from charrnn.registry import CELLS
 from charrnn.tasks.language_model import LanguageModelTask
+from charrnn.vocabulary import Vocabulary, WordVocabulary
+from charrnn.words import (
+    ConvolvingComposer,
+    RecurrentComposer,
+    SpelledEmbedding,
+    WordVectors,
+    characters_of,
+)
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
-    """The network a resolved configuration describes, on its device. Raises ConfigError."""
+def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
+    """The network a resolved configuration describes. Raises ConfigError."""
     model = config.model
-    embedding = model.embedding_size
+    size = model.embedding_size
+    embedding, width = None, size if isinstance(size, int) else None
+    if model.word_parts != ["lookup"]:
+        embedding, width = build_embedding(model, vocabulary)
     try:
-        network = language_model(
-            vocabulary_size,
-            embedding_size=embedding if isinstance(embedding, int) else None,
+        return language_model(
+            vocabulary.size,
+            embedding=embedding,
+            embedding_size=width,
             input_dropout=float(model.input_dropout),
             output_dropout=float(model.output_dropout),
             embedding_dropout=model.embedding_dropout,
@@ -39,7 +51,6 @@ def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return placed(network, config)
 
 
 def build_stack(model: ModelConfig, input_size: int, bidirectional: bool) -> Stack:
@@ -47,11 +58,51 @@ def build_stack(model: ModelConfig, input_size: int, bidirectional: bool) -> Sta
     return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
 
 
-def build_embedding(model: ModelConfig, vocabulary_size: int) -> tuple[nn.Module, int]:
-    """What takes ids to vectors, and their width."""
+def build_embedding(model: ModelConfig, vocabulary: Vocabulary) -> tuple[nn.Module, int]:
+    """What takes ids to vectors, and their width. Raises ConfigError."""
+    if model.word_parts == ["lookup"]:
+        return lookup_of(model, vocabulary.size)
+    if not isinstance(vocabulary, WordVocabulary):
+        raise ConfigError(
+            f"model.words = {', '.join(model.word_parts)} reads words by their characters, and "
+            f"this is a {vocabulary.kind} vocabulary; use --vocabulary word, or words: lookup"
+        )
+    characters = characters_of(vocabulary.symbols[: vocabulary.unknown])
+    vectors = build_words(model, vocabulary.size, characters.size)
+    return SpelledEmbedding(vectors, vocabulary, characters), vectors.size
+
+
+def build_words(model: ModelConfig, words: int, characters: int) -> WordVectors:
+    """What makes the vectors of words, of which the last one is `<unk>`, from their ids and the
+    ids of their characters. Raises ConfigError."""
+    parts, size = model.word_parts, model.embedding_size
+    lookup, width = lookup_of(model, words) if "lookup" in parts else (None, 0)
+    composers: list[nn.Module] = []
+    for part in parts:
+        if part == "lookup":
+            continue
+        if not isinstance(size, int):
+            raise ConfigError(
+                f"model.embedding_size = {size} is no width that a word can be composed to; "
+                f"give it a number"
+            )
+        inner, hidden = model.character_embedding_size, model.character_hidden_size
+        width += size
+        if part == "recurrent":
+            composers.append(RecurrentComposer(characters, inner, hidden, size))
+            continue
+        try:
+            composers.append(ConvolvingComposer(characters, inner, 2 * hidden, size))
+        except ValueError as error:
+            raise ConfigError(f"model.character_hidden_size = {hidden}: {error}") from error
+    return WordVectors(width, lookup, composers, words - 1)
+
+
+def lookup_of(model: ModelConfig, symbols: int) -> tuple[nn.Module, int]:
+    """A vector of its own for each symbol, and its width."""
     size = model.embedding_size
     width = size if isinstance(size, int) else None
-    return embedding_of(vocabulary_size, width), width or vocabulary_size
+    return embedding_of(symbols, width), width or symbols
 
 
 def _layers(model: ModelConfig) -> dict[str, Any]:
@@ -100,14 +151,15 @@ def adopt_weights(
     """Copy another model's weights, matching symbols by identity.
 
     Embedding rows, output rows and output biases of common symbols are carried over; new symbols
-    keep their fresh ones. With one-hot inputs the columns of the first layer's matrices over its
-    input, which `config` knows, are matched instead.
+    keep their fresh ones; likewise the rows of the characters that words are composed from. With
+    one-hot inputs the columns of the first layer's matrices over its input, which `config` knows,
+    are matched instead.
     Raises ConfigError where the shapes differ in anything but the vocabulary.
     """
-    place = {symbol: i for i, symbol in enumerate(source_symbols)}
-    common = [(i, place[s]) for i, s in enumerate(symbols) if s in place]
-    to = torch.tensor([i for i, _ in common], dtype=torch.long)
-    of = torch.tensor([j for _, j in common], dtype=torch.long)
+    of_symbols = of_characters = _common(symbols, source_symbols)
+    spelled, source_spelled = model.embedding, source.embedding
+    if isinstance(spelled, SpelledEmbedding) and isinstance(source_spelled, SpelledEmbedding):
+        of_characters = _common(spelled.characters.symbols, source_spelled.characters.symbols)
     theirs = source.state_dict()
     over_input = {
         f"stack.layers.0.cell.{name}"
@@ -117,12 +169,15 @@ def adopt_weights(
     with torch.no_grad():
         for name, mine in model.state_dict().items():
             given = theirs.get(name)
-            by_row = name.startswith(("embedding.", "head."))
+            inner = ".composers." in name
+            by_row = name.startswith(("embedding.", "head.")) and not inner
+            by_row |= inner and name.endswith(".embedding.weight")
             by_column = name in over_input and not any(n.startswith("embedding.") for n in theirs)
+            to, of = (places.to(mine.device) for places in (of_characters if inner else of_symbols))
             if given is not None and by_row and mine.shape[1:] == given.shape[1:]:
-                mine[to.to(mine.device)] = given.to(mine.device)[of.to(mine.device)]
+                mine[to] = given.to(mine.device)[of]
             elif given is not None and by_column and mine.shape[0] == given.shape[0]:
-                mine[:, to.to(mine.device)] = given.to(mine.device)[:, of.to(mine.device)]
+                mine[:, to] = given.to(mine.device)[:, of]
             elif given is not None and mine.shape == given.shape:
                 mine.copy_(given)
             else:
@@ -131,6 +186,13 @@ def adopt_weights(
                     f"{tuple(given.shape) if given is not None else 'missing'} there; "
                     f"use the same model options"
                 )
+
+
+def _common(mine: Sequence[Any], theirs: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """The places of the symbols that both have, here and there."""
+    place = {symbol: i for i, symbol in enumerate(theirs)}
+    common = [(i, place[symbol]) for i, symbol in enumerate(mine) if symbol in place]
+    return torch.tensor([i for i, _ in common]).long(), torch.tensor([j for _, j in common]).long()
 
 
 def build_task(config: Config, corpus: Corpus) -> LanguageModelTask:

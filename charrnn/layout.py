@@ -194,6 +194,9 @@ def language_model_layout(config: Config, vocabularies: Vocabularies) -> Expecte
         for width in config.model.widths
         for _ in range(CELLS[config.model.cell].states)
     ]
+    if config.model.word_parts != ["lookup"]:
+        built = resolve("experiments.built_layout")(config, vocabularies)
+        return Expected(built.weights, carry)
     return Expected(model_shapes(config, vocabularies["text"].size), carry)
 
 

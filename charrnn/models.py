@@ -17,6 +17,7 @@ from charrnn.graphs import Captured
 from charrnn.layers import Bidirectional, Layer, Recurrent, Stack, drop
 from charrnn.registry import CELLS, one_of
 from charrnn.state import State, map_state
+from charrnn.words import SpelledEmbedding
 
 
 class OneHot(nn.Module):
@@ -79,7 +80,8 @@ class LanguageModel(nn.Module):
     def _embed(self, ids: Tensor) -> Tensor:
         vectors: Tensor = self.embedding(ids)
         of = self.embedding
-        if self.training and self.embedding_dropout and isinstance(of, nn.Embedding | OneHot):
+        kinds = nn.Embedding | OneHot | SpelledEmbedding
+        if self.training and self.embedding_dropout and isinstance(of, kinds):
             symbols = vectors.new_ones(of.num_embeddings, 1)
             vectors = vectors * functional.dropout(symbols, self.embedding_dropout)[ids]
         return drop(vectors, self.input_dropout, self.training, self.locked)
@@ -157,6 +159,7 @@ def language_model(
     vocabulary_size: int,
     *,
     embedding_size: int | None = None,
+    embedding: nn.Module | None = None,
     input_dropout: float = 0.0,
     output_dropout: float = 0.0,
     embedding_dropout: float = 0.0,
@@ -166,26 +169,34 @@ def language_model(
 ) -> LanguageModel:
     """A language model over `vocabulary_size` symbols.
 
-    `layers` are the options of `recurrent_stack`. `embedding_size` None feeds one-hot vectors. The
-    kinds of dropout are those of `LanguageModel`. `tie_embeddings` uses the embedding's matrix as
-    the head's weights (Press and Wolf 2017; Inan et al. 2017). Raises ValueError where tied widths
-    do not fit, and for a cell that there is not.
+    `layers` are the options of `recurrent_stack`. `embedding_size` None feeds one-hot vectors; an
+    `embedding` of that width stands in for the lookup. The kinds of dropout are those of
+    `LanguageModel`. `tie_embeddings` uses the embedding's matrix as the head's weights (Press and
+    Wolf 2017; Inan et al. 2017). Raises ValueError where tied widths do not fit, and for a cell
+    that there is not.
     """
     stack = recurrent_stack(
         embedding_size or vocabulary_size, locked_dropout=locked_dropout, **layers
     )
-    embedding = embedding_of(vocabulary_size, embedding_size)
+    embedding = embedding or embedding_of(vocabulary_size, embedding_size)
     head = nn.Linear(stack.output_size, vocabulary_size)
     nn.init.zeros_(head.bias)
     if tie_embeddings:
-        if embedding_size != stack.output_size:
+        tied = embedding.vectors.lookup if isinstance(embedding, SpelledEmbedding) else embedding
+        if tied is None:
+            raise ValueError(
+                "tied embeddings need a matrix, and composed words have none; "
+                "add lookup to model.words"
+            )
+        width = getattr(tied, "embedding_dim", None)
+        if width != stack.output_size:
             raise ValueError(
                 f"tied embeddings need an embedding as wide as the stack's output: "
-                f"{embedding_size or 'one-hot'} is not {stack.output_size}; "
+                f"{width or 'one-hot'} is not {stack.output_size}; "
                 f"set embedding_size to that width"
             )
         # The head's scale: unit-variance embeddings would start with logits of order sqrt(H).
-        embedding.weight = head.weight
+        tied.weight = head.weight
     return LanguageModel(
         embedding, stack, head, input_dropout, output_dropout, embedding_dropout, locked_dropout
     )

@@ -180,6 +180,7 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
         "training.weight_decay": decay,
         "model.hidden_size": hidden,
         "model.embedding_size": embedding,
+        "model.words": "lookup" if model.words == "auto" else model.words,
     }
     for name, amount in (("dropout", dropout), ("input_dropout", 0.0), ("output_dropout", dropout)):
         if getattr(model, name) == "auto":

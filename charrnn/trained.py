@@ -21,7 +21,7 @@ from charrnn.runs import find_checkpoint
 from charrnn.sampler import Choice, Cursor, Draws, Stepper, prime, sample
 from charrnn.state import leaves, map_state, replace_leaves
 from charrnn.stepping import NumpyModel
-from charrnn.vocabulary import Unknown, Vocabulary, read_vocabulary
+from charrnn.vocabulary import Unknown, Vocabulary, read_vocabulary, shortened, split_words
 
 if TYPE_CHECKING:
     from charrnn.adaptation import Rates
@@ -195,10 +195,11 @@ class TrainedModel:
     def model(self) -> LanguageModel:
         """The network in torch, on the device."""
         from charrnn.config import with_values
-        from charrnn.experiment import build_model, load_arrays
+        from charrnn.experiment import build_model, load_arrays, placed
 
         config = with_values(self.config, {"device": self.device})
-        return load_arrays(build_model(config, self.vocabulary.size), self.weights).eval()
+        network = placed(build_model(config, self.vocabulary), config)
+        return load_arrays(network, self.weights).eval()
 
     def with_weights(self, network: LanguageModel) -> TrainedModel:
         """The same model with the weights that `network` has now."""
@@ -211,10 +212,44 @@ class TrainedModel:
         kind = (model.cell, model.activation)
         plain = not (model.layer_norm or model.zoneout or model.zoneout_cell)
         if self.device == "cpu" and plain and NumpyModel.fits(self.weights, *kind):
-            return NumpyModel(self.weights, *kind, model.skip_connections)
+            return NumpyModel(self._looked_up(), *kind, model.skip_connections)
         from charrnn.models import TorchStepper
 
         return TorchStepper(self.model)
+
+    def _looked_up(self) -> Mapping[str, NDArray[Any]]:
+        """The weights with one vector a symbol, where those of words are composed."""
+        if self.config.model.word_parts == ["lookup"]:
+            return self.weights
+        import torch
+
+        with torch.inference_mode():
+            table = self.model.embedding.table().numpy()  # type: ignore[operator]
+        others = {n: v for n, v in self.weights.items() if not n.startswith("embedding.")}
+        return others | {"embedding.weight": table}
+
+    def word_vector(self, word: str) -> NDArray[np.float32]:
+        """The vector of a word that the network reads, (size,): composed from its characters, if
+        the model composes words, whether or not training had it; else that of its id, or of
+        `<unk>`.
+
+        A space before it is part of a word within a line: " be", not "be". Raises DataError for
+        what is no one word, and where the vocabulary is not of words.
+        """
+        if self.vocabulary.kind != "word" or split_words(word) != [word]:
+            raise DataError(f"{shortened(word)} is no word of a {self.vocabulary.kind} vocabulary")
+        import torch
+
+        number, embedding = int(self.vocabulary.encode(word)[0]), self.model.embedding
+        with torch.inference_mode():
+            composed = self.config.model.word_parts != ["lookup"]
+            vector: Any = (
+                embedding.vector_of(word, number)  # type: ignore[operator]
+                if composed
+                else embedding(torch.tensor(number, device=self.device))
+            )
+        made: NDArray[np.float32] = vector.cpu().numpy()
+        return made
 
     @property
     def training_step(self) -> int | None:

@@ -16,8 +16,10 @@ from charrnn.layout import check_layout, model_shapes
 from charrnn.models import cell_class
 from charrnn.registry import CELLS
 from charrnn.state import leaves
+from charrnn.vocabulary import CharacterVocabulary
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
+SEVEN = CharacterVocabulary("abcdefg")
 COMBINATIONS = [
     combination
     for combination in itertools.product(
@@ -51,7 +53,7 @@ def test_the_shapes_are_those_of_the_model(
         "model.output_dropout": 0.0,
     }
     config, _ = build_config([("test", values)])
-    state = build_model(config, 7).state_dict()
+    state = build_model(config, SEVEN).state_dict()
     assert model_shapes(config, 7) == {name: tuple(value.shape) for name, value in state.items()}
 
 
@@ -67,7 +69,7 @@ def test_a_configuration_sets_the_options_of_its_cells() -> None:
         ({"model.cell": "minlstm", "model.forget_bias": 2.5}, "bias_ih", 2.5),
     ):
         config, _ = build_config([("test", common | values)])
-        bias = build_model(config, 7).state_dict()[f"stack.layers.0.cell.{name}"]
+        bias = build_model(config, SEVEN).state_dict()[f"stack.layers.0.cell.{name}"]
         assert (bias == expected).sum() >= 5
 
 

@@ -83,6 +83,8 @@ def describe_model(config: Config) -> str:
     embedding = (
         "one-hot" if model.embedding_size == "one_hot" else f"embedding {model.embedding_size}"
     )
+    if model.word_parts != ["lookup"]:
+        embedding += f" of {' and '.join(model.word_parts)} words"
     parts = [
         shape,
         embedding,
@@ -109,6 +111,11 @@ def describe_path(config: Config) -> str:
     return f"{path} {config.model.cell}, {config.precision}"
 
 
+def measured(value: float) -> str:
+    """A metric: a count whole, and what else it is with four digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
 def show_evaluation(result: Evaluation) -> None:
     """A score on standard output, a line a number."""
     unit = result.unit
@@ -118,7 +125,7 @@ def show_evaluation(result: Evaluation) -> None:
         click.echo(f"bits per byte       {result.bits_per_byte:.4f}")
         click.echo(f"perplexity          {math.exp(min(result.nats, 700)):.4f}")
     for name, value in result.metrics.items():
-        click.echo(f"{name.replace('_', ' '):20}{value:.4f}")
+        click.echo(f"{name.replace('_', ' '):20}{measured(value)}")
     if result.halves is not None:
         for name, half in zip(("first half", "second half"), result.halves, strict=True):
             click.echo(f"{name:20}{half:.4f}")

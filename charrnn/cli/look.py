@@ -45,7 +45,8 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     parts: dict[str, int] = {}
     tied = config.model.tie_embeddings
     for name, tensor in checkpoint.tensors.items():
-        if name.startswith("model/") and not (tied and name == "model/embedding.weight"):
+        twice = tied and name in ("model/embedding.weight", "model/embedding.vectors.lookup.weight")
+        if name.startswith("model/") and not twice:
             keys = name.removeprefix("model/").split(".")
             part = f"layer {int(keys[2]) + 1}" if keys[0] == "stack" else keys[0]
             parts[part] = parts.get(part, 0) + int(tensor.size)

@@ -26,7 +26,8 @@ def predict(
 ) -> None:
     """What RUN's model says of each TEXT, or of each line on standard input.
 
-    A classifier gives the class, its probability and the text, separated by tabs.
+    A classifier gives the class, its probability and the text, separated by tabs; a tagger each
+    word of the text with its tag, as word/TAG.
 
     \b
     Examples:

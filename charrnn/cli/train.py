@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.cli.display import Bar, describe_model, describe_path, duration, say, visible, warn
+from charrnn.cli.display import (
+    Bar,
+    describe_model,
+    describe_path,
+    duration,
+    measured,
+    say,
+    visible,
+    warn,
+)
 from charrnn.registry import CELLS, one_of
 
 if TYPE_CHECKING:
@@ -33,7 +42,7 @@ BUDGET_FLAGS = [
 ]
 FLAGS = [
     *BUDGET_FLAGS,
-    ("--task", "task", "TASK", "language_model, classification, or generation."),
+    ("--task", "task", "TASK", "language_model, classification, generation or tagging."),
     ("--cell", "model.cell", "CELL", f"{one_of(CELLS)}."),
     ("--layers", "model.layers", "N", "Layers."),
     ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one a layer."),
@@ -410,7 +419,9 @@ class Stopper:
 def _show_evaluation(bar: Bar, event: Any, total: int) -> None:
     metrics, unit = event.metrics, event.score.unit
     train, validation = metrics["train"], metrics["validation"]
-    others = "".join(f"  {n.replace('_', ' ')} {v:.4f}" for n, v in event.score.metrics.items())
+    others = "".join(
+        f"  {n.replace('_', ' ')} {measured(v)}" for n, v in event.score.metrics.items()
+    )
     bar.say(
         f"step {metrics['step']:,}/{total:,}  epoch {metrics['epoch']:.1f}  "
         f"train {train[f'nats_per_{unit}']:.4f} nats ({train[f'bits_per_{unit}']:.3f} bits)  "
@@ -440,7 +451,8 @@ def _show_end(path: Path, event: Any, use: str) -> None:
         f"{event.characters_per_second:,.0f} {event.unit}s/s"
     )
     if (score := event.score) is not None:
-        others = "".join(f", {name.replace('_', ' ')} {v:.4f}" for name, v in score.metrics.items())
+        metrics = score.metrics.items()
+        others = "".join(f", {name.replace('_', ' ')} {measured(v)}" for name, v in metrics)
         say(
             f"best    step {event.best['step']:,}: validation {score.nats:.4f} nats, "
             f"{score.bits:.3f} bits per {score.unit}{others} "
@@ -545,6 +557,7 @@ def _load_model(name: str) -> Any:
 def _model_of(config: Config) -> dict[str, Any]:
     """The settings that another model's weights need, as a layer that flags may override."""
     fixed = ("cell", "activation", "recurrence_depth", "layers", "hidden_size", "embedding_size",
+             "words", "character_embedding_size", "character_hidden_size",
              "tie_embeddings", "skip_connections", "layer_norm")  # fmt: skip
     return {f"model.{name}": getattr(config.model, name) for name in fixed} | {
         "data.vocabulary": config.data.vocabulary,

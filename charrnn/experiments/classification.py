@@ -23,7 +23,7 @@ from charrnn.experiments.labelled import Example, LabelledTexts, describe, text_
 from charrnn.layers import Bidirectional, Stack, drop, real_steps
 from charrnn.metrics import accuracy, confusion, macro_f1
 from charrnn.state import State, leaves
-from charrnn.vocabulary import Vocabularies
+from charrnn.vocabulary import Vocabularies, Vocabulary
 
 Pooling = Literal["last", "mean", "max"]
 SHOWN = 3  # examples in a sample
@@ -78,10 +78,11 @@ class Classifier(nn.Module):
         return logits
 
 
-def build_classifier(config: Config, symbols: int, classes: int) -> Classifier:
-    """The network that a resolved configuration describes, over so many symbols."""
+def build_classifier(config: Config, text: Vocabulary, classes: int) -> Classifier:
+    """The network that a resolved configuration describes, over texts of a vocabulary. Raises
+    ConfigError."""
     model = config.model
-    embedding, width = build_embedding(model, symbols)
+    embedding, width = build_embedding(model, text)
     stack = build_stack(model, width, model.bidirectional)
     return Classifier(
         embedding,
@@ -118,7 +119,7 @@ class Classification(ExamplesExperiment[Example, Batch]):
     def build(config: Config, vocabularies: Vocabularies) -> Classifier:
         """Embedding, layers and head."""
         text, label = text_and_label(vocabularies)
-        return build_classifier(config, text.size, label.size)
+        return build_classifier(config, text, label.size)
 
     @staticmethod
     def defaults(config: Config, data: LabelledTexts) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from charrnn.config import Config
 from charrnn.corpus import Corpus
 from charrnn.errors import ConfigError
 from charrnn.evaluation import Evaluation
-from charrnn.experiment import adopt_weights, build_model, build_task, load_arrays
+from charrnn.experiment import adopt_weights, build_model, build_task, load_arrays, placed
 from charrnn.experiments import Predictor
 from charrnn.models import LanguageModel
 from charrnn.planning import plan
 from charrnn.scoring import score_split
 from charrnn.trained import TrainedModel
 from charrnn.trainer import evaluate
-from charrnn.vocabulary import Vocabularies
+from charrnn.vocabulary import Vocabularies, Vocabulary
 
 PROBE = 2048  # characters of an unbroken score that are timed to plan the final one
 
@@ -39,7 +39,7 @@ class LanguageModelling:
         self.about = about
         self.unit = corpus.unit
         self.guess = math.log(corpus.vocabulary.size)
-        self.model = self.build(config, {"text": corpus.vocabulary})
+        self.model = placed(self.build(config, {"text": corpus.vocabulary}), config)
         self.task = build_task(config, corpus)
         self.per_step = (
             f"{config.training.batch_size} lanes x {config.training.window} {self.unit}s"
@@ -48,7 +48,7 @@ class LanguageModelling:
     @staticmethod
     def build(config: Config, vocabularies: Vocabularies) -> LanguageModel:
         """Embedding, stack and head."""
-        return build_model(config, vocabularies["text"].size)
+        return build_model(config, cast(Vocabulary, vocabularies["text"]))
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:

@@ -1,0 +1,49 @@
+"""Perplexity after rare words and after the others: `python benchmarks/rare_words.py RUN RUN TEXT`.
+
+Each RUN is a model of words that was trained on the first part of TEXT; its validation is scored in
+one unbroken pass. A word is scored under how often the word before it, which is the input, occurs
+in training. A word that training lacks is `<unk>` to any model that reads ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+import charrnn
+from charrnn.sources import find_sources
+from charrnn.texts import read_corpus
+
+RARE = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs=2, metavar="RUN")
+    parser.add_argument("text", metavar="TEXT")
+    given = parser.parse_args()
+    print(f"{'run':30}{'input word':>26}{'words':>9}{'perplexity':>12}")
+    for run in given.runs:
+        model = charrnn.load(run)
+        texts = {"sources": find_sources([given.text])}
+        corpus = read_corpus(model.config, texts, model.vocabulary.to_data())
+        if corpus.vocabulary.kind != "word" or corpus.sha256 != model.metadata["corpus"]["sha256"]:
+            parser.error(f"{run} is no model of the words of {given.text}")
+        train, validation = corpus.splits["train"], corpus.splits["validation"]
+        nats = np.array([nats for _, nats in model.surprisals_of(corpus, "validation")])
+        inputs = corpus.ids[validation.start - 1 : validation.stop - 1]
+        counts = np.bincount(corpus.ids[train.start : train.stop], minlength=model.vocabulary.size)
+        seen, unknown = counts[inputs], inputs == corpus.vocabulary.unknown
+        for name, where in (
+            (f"seen fewer than {RARE} times", (seen < RARE) & ~unknown),
+            ("seen more often", (seen >= RARE) & ~unknown),
+            ("<unk>", unknown),
+            ("any", seen >= 0),
+        ):
+            perplexity = f"{np.exp(nats[where].mean()):.2f}" if where.any() else "-"
+            print(f"{run:30}{name:>26}{where.sum():>9,}{perplexity:>12}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""A tag for each word of a sentence (many to many, aligned), of words read by their characters."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charrnn.batching import pad
+from charrnn.checkpoint import Checkpoint
+from charrnn.config import Config
+from charrnn.errors import ConfigError, DataError
+from charrnn.examples import load_examples, read_tagged
+from charrnn.experiment import build_stack, build_words
+from charrnn.experiments import Prediction
+from charrnn.experiments.examples import (
+    ExampleData,
+    ExamplesExperiment,
+    Judged,
+    outputs,
+    trained_network,
+)
+from charrnn.layers import Stack, drop
+from charrnn.metrics import accuracy
+from charrnn.texts import Texts
+from charrnn.vocabulary import (
+    SPECIALS,
+    UNKNOWN,
+    CharacterVocabulary,
+    Ids,
+    TokenVocabulary,
+    Vocabularies,
+    read_vocabularies,
+)
+from charrnn.words import WordVectors, characters_of, spell
+
+PADDING = -1  # in place of a tag
+SHOWN = 3  # sentences in a sample
+
+
+class Word(NamedTuple):
+    """A word as ids, and how often it occurs in training."""
+
+    text: str
+    id: int
+    characters: Ids
+    occurrences: int
+
+
+class Example(NamedTuple):
+    """A sentence and its tags as ids."""
+
+    words: tuple[Word, ...]
+    tags: Ids
+
+
+class Batch(NamedTuple):
+    """Sentences side by side, and their W distinct words."""
+
+    words: Tensor  # (N, T) numbers of distinct words, 0 past a sentence's end
+    lengths: Tensor  # (N,)
+    tags: Tensor  # (N, T), -1 past a sentence's end
+    ids: Tensor  # (W,)
+    characters: Tensor  # (W, L), 0 past a word's end
+    spelled: Tensor  # (W,) how many characters
+    chances: Tensor  # (W,) that a word is taken for an unknown one in training
+
+
+TaggedSentences: TypeAlias = ExampleData[Example]
+
+
+def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentences:
+    """The tagged sentences that a configuration names, in given vocabularies or in their own, which
+    are made of the training split. Raises DataError, also for a tag that training lacks."""
+    data = config.data
+    found = load_examples(
+        partial(read_tagged, encoding=data.encoding, errors=data.errors),
+        texts["sources"],
+        texts.get("validation"),
+        texts.get("test"),
+        fractions=data.split,
+        by=data.split_by,
+    )
+    train = found.splits["train"]
+    counts = Counter(word for example in train for word in example.words)
+    if vocabulary is not None:
+        vocabularies: Vocabularies = read_vocabularies(vocabulary)
+    else:
+        vocabularies = {
+            "word": TokenVocabulary.of(counts.elements(), data.minimum_count, [UNKNOWN]),
+            "character": characters_of(counts),
+            "tag": TokenVocabulary.of(tag for example in train for tag in example.tags),
+        }
+    made = parts_of(vocabularies)
+    words: dict[str, Word] = {}
+    splits = {
+        name: [
+            Example(in_words(e.words, made, words, counts), made.tag.encode(e.tags))
+            for e in examples
+        ]
+        for name, examples in found.splits.items()
+    }
+    return ExampleData(splits, vocabularies, found.sha256)
+
+
+class Parts(NamedTuple):
+    """The vocabularies of a tagger."""
+
+    word: TokenVocabulary
+    character: CharacterVocabulary
+    tag: TokenVocabulary
+
+
+def parts_of(vocabularies: Vocabularies) -> Parts:
+    """The vocabularies of a tagger by name. Raises ConfigError for those of something else."""
+    word, character, tag = map(vocabularies.get, Parts._fields)
+    if (
+        len(vocabularies) == len(Parts._fields)
+        and isinstance(word, TokenVocabulary)
+        and word.specials == (UNKNOWN,)
+        and isinstance(character, CharacterVocabulary)
+        and character.specials == SPECIALS
+        and isinstance(tag, TokenVocabulary)
+    ):
+        return Parts(word, character, tag)
+    raise ConfigError("a tagger has a vocabulary of words, one of characters and one of tags")
+
+
+def in_words(
+    tokens: Iterable[str], parts: Parts, known: dict[str, Word], counts: Mapping[str, int]
+) -> tuple[Word, ...]:
+    """Tokens as words; `known` keeps those that were met before."""
+    for token in tokens:
+        if token not in known:
+            number = int(parts.word.encode([token])[0])
+            known[token] = Word(token, number, spell(token, parts.character), counts.get(token, 0))
+    return tuple(known[token] for token in tokens)
+
+
+class Tagger(nn.Module):
+    """One logit a tag for each word, (N, T, C), from recurrent layers over the words' vectors."""
+
+    def __init__(
+        self,
+        words: WordVectors,
+        stack: Stack,
+        head: nn.Module,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        locked: bool = False,
+    ) -> None:
+        super().__init__()
+        self.words = words
+        self.stack = stack
+        self.head = head
+        self.input_dropout = input_dropout
+        self.output_dropout = output_dropout
+        self.locked = locked
+
+    def forward(self, batch: Batch) -> Tensor:
+        distinct = self.words(batch.ids, batch.characters, batch.spelled, batch.chances)
+        vectors = functional.embedding(batch.words, distinct)
+        vectors = drop(vectors, self.input_dropout, self.training, self.locked)
+        outputs, _ = self.stack(vectors, self.stack.initial_state(len(vectors)), batch.lengths)
+        outputs = drop(outputs, self.output_dropout, self.training, self.locked)
+        logits: Tensor = self.head(outputs)
+        return logits
+
+
+class Tagging(ExamplesExperiment[Example, Batch]):
+    """Sentences and the tags of their words."""
+
+    unit = "token"
+    noun = "sentences"
+
+    def __init__(self, config: Config, data: TaggedSentences, about: dict[str, Any]) -> None:
+        super().__init__(config, data, about)
+        self.tag = parts_of(data.vocabularies).tag
+        self.guess = math.log(self.tag.size)
+
+    @staticmethod
+    def build(config: Config, vocabularies: Vocabularies) -> Tagger:
+        """Vectors of words, layers and head."""
+        model = config.model
+        parts = parts_of(vocabularies)
+        words = build_words(model, parts.word.size, parts.character.size)
+        stack = build_stack(model, words.size, model.bidirectional)
+        return Tagger(
+            words,
+            stack,
+            nn.Linear(stack.output_size, parts.tag.size),
+            float(model.input_dropout),
+            float(model.output_dropout),
+            model.locked_dropout,
+        )
+
+    @staticmethod
+    def defaults(config: Config, data: TaggedSentences) -> dict[str, Any]:
+        """What suits some ten thousand sentences."""
+        return {
+            "training.epochs": 12.0,
+            "training.learning_rate": 2e-3,
+            "model.words": ["lookup", "recurrent"],
+            "model.hidden_size": 128,
+            "model.embedding_size": 96,
+            "model.dropout": 0.3,
+            "model.input_dropout": 0.3,
+            "model.output_dropout": 0.3,
+        }
+
+    @staticmethod
+    def describe(data: TaggedSentences) -> str:
+        """How many sentences, words and tags."""
+        parts = parts_of(data.vocabularies)
+        sentences = [example for split in data.splits.values() for example in split]
+        count = sum(len(sentence.words) for sentence in sentences)
+        return (
+            f"{len(sentences):,} sentences of {count:,} words, {parts.word.size:,} of them known, "
+            f"{parts.tag.size:,} tags"
+        )
+
+    @staticmethod
+    def length(example: Example) -> int:
+        """Words."""
+        return len(example.words)
+
+    @staticmethod
+    def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+        """Sentences side by side, padded to the longest; each word spelled once."""
+        distinct = {word.text: word for example in examples for word in example.words}
+        places = {text: place for place, text in enumerate(distinct)}
+        words, lengths = pad([np.array([places[w.text] for w in e.words]) for e in examples])
+        tags, _ = pad([example.tags for example in examples], PADDING)
+        characters, spelled = pad([word.characters for word in distinct.values()])
+        ids = np.array([word.id for word in distinct.values()])
+        counts = np.array([word.occurrences for word in distinct.values()], np.float32)
+        # Kiperwasser and Goldberg 2016, of whose formula a quarter is 1 here.
+        parts = (words, lengths, tags, ids, characters, spelled, 1 / (1 + counts))
+        return Batch(*(torch.from_numpy(part).to(device) for part in parts))
+
+    @staticmethod
+    def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
+        """The summed cross-entropy of the right tags."""
+        logits = model(batch).flatten(0, 1).float()
+        nats = functional.cross_entropy(
+            logits, batch.tags.flatten(), ignore_index=PADDING, reduction="sum"
+        )
+        return nats, int(batch.lengths.sum())
+
+    def judge(
+        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+    ) -> Judged:
+        """Surprisal of the right tag, accuracy, and that of words that training lacks."""
+        nats = 0.0
+        predicted, gold, unseen = [], [], []
+        for rows, sentences in self.outputs(model, examples, log_probabilities):
+            for row, logs in zip(rows, sentences, strict=True):
+                words, tags = examples[row]
+                nats -= float(logs[np.arange(len(tags)), tags].sum())
+                predicted.append(logs.argmax(1))
+                gold.append(tags)
+                unseen.append([word.occurrences == 0 for word in words])
+            if stop():
+                raise KeyboardInterrupt
+        given = [np.concatenate(part) for part in (predicted, gold, unseen)]
+        share, of_unseen = accuracy(*given[:2]), accuracy(*given)
+        assert share.value is not None
+        metrics: dict[str, float] = {"accuracy": share.value}
+        if of_unseen.value is not None:
+            metrics |= {"accuracy_unseen": of_unseen.value, "unseen": of_unseen.of}
+        return Judged(nats, share.of, metrics)
+
+    def sample(self, length: int) -> str:
+        """The first few sentences of validation with the tags that the model gives them."""
+        examples = self.data.splits["validation"][:SHOWN]
+        lines = [""] * len(examples)
+        for rows, sentences in self.outputs(self.model, examples, log_probabilities):
+            for row, logs in zip(rows, sentences, strict=True):
+                words = [word.text for word in examples[row].words]
+                lines[row] = tagged(words, self.tag.decode(logs.argmax(1)))[:length]
+        return "\n".join(lines)
+
+    @staticmethod
+    def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
+        """The tagger of a checkpoint."""
+        return Predictor(checkpoint, device)
+
+
+def tagged(words: Sequence[str], tags: Sequence[str]) -> str:
+    """`word/TAG word/TAG`."""
+    return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
+
+
+def log_probabilities(model: Any, batch: Batch) -> list[NDArray[np.float64]]:
+    """Of the tags, (T, C) a sentence, each of its own length."""
+    logs = torch.log_softmax(model(batch).double(), -1).cpu().numpy()
+    return [part[:length] for part, length in zip(logs, batch.lengths.tolist(), strict=True)]
+
+
+class Predictor:
+    """A trained tagger, for texts from outside, which are split into words at white space."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
+        self.model, vocabularies = trained_network(Tagging, checkpoint, device)
+        self.parts = parts_of(vocabularies)
+        self._collate = partial(Tagging.collate, device=torch.device(device))
+
+    def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
+        """Each word with its tag; in the record also the probabilities of the tags.
+
+        Raises DataError for a text without words.
+        """
+        words: dict[str, Word] = {}
+        nothing = np.zeros(0, np.int64)
+        examples = [Example(in_words(t.split(), self.parts, words, {}), nothing) for t in texts]
+        for number, example in enumerate(examples, 1):
+            if not example.words:
+                raise DataError(f"text {number:,} is empty; give texts with words in them")
+        found: list[Prediction | None] = [None] * len(examples)
+        for rows, sentences in outputs(
+            self.model, examples, self._collate, Tagging.length, log_probabilities
+        ):
+            for row, logs in zip(rows, sentences, strict=True):
+                tokens, tags = texts[row].split(), self.parts.tag.decode(logs.argmax(1))
+                record = {
+                    "text": texts[row],
+                    "tokens": tokens,
+                    "tags": tags,
+                    "probabilities": np.exp(logs.max(1)).tolist(),
+                }
+                found[row] = Prediction(tagged(tokens, tags), record)
+        yield from (prediction for prediction in found if prediction)

@@ -1,0 +1,308 @@
+"""A tag for each word: the model, its score, its run, its predictions."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn.checkpoint import load_checkpoint, save_checkpoint
+from charrnn.config import build_config
+from charrnn.errors import CheckpointError, ConfigError, DataError
+from charrnn.experiments import built_layout
+from charrnn.experiments.tagging import TaggedSentences, Tagging, parts_of, read
+from charrnn.layout import check_layout
+from charrnn.session import Session
+from charrnn.sources import find_sources
+from charrnn.state import leaves
+from charrnn.vocabulary import CharacterVocabulary
+from tests.tiny import drive, start
+
+TINY: dict[str, Any] = {
+    "task": "tagging",
+    "model.layers": 1,
+    "model.hidden_size": 6,
+    "model.embedding_size": 5,
+    "model.character_embedding_size": 4,
+    "model.character_hidden_size": 11,
+    "model.dropout": 0.2,
+    "model.input_dropout": 0.1,
+    "model.output_dropout": 0.2,
+    "training.steps": 7,
+    "training.batch_size": 8,
+    "training.warmup_steps": 10,
+    "evaluation.every": 4,
+    "checkpoints.keep_last": 100,
+    "device": "cpu",
+}
+ENDINGS = {"ing": "VERB", "ly": "ADV", "er": "NOUN"}
+WORDS: list[Any] = ["lookup", "recurrent", "convolving", ["lookup", "recurrent"]]
+
+
+def write_sentences(path: Path, seed: int, count: int = 60) -> Path:
+    """What ends in -ing is a verb, in -ly an adverb, in -er a noun, and is hardly ever seen twice;
+    `to` is a particle before a verb and else an adposition."""
+    draw = np.random.default_rng(seed)
+    blocks = []
+    for number in range(count):
+        rows: list[tuple[str, str]] = []
+        for _ in range(draw.integers(1, 6)):
+            ending = draw.choice(list(ENDINGS))
+            stem = "".join(draw.choice(list("bdfgmnprst"), draw.integers(1, 5)))
+            if draw.random() < 0.4:
+                rows.append(("to", "PART" if ending == "ing" else "ADP"))
+            rows.append((stem + ending, ENDINGS[ending]))
+        lines = [f"# sent_id = {number}", "1-2\tskipped\t" + "\t".join("_" * 8)]
+        lines += [
+            f"{i}\t{word}\t_\t{tag}\t" + "\t".join("_" * 6) for i, (word, tag) in enumerate(rows, 1)
+        ]
+        blocks.append("\n".join([*lines, "1.1\tempty\t" + "\t".join("_" * 8)]))
+    path.write_text("\n\n".join(blocks) + "\n\n", "utf-8")
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    return (
+        write_sentences(tmp_path / "train.conllu", 1),
+        write_sentences(tmp_path / "dev.conllu", 2, 30),
+    )
+
+
+def load(files: tuple[Path, Path], **changes: Any) -> tuple[Any, TaggedSentences]:
+    values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    config = build_config([("test", values)])[0]
+    train, dev = (find_sources([str(path)]) for path in files)
+    return config, read(config, {"sources": train, "validation": dev})
+
+
+def begin(files: tuple[Path, Path], run: Path, **changes: Any) -> Session:
+    return start(run, *load(files, **changes))
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_padding_and_neighbours_change_nothing(
+    files: tuple[Path, Path], tmp_path: Path, words: Any, bidirectional: bool
+) -> None:
+    session = begin(files, tmp_path / "run", model__words=words, model__bidirectional=bidirectional)
+    model = session.model.double().eval()
+    examples = session.data.splits["train"][:9]
+    device = torch.device("cpu")
+    batch = Tagging.collate(examples, device)
+    together = model(batch)
+    for row, example in enumerate(examples):
+        alone = model(Tagging.collate([example], device))[0]
+        torch.testing.assert_close(together[row, : len(example.words)], alone)
+    past = torch.arange(batch.words.shape[1]) >= batch.lengths[:, None]
+    ends = torch.arange(batch.characters.shape[1]) >= batch.spelled[:, None]
+    assert past.any()
+    assert ends.any()
+    garbage = batch._replace(
+        words=batch.words.masked_fill(past, 1), characters=batch.characters.masked_fill(ends, 2)
+    )
+    assert torch.equal(model(garbage)[~past], together[~past])
+    assert torch.equal(session.task.loss(model, garbage, None).total,
+                       session.task.loss(model, batch, None).total)  # fmt: skip
+
+
+def test_a_sentence_is_read_from_both_ends(files: tuple[Path, Path], tmp_path: Path) -> None:
+    def first_logits(last: int, **changes: Any) -> torch.Tensor:
+        session = begin(files, tmp_path / str(len(changes)), **changes)
+        sentence = next(e for e in session.data.splits["train"] if len(e.words) > 4)
+        changed = sentence._replace(words=(*sentence.words[:-1], sentence.words[last]))
+        batch = Tagging.collate([changed], torch.device("cpu"))
+        return session.model.eval()(batch)[0, 0].detach()  # type: ignore[no-any-return]
+
+    assert not torch.equal(first_logits(-1), first_logits(0))
+    ahead = {"model__bidirectional": False}
+    assert torch.equal(first_logits(-1, **ahead), first_logits(0, **ahead))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resumed_equals_uninterrupted_at_every_step(
+    files: tuple[Path, Path], tmp_path: Path, processes: int
+) -> None:
+    whole = begin(files, tmp_path / "whole", processes=processes)
+    drive(whole)
+    for k in range(1, 7):
+        first = begin(files, tmp_path / f"{k}", processes=processes)
+        drive(first, until=k)
+        again = begin(files, tmp_path / f"{k}", processes=processes)
+        again.restore(first.run.load(k))
+        drive(again)
+        for name, tensor in whole.trainer.tensors().items():
+            assert torch.equal(tensor, again.trainer.tensors()[name]), (k, name)
+
+
+def test_the_score_is_that_of_the_probabilities(files: tuple[Path, Path], tmp_path: Path) -> None:
+    session = begin(files, tmp_path / "run", training__steps=30, evaluation__every=30)
+    drive(session)
+    weights = {n: v.numpy() for n, v in session.model.state_dict().items()}
+    score = session.experiment.final(weights, split="validation")
+    seen = {word.text for e in session.data.splits["train"] for word in e.words}
+    nats, right, unseen = 0.0, Counter[bool](), Counter[bool]()
+    for example in session.data.splits["validation"]:
+        with torch.inference_mode():
+            logits = session.model.eval()(Tagging.collate([example], torch.device("cpu")))[0]
+        for word, tag, row in zip(example.words, example.tags, logits.double(), strict=True):
+            chances = torch.exp(row) / torch.exp(row).sum()
+            nats -= math.log(chances[tag])
+            unseen[word.text not in seen] += 1
+            right[word.text not in seen] += int(chances.argmax()) == tag
+    count = unseen.total()
+    assert 0 < unseen[True] < count
+    assert score.count == count
+    assert score.nats == pytest.approx(nats / count, abs=1e-6)
+    assert score.metrics == {
+        "accuracy": right.total() / count,
+        "accuracy_unseen": right[True] / unseen[True],
+        "unseen": unseen[True],
+    }
+    batch = Tagging.collate(session.data.splits["validation"], torch.device("cpu"))
+    loss = session.task.loss(session.model.eval(), batch, None)
+    assert loss.scored == count
+    assert float(loss.total.detach()) == pytest.approx(nats, rel=1e-5)
+    assert set(score.record()) >= {"nats_per_token", "accuracy", "accuracy_unseen", "tokens"}
+    training = session.experiment.final(weights, split="train")
+    assert "accuracy_unseen" not in training.metrics  # There are none.
+
+
+@pytest.mark.parametrize("words", ["recurrent", ["lookup", "convolving"]])
+def test_it_learns_from_the_spelling_and_from_both_sides(
+    files: tuple[Path, Path], tmp_path: Path, words: Any
+) -> None:
+    session = begin(
+        files, tmp_path / "run", model__words=words, model__hidden_size=12,
+        model__dropout=0.0, model__input_dropout=0.0, model__output_dropout=0.0,
+        training__steps=150, training__learning_rate=0.02, evaluation__every=150,
+    )  # fmt: skip
+    *_, finished = drive(session)
+    metrics = finished.score.metrics  # type: ignore[union-attr]
+    assert metrics["accuracy_unseen"] > 0.97
+    assert metrics["accuracy"] > 0.97
+
+
+def test_what_is_unseen_or_rare_is_counted_in_training(files: tuple[Path, Path]) -> None:
+    _, data = load(files, data__minimum_count=2)
+    train, dev = data.splits["train"], data.splits["validation"]
+    counts = Counter(word.text for e in train for word in e.words)
+    parts = parts_of(data.vocabularies)
+    for word in (word for e in [*train, *dev] for word in e.words):
+        assert word.occurrences == counts[word.text]
+        assert (word.id == parts.word.unknown) == (counts[word.text] < 2)
+    assert "skipped" not in counts
+    assert "empty" not in counts
+    batch = Tagging.collate(dev[:4], torch.device("cpu"))
+    words = dict.fromkeys(word.text for e in dev[:4] for word in e.words)
+    expected = [1 / (1 + counts[word]) for word in words]
+    np.testing.assert_allclose(batch.chances.numpy(), expected)
+
+
+def test_layout_is_that_of_the_model(files: tuple[Path, Path], tmp_path: Path) -> None:
+    session = begin(files, tmp_path / "run")
+    expected = built_layout(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
+    shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
+    assert expected.weights == shapes
+    assert not list(leaves(session.task.empty_carry(session.model)))
+
+
+def test_other_vocabularies_are_refused(files: tuple[Path, Path]) -> None:
+    _, data = load(files)
+    vocabularies = dict(data.vocabularies)
+    assert parts_of(vocabularies)
+    for changed in (
+        vocabularies | {"character": CharacterVocabulary("ab")},
+        vocabularies | {"word": vocabularies["tag"]},
+        vocabularies | {"more": vocabularies["tag"]},
+        {"text": vocabularies["character"]},
+    ):
+        with pytest.raises(ConfigError, match="a tagger has"):
+            parts_of(changed)
+
+
+def test_a_tag_that_training_lacks_is_an_error(files: tuple[Path, Path]) -> None:
+    files[1].write_text(files[1].read_text("utf-8").replace("VERB", "X"), "utf-8")
+    with pytest.raises(DataError, match="lacks 'X'"):
+        load(files)
+
+
+def test_the_commands(run: Any, tmp_path: Path, files: tuple[Path, Path]) -> None:
+    options = [f"--set={key}={value}" for key, value in TINY.items()]
+    trained = run(
+        "train", "train.conllu", "--validation", "dev.conllu", *options, "--out", "tagger", "--json"
+    )
+    assert trained.code == 0, trained.err
+    end = json.loads(trained.out.splitlines()[-1])
+    assert end["event"] == "end"
+    assert end["nats_per_token"] > 0
+    assert 0 <= end["accuracy_unseen"] <= 1
+    scored = json.loads(run("eval", "tagger", "--json").out)
+    for key in ("nats_per_token", "accuracy", "accuracy_unseen", "unseen"):
+        assert scored[key] == pytest.approx(end[key], abs=1e-6)
+    assert f"unseen              {end['unseen']}\n" in run("eval", "tagger").out
+    assert "of lookup and recurrent words" in run("info", "tagger").out
+    listed = json.loads(run("list", ".", "--json").out)
+    assert listed["unit"] == "token"
+    assert "tag\t0\t" in run("vocab", "tagger").out
+    resumed = run("resume", "tagger", "--steps", "9")
+    assert resumed.code == 0, resumed.err
+
+    said = run("predict", "tagger", "to  bring", "slowly")
+    assert said.code == 0, said.err
+    given = run("predict", "tagger", "--json", stdin=b"to  bring\nslowly\n")
+    records = [json.loads(line) for line in given.out.splitlines()]
+    assert [record["tokens"] for record in records] == [["to", "bring"], ["slowly"]]
+    for record, line in zip(records, said.out.splitlines(), strict=True):
+        pairs = zip(record["tokens"], record["tags"], strict=True)
+        assert line == " ".join(f"{word}/{tag}" for word, tag in pairs)
+        assert len(record["probabilities"]) == len(record["tokens"])
+        assert all(0.2 <= chance <= 1 for chance in record["probabilities"])
+    blank = run("predict", "tagger", "to", " ")
+    assert (blank.code, "text 2 is empty" in blank.err) == (3, True)
+    long = run("predict", "tagger", "b" * 100_000 + " " + "to " * 2000)
+    assert len(long.out.split()) == 2001
+
+    for command in (["sample", "tagger"], ["compress", "tagger", "book.txt"]):
+        refused = run(*command, stdin=b"text")
+        assert refused.code in (2, 4), command
+        assert "tagging" in refused.err
+    wrong = run("train", "book.txt", *options)
+    assert wrong.code == 3
+    assert "ten" in wrong.err
+    one_hot = run("train", "train.conllu", *options, "--set", "model.embedding_size=one_hot")
+    assert one_hot.code == 2
+    assert "give it a number" in one_hot.err
+
+
+def test_predictions_are_those_of_the_model(files: tuple[Path, Path], tmp_path: Path) -> None:
+    session = begin(files, tmp_path / "run")
+    drive(session)
+    predictor = Tagging.predictor(session.run.load(7), "cpu")
+    examples = session.data.splits["validation"][:8]
+    texts = [" ".join(word.text for word in example.words) for example in examples]
+    tag = parts_of(session.data.vocabularies).tag  # type: ignore[attr-defined]
+    for example, made in zip(examples, predictor.predict(texts), strict=True):
+        with torch.inference_mode():
+            logits = session.model.eval()(Tagging.collate([example], torch.device("cpu")))[0]
+        chances, best = torch.softmax(logits.double(), -1).max(-1)
+        assert made.record["tags"] == tag.decode(best.tolist())
+        np.testing.assert_allclose(made.record["probabilities"], chances, rtol=1e-4)
+    sample = session.experiment.sample(40).splitlines()
+    assert sample == [line[:40] for line in (p.line for p in predictor.predict(texts[:3]))]
+
+
+def test_a_changed_shape_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    session = begin(files, tmp_path / "run")
+    drive(session, until=4)
+    path = session.run.checkpoint_path(4)
+    stored = load_checkpoint(path, check_layout)
+    name = "model/words.composers.0.embedding.weight"
+    changed = {name: stored.tensors[name][:-1].copy()}
+    save_checkpoint(path, stored.tensors | changed, stored.metadata)
+    with pytest.raises(CheckpointError, match=r"composers\.0\.embedding"):
+        load_checkpoint(path, check_layout)
