@@ -54,6 +54,11 @@ TASKS = {
         "experiments.built_layout",
         "experiments.classification.Classification",
     ),
+    "translation": TaskEntry(
+        "experiments.translation.read",
+        "experiments.built_layout",
+        "experiments.translation.Translation",
+    ),
 }
 
 
@@ -191,6 +196,9 @@ class ModelConfig(Section):
     pooling: Literal["last", "mean", "max"] = "max"
     """What of an input's outputs a class is read from: the last (of each direction), or their mean
     or maximum over time."""
+    attention: Literal["none", "additive", "dot", "general"] = "general"
+    """How a translation's decoder scores what it reads of the source (Bahdanau et al. 2015; Luong
+    et al. 2015); with none, it has the encoder's final state and nothing else."""
 
     @model_validator(mode="after")
     def _the_cell_has_what_is_asked_of_it(self) -> ModelConfig:
@@ -311,7 +319,8 @@ class Config(Section):
     """A whole experiment."""
 
     task: TaskName = "language_model"
-    """What is learned: to go on with a text, or to say which class a text is of."""
+    """What is learned: to go on with a text, to say which class a text is of, or to turn one text
+    into another."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()

@@ -93,8 +93,8 @@ def load_arrays(model: Network, weights: Mapping[str, NDArray[Any]]) -> Network:
 def adopt_weights(
     model: LanguageModel,
     source: LanguageModel,
-    symbols: Sequence[str] | Sequence[int],
-    source_symbols: Sequence[str] | Sequence[int],
+    symbols: Sequence[str | int],
+    source_symbols: Sequence[str | int],
     config: ModelConfig,
 ) -> None:
     """Copy another model's weights, matching symbols by identity.

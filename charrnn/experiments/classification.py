@@ -31,15 +31,12 @@ from charrnn.metrics import accuracy, confusion, macro_f1
 from charrnn.state import State, leaves
 from charrnn.texts import Texts
 from charrnn.vocabulary import (
-    UNKNOWN,
-    ByteVocabulary,
-    CharacterVocabulary,
     Ids,
     TokenVocabulary,
     Vocabularies,
     Vocabulary,
-    WordVocabulary,
     read_vocabularies,
+    vocabulary_of,
 )
 
 Pooling = Literal["last", "mean", "max"]
@@ -81,14 +78,7 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> LabelledTexts:
         vocabularies: Vocabularies = read_vocabularies(vocabulary)
     else:
         train = found.splits["train"]
-        inputs = [example.text for example in train]
-        made: Vocabulary
-        if data.vocabulary == "byte":
-            made = ByteVocabulary()
-        elif data.vocabulary == "word":
-            made = WordVocabulary.of(inputs, data.minimum_count)
-        else:
-            made = CharacterVocabulary.of(inputs, data.minimum_count, [UNKNOWN])
+        made = vocabulary_of(data.vocabulary, [e.text for e in train], data.minimum_count)
         vocabularies = {"text": made, "label": label_vocabulary(train)}
     text, label = _both(vocabularies)
     splits = {
