@@ -17,6 +17,7 @@ from charrnn.experiments import built_layout
 from charrnn.experiments.translation import Translation, decode, read, text_of
 from charrnn.layout import check_layout
 from charrnn.models import TorchStepper
+from charrnn.pictures import save_alignment
 from charrnn.sampler import Choice, Draws, prime, sample
 from charrnn.session import Session
 from charrnn.sources import find_sources
@@ -367,6 +368,9 @@ def test_the_alignment_is_drawn(run: Any, tmp_path: Path) -> None:
         refused = run("predict", "words", *command)
         assert refused.code == 2
         assert said in refused.err
+    formula = tmp_path / "formula.png"
+    save_alignment(formula, np.eye(2), ["$\\nothing$", " "], ["\x1b", "</s>"])
+    assert formula.stat().st_size > 1000
     lost = run("predict", "words", "abc", "--attention", "no/such/folder/look.png")
     assert lost.code == 7
     assert "look.png" in lost.err
