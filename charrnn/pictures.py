@@ -40,11 +40,11 @@ def save_alignment(
     image = axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="equal")
     for axis, symbols in ((axes.xaxis, columns), (axes.yaxis, rows)):
         axis.set_ticks(range(len(symbols)), [_shown(symbol) for symbol in symbols])
-        for label in axis.get_ticklabels():
-            label.set_parse_math(False)
     if max(map(len, columns)) > 1:
         axes.tick_params("x", labelrotation=90)
     axes.xaxis.tick_top()
+    for label in axes.get_xticklabels() + axes.get_yticklabels():
+        label.set_parse_math(False)  # A $ is a symbol like any other.
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("source")
     axes.set_ylabel("translation")
