@@ -96,6 +96,12 @@ TASKS = {
             "model.embedding_dropout",
         ),
     ),
+    "translation": TaskEntry(
+        "experiments.translation.read",
+        "experiments.built_layout",
+        "experiments.translation.Translation",
+        ignores=(*OF_A_TEXT, "data.form", "model.pooling", "model.embedding_dropout"),
+    ),
 }
 
 
@@ -242,6 +248,9 @@ class ModelConfig(Section):
     pooling: Literal["last", "mean", "max"] = "max"
     """What of an input's outputs a class is read from: the last (of each direction), or their mean
     or maximum over time."""
+    attention: Literal["none", "additive", "dot", "general"] = "general"
+    """How a translation's decoder scores what it reads of the source (Bahdanau et al. 2015; Luong
+    et al. 2015); with none, it has the encoder's final state and nothing else."""
 
     @model_validator(mode="after")
     def _the_cell_has_what_is_asked_of_it(self) -> ModelConfig:
@@ -376,7 +385,7 @@ class Config(Section):
 
     task: TaskName = "language_model"
     """What is learned: to go on with a text, to say which class a text is of, to write texts of a
-    class, or to tag the words of a sentence."""
+    class, to tag the words of a sentence, or to turn one text into another."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()

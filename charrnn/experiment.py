@@ -61,7 +61,7 @@ def build_stack(model: ModelConfig, input_size: int, bidirectional: bool) -> Sta
 def build_embedding(model: ModelConfig, vocabulary: Vocabulary) -> tuple[nn.Module, int]:
     """What takes ids to vectors, and their width. Raises ConfigError."""
     if model.word_parts == ["lookup"]:
-        return lookup_of(model, vocabulary.size)
+        return _lookup(model, vocabulary.size)
     if not isinstance(vocabulary, WordVocabulary):
         raise ConfigError(
             f"model.words = {', '.join(model.word_parts)} reads words by their characters, and "
@@ -76,7 +76,7 @@ def build_words(model: ModelConfig, words: int, characters: int) -> WordVectors:
     """What makes the vectors of words, of which the last one is `<unk>`, from their ids and the
     ids of their characters. Raises ConfigError."""
     parts, size = model.word_parts, model.embedding_size
-    lookup, width = lookup_of(model, words) if "lookup" in parts else (None, 0)
+    lookup, width = _lookup(model, words) if "lookup" in parts else (None, 0)
     composers: list[nn.Module] = []
     for part in parts:
         if part == "lookup":
@@ -98,7 +98,18 @@ def build_words(model: ModelConfig, words: int, characters: int) -> WordVectors:
     return WordVectors(width, lookup, composers, words - 1)
 
 
-def lookup_of(model: ModelConfig, symbols: int) -> tuple[nn.Module, int]:
+def build_lookup(model: ModelConfig, symbols: int) -> tuple[nn.Module, int]:
+    """A vector of its own for each symbol, where none is composed, and its width. Raises
+    ConfigError."""
+    if model.word_parts != ["lookup"]:
+        raise ConfigError(
+            f"model.words = {', '.join(model.word_parts)} composes words, and this task looks its "
+            f"symbols up; leave it out"
+        )
+    return _lookup(model, symbols)
+
+
+def _lookup(model: ModelConfig, symbols: int) -> tuple[nn.Module, int]:
     """A vector of its own for each symbol, and its width."""
     size = model.embedding_size
     width = size if isinstance(size, int) else None
@@ -144,8 +155,8 @@ def load_arrays(model: Network, weights: Mapping[str, NDArray[Any]]) -> Network:
 def adopt_weights(
     model: LanguageModel,
     source: LanguageModel,
-    symbols: Sequence[str] | Sequence[int],
-    source_symbols: Sequence[str] | Sequence[int],
+    symbols: Sequence[str | int],
+    source_symbols: Sequence[str | int],
     config: ModelConfig,
 ) -> None:
     """Copy another model's weights, matching symbols by identity.

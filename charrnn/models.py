@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.attention import Attention, Memory
 from charrnn.cells import Activation, Cell
 from charrnn.graphs import Captured
 from charrnn.layers import Bidirectional, Layer, Recurrent, Stack, drop
 from charrnn.registry import CELLS, one_of
-from charrnn.state import State, map_state
+from charrnn.state import State, leaves, map_state, replace_leaves
 from charrnn.words import SpelledEmbedding
 
 
@@ -89,6 +90,122 @@ class LanguageModel(nn.Module):
     def _read_out(self, outputs: Tensor) -> Tensor:
         read: Tensor = self.head(drop(outputs, self.output_dropout, self.training, self.locked))
         return read
+
+
+class Decoding(NamedTuple):
+    """The state of a decoder: that of its layers, and what it attends to, if anything."""
+
+    layers: State
+    memory: Memory | tuple[()]
+
+
+class EncoderDecoder(nn.Module):
+    r"""Next-symbol logits of a target from a whole source and the target so far (Sutskever et al.
+    2014).
+
+    The encoder's final states become the decoder's first ones by a matrix for each layer and part
+    of its state, with a tanh for hidden states. With attention (`attention.Attention`) an output
+    h_t of the decoder looks for its context c_t in the encoder's outputs, and
+
+    .. math:: \tilde h_t = \tanh(W_c [c_t; h_t])
+
+    takes its place before the head (Luong et al. 2015, global attention, without input feeding).
+    Whatever the score, attention thus comes after the layers, which fused kernels run over a whole
+    target; Bahdanau et al. (2015) put it before them, where every step has to wait for the last.
+    """
+
+    def __init__(
+        self,
+        source_embedding: nn.Module,
+        encoder: Stack,
+        target_embedding: nn.Module,
+        decoder: Stack,
+        head: nn.Module,
+        attention: Attention | None = None,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        locked: bool = False,
+    ) -> None:
+        super().__init__()
+        self.source_embedding = source_embedding
+        self.encoder = encoder
+        self.target_embedding = target_embedding
+        self.decoder = decoder
+        self.head = head
+        self.attention = attention
+        self.input_dropout = input_dropout
+        self.output_dropout = output_dropout
+        self.locked = locked
+        given = _final(encoder, encoder.initial_state(1))
+        self.bridges = nn.ModuleList(
+            nn.Linear(part.shape[1], leaf.shape[1])
+            for parts, state in zip(given, decoder.initial_state(1), strict=True)
+            for part, leaf in zip(parts, leaves(state), strict=True)
+        )
+        if attention is not None:
+            widths = encoder.output_size + decoder.output_size
+            self.combine = nn.Linear(widths, decoder.output_size)
+
+    def read(self, sources: Tensor, lengths: Tensor) -> Decoding:
+        """The decoder's state after sources (N, S) of `lengths` (N,), each at least 1."""
+        vectors = self._drop_input(self.source_embedding(sources))
+        outputs, state = self.encoder(vectors, self.encoder.initial_state(len(sources)), lengths)
+        bridges = iter(self.bridges)
+        begun = []
+        for parts in _final(self.encoder, state):
+            hidden, *others = (bridge(part) for part, bridge in zip(parts, bridges, strict=False))
+            begun += [torch.tanh(hidden), *others]
+        layers = replace_leaves(self.decoder.initial_state(len(sources)), iter(begun))
+        attention = self.attention
+        return Decoding(layers, () if attention is None else attention.remember(outputs, lengths))
+
+    def forward(self, sources: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
+        """Logits (N, T, V) of what follows each of the target's symbols `inputs` (N, T), the first
+        of which is the start (teacher forcing)."""
+        return self._run(self.read(sources, lengths), inputs)[0]
+
+    def alignment(self, sources: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
+        """The weights (N, T, S) of the attention behind those logits. Raises ValueError without
+        attention."""
+        weights = self._run(self.read(sources, lengths), inputs)[1]
+        if weights is None:
+            raise ValueError("a decoder without attention is aligned with nothing")
+        return weights
+
+    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
+        """One symbol a lane, (N,), gives logits (N, V) and the next state."""
+        layers, memory = cast(Decoding, state)
+        vectors = self._drop_input(self.target_embedding(token))
+        output, layers = self.decoder.step(vectors, layers)
+        return self._read_out(output, memory)[0], Decoding(layers, memory)
+
+    def _run(self, state: Decoding, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        vectors = self._drop_input(self.target_embedding(inputs))
+        return self._read_out(self.decoder(vectors, state.layers)[0], state.memory)
+
+    def _drop_input(self, vectors: Tensor) -> Tensor:
+        return drop(vectors, self.input_dropout, self.training, self.locked)
+
+    def _read_out(
+        self, outputs: Tensor, memory: Memory | tuple[()]
+    ) -> tuple[Tensor, Tensor | None]:
+        weights = None
+        if self.attention is not None:
+            assert isinstance(memory, Memory)
+            contexts, weights = self.attention(outputs, memory)
+            outputs = torch.tanh(self.combine(torch.cat([contexts, outputs], -1)))
+        outputs = drop(outputs, self.output_dropout, self.training, self.locked)
+        return self.head(outputs), weights
+
+
+def _final(stack: Stack, state: State) -> list[list[Tensor]]:
+    """The parts of each layer's state, those of two directions side by side."""
+    found = []
+    for layer, of in zip(stack.layers, state, strict=True):
+        ends = of if isinstance(layer, Bidirectional) else (of,)
+        parts = zip(*(leaves(end) for end in ends), strict=True)
+        found.append([torch.cat(both, -1) for both in parts])
+    return found
 
 
 def cell_class(name: str, layer_norm: bool = False) -> Callable[..., Cell]:
@@ -205,17 +322,27 @@ def language_model(
 class TorchStepper:
     """A language model in the sampler's terms: numpy ids in, numpy logits out, without dropout.
 
-    On a GPU a step is one CUDA graph for each batch size.
+    On a GPU a step is one CUDA graph for each batch size. A decoder comes with the `initial` state
+    that it has after reading its sources, one a lane, or one for all lanes.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel | EncoderDecoder, initial: State | None = None) -> None:
         self._model = model
+        self._initial = initial
         self._device = next(model.parameters()).device
         self._captured: dict[int, Captured] = {}
 
     def initial_state(self, batch_size: int) -> State:
-        """The zero state for `batch_size` lanes."""
-        return self._model.initial_state(batch_size)
+        """The zero state for `batch_size` lanes, or the one that was given.
+
+        Raises ValueError where that is of another number of lanes.
+        """
+        if self._initial is None:
+            return cast(LanguageModel, self._model).initial_state(batch_size)
+        lanes = len(next(leaves(self._initial)))
+        if lanes not in (1, batch_size):
+            raise ValueError(f"the state of {lanes} sources is none of {batch_size} lanes")
+        return map_state(lambda leaf: leaf.expand(batch_size, *leaf.shape[1:]), self._initial)
 
     def step(self, token: NDArray[np.int64], state: State) -> tuple[NDArray[np.float32], State]:
         """Ids (N,) and a state, of tensors or arrays, give logits (N, V) and the next state."""
@@ -229,7 +356,7 @@ class TorchStepper:
         return logits.float().cpu().numpy(), state
 
     def _advance(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        if self._device.type != "cuda":
+        if self._device.type != "cuda" or self._initial is not None:
             return self._model.step(ids, state)
         if len(ids) not in self._captured:
             self._captured[len(ids)] = Captured(lambda pair: self._model.step(*pair), (ids, state))

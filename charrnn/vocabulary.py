@@ -194,11 +194,20 @@ class SymbolStream:
 
 
 class ByteVocabulary:
-    """One id for each of the 256 byte values: any text, and any file, can be read and written."""
+    """One id for each of the 256 byte values: any text, and any file, can be read and written.
+
+    `start` and `end` are the ids of `<s>` and `</s>`, or None where there is no such symbol.
+    """
 
     kind: Literal["byte"] = "byte"
-    size = 256
-    symbols: tuple[int, ...] = tuple(range(256))
+
+    def __init__(self, specials: Sequence[str] = ()) -> None:
+        self.specials = tuple(specials)
+        self.symbols: tuple[int | str, ...] = (*range(256), *self.specials)
+        self.size = len(self.symbols)
+        unknown, self.start, self.end = _special_ids(256, self.specials)
+        if unknown is not None:
+            raise ValueError("no byte is unknown")
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
         """The bytes of the text in UTF-8, shape (bytes,); nothing is ever unknown.
@@ -214,8 +223,9 @@ class ByteVocabulary:
             ) from error
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the bytes; what is not UTF-8 becomes lone surrogates, which encode back."""
-        return bytes(iter(ids)).decode("utf-8", "surrogateescape")
+        """The text of the bytes, special symbols left out; what is not UTF-8 becomes lone
+        surrogates, which encode back."""
+        return bytes(i for i in ids if i < 256).decode("utf-8", "surrogateescape")
 
     def unknown_characters(self, text: str) -> Counter[str]:
         """Always empty."""
@@ -226,12 +236,12 @@ class ByteVocabulary:
         return ByteStream()
 
     def byte_lengths(self) -> NDArray[np.int64]:
-        """One byte each."""
-        return np.ones(256, np.int64)
+        """One byte each; 0 for a special symbol."""
+        return np.repeat(np.array([1, 0], np.int64), [256, len(self.specials)])
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for `read_vocabulary`."""
-        return {"kind": self.kind}
+        return {"kind": self.kind} | ({"specials": [*self.specials]} if self.specials else {})
 
 
 class ByteStream:
@@ -242,7 +252,7 @@ class ByteStream:
 
     def feed(self, token: int) -> str:
         """The text that `token` completes: nothing while a character is open."""
-        return self._decoder.decode(bytes([token]))
+        return self._decoder.decode(bytes([token] if token < 256 else []))
 
     def finish(self) -> str:
         """What is left over: U+FFFD for an incomplete character."""
@@ -358,22 +368,32 @@ class WordVocabulary:
 
     Decode after encode is the identity but for the tokens that the vocabulary lacks: any text can
     be read, and each of them is shown as ` <unk>`. A word has one id with the space before it
-    and another without, as at the start of a line.
+    and another without, as at the start of a line. `start` and `end` are the ids of `<s>` and
+    `</s>`, or None where there is no such symbol; decoded, they are nothing.
     """
 
     kind: Literal["word"] = "word"
 
-    def __init__(self, words: Iterable[str]) -> None:
-        self._tokens = TokenVocabulary(words, [UNKNOWN])
+    def __init__(self, words: Iterable[str], specials: Sequence[str] = (UNKNOWN,)) -> None:
+        self._tokens = TokenVocabulary(words, specials)
+        self.specials = self._tokens.specials
         self.symbols, self.size = self._tokens.symbols, self._tokens.size
-        self.unknown = self.size - 1
+        self.unknown: int = len(self.symbols) - len(self.specials)
+        self.start, self.end = self._tokens.start, self._tokens.end
         self._words = self.symbols[: self.unknown]
+        if self.specials[:1] != (UNKNOWN,):
+            raise ValueError(f"the first special symbol of a word vocabulary is {UNKNOWN}")
         if any(split_words(word) != [word] for word in self._words):
             raise ValueError("the symbols of a word vocabulary are words or single characters")
-        self._texts = (*self._words, f" {UNKNOWN}")
+        self._texts = (*self._words, f" {UNKNOWN}", *[""] * (len(self.specials) - 1))
 
     @classmethod
-    def of(cls, texts: Iterable[str], minimum_count: int = 1) -> WordVocabulary:
+    def of(
+        cls,
+        texts: Iterable[str],
+        minimum_count: int = 1,
+        specials: Sequence[str] = (UNKNOWN,),
+    ) -> WordVocabulary:
         """The vocabulary of the words that occur in `texts` at least so many times, the most
         frequent first.
 
@@ -382,12 +402,14 @@ class WordVocabulary:
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(split_words(text))
-        return cls.of_counts(counts, minimum_count)
+        return cls.of_counts(counts, minimum_count, specials)
 
     @classmethod
-    def of_counts(cls, counts: Counter[str], minimum_count: int = 1) -> WordVocabulary:
+    def of_counts(
+        cls, counts: Counter[str], minimum_count: int = 1, specials: Sequence[str] = (UNKNOWN,)
+    ) -> WordVocabulary:
         """Likewise, of words that were counted."""
-        return cls(_frequent(counts, minimum_count, (UNKNOWN, f" {UNKNOWN}")))
+        return cls(_frequent(counts, minimum_count, (UNKNOWN, f" {UNKNOWN}")), specials)
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
         """Ids of shape (tokens,); a token that is not in the vocabulary becomes `<unk>`, or is
@@ -413,7 +435,8 @@ class WordVocabulary:
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for `read_vocabulary`."""
-        return {"kind": self.kind, "symbols": list(self._words)}
+        data: dict[str, Any] = {"kind": self.kind, "symbols": list(self._words)}
+        return data | ({"specials": [*self.specials]} if len(self.specials) > 1 else {})
 
 
 def _byte_lengths(texts: Sequence[str], size: int) -> NDArray[np.int64]:
@@ -426,6 +449,22 @@ Vocabulary: TypeAlias = CharacterVocabulary | ByteVocabulary | WordVocabulary
 """The vocabulary of a text."""
 
 
+def vocabulary_of(
+    kind: Literal["character", "byte", "word"],
+    texts: Iterable[str],
+    minimum_count: int = 1,
+    ends: Sequence[str] = (),
+) -> Vocabulary:
+    """The vocabulary of a kind for texts that others will follow: what these lack is `<unk>`.
+
+    `ends` are `<s>`, `</s>` or both, where it is to have them. Raises DataError where it is empty.
+    """
+    if kind == "byte":
+        return ByteVocabulary(ends)
+    of = WordVocabulary.of if kind == "word" else CharacterVocabulary.of
+    return of(texts, minimum_count, [UNKNOWN, *ends])
+
+
 def read_vocabulary(data: Any) -> Vocabulary:
     """The vocabulary that `to_data` described. Raises CheckpointError for anything else."""
     try:
@@ -433,9 +472,9 @@ def read_vocabulary(data: Any) -> Vocabulary:
             case {"kind": "character", "symbols": str(symbols)} if symbols:
                 return CharacterVocabulary(symbols, _texts(data.get("specials", [])))
             case {"kind": "byte"}:
-                return ByteVocabulary()
+                return ByteVocabulary(_texts(data.get("specials", [])))
             case {"kind": "word", "symbols": symbols}:
-                return WordVocabulary(_texts(symbols))
+                return WordVocabulary(_texts(symbols), _texts(data.get("specials", [UNKNOWN])))
     except ValueError as error:
         raise CheckpointError(f"the stored vocabulary is not usable: {error}") from error
     raise CheckpointError("the stored vocabulary is neither 'character' nor 'byte' nor 'word'")

@@ -27,6 +27,7 @@ from charrnn.vocabulary import (
     read_vocabulary,
     split_words,
 )
+from charrnn.vocabulary import vocabulary_of as made_for_others
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=80)
 any_text = st.text(st.integers(0, 0x10FFFF).map(chr) | st.sampled_from("aé\n\0😀\ud800\udfff"))
@@ -270,6 +271,9 @@ def test_a_byte_vocabulary_survives_json() -> None:
         {"kind": "word", "symbols": ["a", 5]},
         {"kind": "word", "symbols": ["a b"]},
         {"kind": "word", "symbols": ["<unk>"]},
+        {"kind": "word", "symbols": ["a"], "specials": ["<s>", "</s>"]},
+        {"kind": "byte", "specials": ["<unk>"]},
+        {"kind": "byte", "specials": ["<s>", "<s>"]},
     ],
     ids=str,
 )
@@ -286,6 +290,28 @@ def test_characters_with_special_symbols_read_any_text() -> None:
     assert vocabulary.encode("cab\U0010ffffé").tolist() == [2, 0, 1, 3, 3]
     assert vocabulary.encode("caéb", "skip").tolist() == [2, 0, 1]
     assert vocabulary.unknown_characters("aéé") == {"é": 2}
+
+
+@pytest.mark.parametrize("kind", ["character", "byte", "word"])
+def test_ends_are_symbols_of_every_kind_and_stand_for_no_text(kind: Any) -> None:
+    text = "né à pied\n<s>"
+    plain = made_for_others(kind, [text])
+    vocabulary = made_for_others(kind, [text], ends=[START, END])
+    assert vocabulary.size == plain.size + 2
+    assert (vocabulary.start, vocabulary.end) == (plain.size, plain.size + 1)
+    assert (plain.start, plain.end) == (None, None)
+    ids = vocabulary.encode(text)
+    assert np.array_equal(ids, plain.encode(text))
+    within = [vocabulary.start, *ids, vocabulary.end]
+    assert vocabulary.decode(within) == text
+    stream = vocabulary.stream()
+    assert "".join(map(stream.feed, within)) + stream.finish() == text
+    lengths = vocabulary.byte_lengths()
+    assert len(lengths) == vocabulary.size
+    assert lengths[within].sum() == len(text.encode())
+    restored = read_vocabulary(json.loads(json.dumps(vocabulary.to_data())))
+    assert (restored.symbols, restored.end) == (vocabulary.symbols, vocabulary.end)
+    assert "specials" not in made_for_others("word", [text]).to_data()
 
 
 def test_characters_without_special_symbols_have_none() -> None:

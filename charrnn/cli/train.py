@@ -42,7 +42,12 @@ BUDGET_FLAGS = [
 ]
 FLAGS = [
     *BUDGET_FLAGS,
-    ("--task", "task", "TASK", "language_model, classification, generation or tagging."),
+    (
+        "--task",
+        "task",
+        "TASK",
+        "language_model, classification, generation, tagging or translation.",
+    ),
     ("--cell", "model.cell", "CELL", f"{one_of(CELLS)}."),
     ("--layers", "model.layers", "N", "Layers."),
     ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one a layer."),
@@ -125,6 +130,7 @@ def train(
       charrnn train --config configs/lstm.yaml shakespeare
       charrnn train poems.txt --from runs/shakespeare-1
       charrnn train names/ --task classification
+      charrnn train pairs.tsv --task translation
     """
     from charrnn.config import build_config, environment_layers, file_layer, override_layers
     from charrnn.runs import Run

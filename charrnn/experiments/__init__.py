@@ -7,9 +7,11 @@ judged, what it makes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from charrnn.checkpoint import Arrays, Checkpoint
@@ -50,6 +52,25 @@ class Predictor(Protocol):
 
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
         """One prediction a text, in order. Raises DataError for a text that cannot be read."""
+        ...
+
+
+class Alignment(NamedTuple):
+    """Where a decoder looked: weights (T, S), a row for each symbol of its output."""
+
+    weights: NDArray[np.float64]
+    source: list[str]
+    output: list[str]
+
+
+@runtime_checkable
+class Searching(Predictor, Protocol):
+    """A predictor that searches for its output, `beam` hypotheses at a time."""
+
+    beam: int
+
+    def align(self, text: str) -> Alignment:
+        """Of the best output for a text. Raises ConfigError for a model without attention."""
         ...
 
 

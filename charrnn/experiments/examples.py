@@ -49,11 +49,13 @@ class ExampleData(Generic[Example]):
 
 
 class Judged(NamedTuple):
-    """A summed loss in nats, over how many labels it is summed, and what else is natural."""
+    """A summed loss in nats, over how many labels it is summed, and what else is natural, `of`
+    which examples where it is not all of them."""
 
     nats: float
     labels: int
     metrics: Mapping[str, float]
+    of: str = ""
 
 
 class ExamplesExperiment(ABC, Generic[Example, Batch]):
@@ -120,6 +122,12 @@ class ExamplesExperiment(ABC, Generic[Example, Batch]):
     ) -> Judged:
         """How good a model is on examples. Raises KeyboardInterrupt once `stop` says so."""
 
+    def glance(
+        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+    ) -> Judged:
+        """The same, quickly, during training."""
+        return self.judge(model, examples, stop)
+
     # What is the same for all --------------------------------------------------------------------
 
     @classmethod
@@ -168,7 +176,8 @@ class ExamplesExperiment(ABC, Generic[Example, Batch]):
     def estimate(self, step: int) -> Evaluation:
         """All of validation."""
         began = time.perf_counter()
-        result = self._score(self.model, "validation", lambda: False, step=step)
+        judged = self.glance(self.model, self.data.splits["validation"], lambda: False)
+        result = self._evaluation("validation", judged, step=step)
         self._seconds = time.perf_counter() - began
         return result
 
@@ -185,17 +194,15 @@ class ExamplesExperiment(ABC, Generic[Example, Batch]):
     ) -> Evaluation:
         """All of a split."""
         model = load_arrays(copy.deepcopy(self.model), weights)
-        return self._score(model, split, stop, **about)
-
-    def _score(
-        self, model: nn.Module, split: str, stop: Callable[[], bool], **about: Any
-    ) -> Evaluation:
         judged = self.judge(model, self.data.splits[split], stop)
+        return self._evaluation(split, judged, **about)
+
+    def _evaluation(self, split: str, judged: Judged, **about: Any) -> Evaluation:
         return Evaluation(
             split,
             judged.nats / judged.labels,
             judged.labels,
-            f"all {self.noun} once",
+            f"all {self.noun} once{judged.of}",
             self.unit,
             metrics=judged.metrics,
             text_sha256=self.data.sha256,

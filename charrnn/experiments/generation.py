@@ -18,7 +18,7 @@ from charrnn.batching import pad
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config
 from charrnn.errors import CheckpointError, ConfigError, DataError
-from charrnn.experiment import build_stack, lookup_of
+from charrnn.experiment import build_lookup, build_stack
 from charrnn.experiments import Predictor
 from charrnn.experiments.examples import (
     AT_A_TIME,
@@ -143,15 +143,10 @@ class Generation(ExamplesExperiment[Example, Batch]):
     def build(config: Config, vocabularies: Vocabularies) -> ConditionedLanguageModel:
         """Embeddings, layers and head. Raises ConfigError."""
         model = config.model
-        if model.word_parts != ["lookup"]:
-            raise ConfigError(
-                f"model.words = {', '.join(model.word_parts)} says nothing to the task generation, "
-                f"which looks its words up; leave it out"
-            )
         text, label = text_and_label(vocabularies)
         end = end_of(text)
-        embedding, width = lookup_of(model, end + 2)
-        label_embedding, label_width = lookup_of(model, label.size)
+        embedding, width = build_lookup(model, end + 2)
+        label_embedding, label_width = build_lookup(model, label.size)
         stack = build_stack(model, width + label_width, bidirectional=False)
         return ConditionedLanguageModel(
             embedding,

@@ -17,15 +17,12 @@ from charrnn.examples import (
 from charrnn.experiments.examples import ExampleData
 from charrnn.texts import Texts
 from charrnn.vocabulary import (
-    UNKNOWN,
-    ByteVocabulary,
-    CharacterVocabulary,
     Ids,
     TokenVocabulary,
     Vocabularies,
     Vocabulary,
-    WordVocabulary,
     read_vocabularies,
+    vocabulary_of,
 )
 
 
@@ -77,12 +74,8 @@ def load_labelled(config: Config, texts: Texts) -> Examples[Labelled]:
 
 def text_vocabulary(config: Config, examples: Examples[Labelled]) -> Vocabulary:
     """The vocabulary of the training texts, of the kind configured; what it lacks is `<unk>`."""
-    inputs, data = [example.text for example in examples.splits["train"]], config.data
-    if data.vocabulary == "byte":
-        return ByteVocabulary()
-    if data.vocabulary == "word":
-        return WordVocabulary.of(inputs, data.minimum_count)
-    return CharacterVocabulary.of(inputs, data.minimum_count, [UNKNOWN])
+    inputs = (example.text for example in examples.splits["train"])
+    return vocabulary_of(config.data.vocabulary, inputs, config.data.minimum_count)
 
 
 def text_and_label(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabulary]:

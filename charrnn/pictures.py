@@ -1,0 +1,60 @@
+"""Pictures, for those who have the extra `pictures` (matplotlib)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from charrnn.errors import ConfigError, StorageError
+
+CELL = 0.22  # inches
+
+
+def require_pictures(path: Path) -> None:
+    """Raise ConfigError where matplotlib is missing or cannot write a file of that name."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("a picture needs a package; run pip install matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    kinds = FigureCanvasAgg.filetypes
+    if path.suffix.lower().removeprefix(".") not in kinds:
+        raise ConfigError(f"cannot draw {path}: name a file that ends in .png, .svg or .pdf")
+
+
+def save_alignment(
+    path: Path, weights: NDArray[Any], columns: Sequence[str], rows: Sequence[str]
+) -> None:
+    """Draw weights (rows, columns) between 0 and 1 with the symbols that they belong to.
+
+    Raises StorageError where the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    width, height = CELL * len(columns) + 2, CELL * len(rows) + 1.5
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="equal")
+    for axis, symbols in ((axes.xaxis, columns), (axes.yaxis, rows)):
+        axis.set_ticks(range(len(symbols)), [_shown(symbol) for symbol in symbols])
+    if max(map(len, columns)) > 1:
+        axes.tick_params("x", labelrotation=90)
+    axes.xaxis.tick_top()
+    for label in axes.get_xticklabels() + axes.get_yticklabels():
+        label.set_parse_math(False)  # A $ is a symbol like any other.
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("source")
+    axes.set_ylabel("translation")
+    figure.colorbar(image, ax=axes, label="attention")
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _shown(symbol: str) -> str:
+    """A symbol with its spaces made visible."""
+    return symbol.replace(" ", "\u2423") if symbol.isprintable() else ascii(symbol)[1:-1]
