@@ -15,7 +15,7 @@ from charrnn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from charrnn.config import build_config
 from charrnn.errors import CheckpointError, DataError
 from charrnn.experiments import built_layout
-from charrnn.experiments.generation import Generation, Generator, end_of, read, surprisals
+from charrnn.experiments.generation import Generation, Generator, read, surprisals
 from charrnn.experiments.labelled import read as read_texts
 from charrnn.layout import check_layout
 from charrnn.sampler import Choice, Draws, sample
@@ -130,18 +130,18 @@ def test_the_score_is_that_of_the_probabilities_by_hand(
         **{n.rpartition(".")[2]: v for n, v in w.items() if n.startswith("stack.layers.0.cell.")}
     )
     data: Any = session.data
-    size = data.vocabularies["text"].size
+    vocabulary = data.vocabularies["text"]
     nats, count = 0.0, 0
     for example in data.splits["validation"]:
         text = example.targets[:-1].tolist()
         state = (np.zeros(6), np.zeros(6))
-        for read_id, said in zip([size + 1, *text], [*text, size], strict=True):
+        for read_id, said in zip([vocabulary.start, *text], [*text, vocabulary.end], strict=True):
             vector = np.r_[
                 w["embedding.weight"][read_id], w["label_embedding.weight"][example.label]
             ]
             state = lstm_step(cell, vector, state)
             logits = w["head.weight"] @ state[0] + w["head.bias"]
-            assert len(logits) == size + 1
+            assert len(logits) == vocabulary.size
             nats -= math.log(np.exp(logits[said]) / np.exp(logits).sum())
             count += 1
     assert score.count == count
@@ -212,6 +212,7 @@ def test_it_neither_writes_the_unknown_nor_goes_on_after_the_end(
     stepper = writer(session)
     bias = session.model.head.bias.data
     bias[stepper.vocabulary.unknown] = 100  # type: ignore[union-attr]
+    bias[stepper.vocabulary.start] = 100
     written = stepper.write(["vowels"] * 20, 9, Choice(), Draws(1, range(20)))
     assert not any("\ufffd" in text for text in written)
     assert max(map(len, written)) <= 9
@@ -229,8 +230,8 @@ def test_any_vocabulary_can_be_written(tmp_path: Path, kind: str) -> None:
     data: Any = session.data
     example = data.splits["train"][0]
     text = data.vocabularies["text"]
-    assert example.inputs[0] == text.size + 1
-    assert example.targets[-1] == text.size == end_of(text)
+    assert example.inputs[0] == text.start
+    assert example.targets[-1] == text.end
     assert text.decode(example.targets[:-1].tolist()) == text.decode(example.inputs[1:].tolist())
     stepper = writer(session)
     assert len(stepper.write(["0", "1"], 9, Choice(), Draws(1, range(2)))) == 2

@@ -42,12 +42,7 @@ BUDGET_FLAGS = [
 ]
 FLAGS = [
     *BUDGET_FLAGS,
-    (
-        "--task",
-        "task",
-        "TASK",
-        "language_model, classification, generation, tagging or translation.",
-    ),
+    ("--task", "task", "TASK", "language_model, classification, generation, tagging, translation."),
     ("--cell", "model.cell", "CELL", f"{one_of(CELLS)}."),
     ("--layers", "model.layers", "N", "Layers."),
     ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one a layer."),

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from charrnn.batching import by_length
@@ -18,15 +20,18 @@ from charrnn.checkpoint import Arrays, Checkpoint
 from charrnn.config import Config, config_from_data, with_values
 from charrnn.errors import ConfigError
 from charrnn.evaluation import Evaluation
+from charrnn.examples import Examples, Labelled, Pair, Tagged, load_examples
 from charrnn.experiment import load_arrays, placed
 from charrnn.planning import DEFAULT_TIME, plan
 from charrnn.task import Batch
 from charrnn.tasks.examples import ExamplesTask
+from charrnn.texts import Texts
 from charrnn.trained import TrainedModel, model_weights
 from charrnn.trainer import full_precision
-from charrnn.vocabulary import Vocabularies, read_vocabularies
+from charrnn.vocabulary import END, START, Ids, Vocabularies, Vocabulary, read_vocabularies
 
 Example = TypeVar("Example")
+Read = TypeVar("Read", Labelled, Tagged, Pair)
 Result = TypeVar("Result")
 
 NOT_CACHED = "0" * 64
@@ -46,6 +51,36 @@ class ExampleData(Generic[Example]):
     def vocabulary_data(self) -> dict[str, Any]:
         """Each vocabulary by its name."""
         return {name: vocabulary.to_data() for name, vocabulary in self.vocabularies.items()}
+
+
+def load(
+    config: Config, texts: Texts, read: Callable[..., list[Read]], **options: Any
+) -> Examples[Read]:
+    """The examples that a configuration names, read and split as it says. Raises DataError."""
+    data = config.data
+    return load_examples(
+        partial(read, encoding=data.encoding, errors=data.errors, **options),
+        texts["sources"],
+        texts.get("validation"),
+        texts.get("test"),
+        fractions=data.split,
+        by=data.split_by,
+    )
+
+
+def ends_of(vocabulary: Vocabulary) -> tuple[int, int]:
+    """The ids of its `<s>` and `</s>`. Raises ConfigError where it has none."""
+    if vocabulary.start is None or vocabulary.end is None:
+        raise ConfigError(f"the vocabulary of what is to be written lacks {START} or {END}")
+    return vocabulary.start, vocabulary.end
+
+
+def between_ends(ids: Ids, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A text as it is read, after its start, and as it is written, before its end; (T + 1,)
+    each."""
+    start, end = ends_of(vocabulary)
+    ids = ids.astype(np.int64)
+    return np.insert(ids, 0, start), np.append(ids, end)
 
 
 class Judged(NamedTuple):

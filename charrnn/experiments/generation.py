@@ -25,6 +25,8 @@ from charrnn.experiments.examples import (
     ExampleData,
     ExamplesExperiment,
     Judged,
+    between_ends,
+    ends_of,
     trained_network,
 )
 from charrnn.experiments.labelled import describe, text_and_label
@@ -36,7 +38,7 @@ from charrnn.state import State
 from charrnn.tasks.language_model import MOST_LOGITS, NOT_SCORED
 from charrnn.texts import Texts
 from charrnn.trained import generate_texts
-from charrnn.vocabulary import Ids, Unknown, Vocabularies, Vocabulary, name_characters, shortened
+from charrnn.vocabulary import END, START, Ids, Unknown, Vocabularies, name_characters, shortened
 
 SHOWN = 3  # labels in a sample, and texts of each
 
@@ -58,20 +60,12 @@ class Batch(NamedTuple):
     scored: int  # how many targets are asked
 
 
-def end_of(vocabulary: Vocabulary) -> int:
-    """The id of `</s>`; that of `<s>`, which is only ever read, is the next one.
-
-    They come after all that the vocabulary has: texts of bytes and of words end, too.
-    """
-    return vocabulary.size
-
-
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> ExampleData[Example]:
     """Labelled texts with their beginnings and ends, as `labelled.read` has them."""
-    data = read_texts(config, texts, vocabulary)
-    end = end_of(text_and_label(data.vocabularies)[0])
+    data = read_texts(config, texts, vocabulary, [START, END])
+    text, _ = text_and_label(data.vocabularies)
     splits = {
-        name: [Example(np.append(end + 1, e.ids), np.append(e.ids, end), e.label) for e in examples]
+        name: [Example(*between_ends(e.ids, text), e.label) for e in examples]
         for name, examples in data.splits.items()
     }
     return ExampleData(splits, data.vocabularies, data.sha256)
@@ -136,23 +130,22 @@ class Generation(ExamplesExperiment[Example, Batch]):
         super().__init__(config, data, about)
         text, self.label = text_and_label(data.vocabularies)
         self.unit = "word" if text.kind == "word" else "character"
-        self.choices = end_of(text) + 1
-        self.guess = math.log(self.choices)
+        self.guess = math.log(text.size)
 
     @staticmethod
     def build(config: Config, vocabularies: Vocabularies) -> ConditionedLanguageModel:
         """Embeddings, layers and head. Raises ConfigError."""
         model = config.model
         text, label = text_and_label(vocabularies)
-        end = end_of(text)
-        embedding, width = build_lookup(model, end + 2)
+        ends_of(text)
+        embedding, width = build_lookup(model, text.size)
         label_embedding, label_width = build_lookup(model, label.size)
         stack = build_stack(model, width + label_width, bidirectional=False)
         return ConditionedLanguageModel(
             embedding,
             label_embedding,
             stack,
-            nn.Linear(stack.output_size, end + 1),
+            nn.Linear(stack.output_size, text.size),
             float(model.input_dropout),
             float(model.output_dropout),
             model.embedding_dropout,
@@ -205,8 +198,9 @@ class Generation(ExamplesExperiment[Example, Batch]):
         self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
     ) -> Judged:
         """Likewise, as many texts at a time as have few enough logits."""
+        text, _ = text_and_label(self.data.vocabularies)
         nats, longest = 0.0, max(map(self.length, examples))
-        at_a_time = max(1, min(AT_A_TIME, MOST_LOGITS // (longest * self.choices)))
+        at_a_time = max(1, min(AT_A_TIME, MOST_LOGITS // (longest * text.size)))
         for _, each in self.outputs(model, examples, surprisals, at_a_time):
             nats += float(each.double().sum())
             if stop():
@@ -243,16 +237,17 @@ def surprisals(model: Any, batch: Batch) -> Tensor:
 
 class Generator:
     """A trained model that writes texts of a class: a stepper in the sampler's sense, which never
-    takes `<unk>` for a symbol to write."""
+    takes `<unk>` or `<s>` for a symbol to write."""
 
     options: ClassVar = frozenset({"--label"})
 
     def __init__(self, model: Any, vocabularies: Vocabularies, metadata: dict[str, Any]) -> None:
         self.vocabulary, self.label = text_and_label(vocabularies)
-        self.end = end_of(self.vocabulary)
+        self._start, self.end = ends_of(self.vocabulary)
         self.training_step = metadata.get("progress", {}).get("step")
         self._counts = metadata["corpus"]["label_counts"]
-        self._unknown = getattr(self.vocabulary, "unknown", None)
+        unknown = getattr(self.vocabulary, "unknown", None)
+        self._unwritten = [i for i in (unknown, self._start) if i is not None]
         self._stepper = TorchStepper(model)
 
     @classmethod
@@ -270,8 +265,7 @@ class Generator:
     def step(self, token: NDArray[np.int64], state: State) -> tuple[NDArray[np.float32], State]:
         """One symbol a lane: ids (N,) and a state give logits (N, V) and the next state."""
         logits, state = self._stepper.step(token, state)
-        if self._unknown is not None:
-            logits[:, self._unknown] = -math.inf
+        logits[:, self._unwritten] = -math.inf
         return logits, state
 
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
@@ -305,7 +299,7 @@ class Generator:
             )
         state = cast(ConditionedState, self._stepper.initial_state(samples))
         state = state._replace(label=self.label.encode(labels).astype(np.int64))  # type: ignore[arg-type]
-        ids = np.append(self.end + 1, self.vocabulary.encode(prompt, unknown)).astype(np.int64)
+        ids = between_ends(self.vocabulary.encode(prompt, unknown), self.vocabulary)[0]
         lanes = np.tile(ids, (samples, 1))
         # Position 0 is that of the label.
         return prime(self, lanes[:, 1:], Cursor(lanes[:, 0], state, position=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from charrnn.config import Config
@@ -11,10 +11,9 @@ from charrnn.examples import (
     Examples,
     Labelled,
     label_vocabulary,
-    load_examples,
     read_labelled,
 )
-from charrnn.experiments.examples import ExampleData
+from charrnn.experiments.examples import ExampleData, load
 from charrnn.texts import Texts
 from charrnn.vocabulary import (
     Ids,
@@ -37,15 +36,18 @@ class Example(NamedTuple):
 LabelledTexts: TypeAlias = ExampleData[Example]
 
 
-def read(config: Config, texts: Texts, vocabulary: Any = None) -> LabelledTexts:
+def read(
+    config: Config, texts: Texts, vocabulary: Any = None, ends: Sequence[str] = ()
+) -> LabelledTexts:
     """The labelled texts that a configuration names, in given vocabularies or in their own, which
-    are made of the training split: what it lacks is `<unk>`. Raises DataError."""
+    are made of the training split: what it lacks is `<unk>`; `ends` as in `vocabulary_of`. Raises
+    DataError."""
     found = load_labelled(config, texts)
     vocabularies: Vocabularies = (
         read_vocabularies(vocabulary)
         if vocabulary is not None
         else {
-            "text": text_vocabulary(config, found),
+            "text": text_vocabulary(config, found, ends),
             "label": label_vocabulary(found.splits["train"]),
         }
     )
@@ -61,21 +63,15 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> LabelledTexts:
 
 def load_labelled(config: Config, texts: Texts) -> Examples[Labelled]:
     """The labelled texts that a configuration names, by split. Raises DataError."""
-    data = config.data
-    return load_examples(
-        partial(read_labelled, form=data.form, encoding=data.encoding, errors=data.errors),
-        texts["sources"],
-        texts.get("validation"),
-        texts.get("test"),
-        fractions=data.split,
-        by=data.split_by,
-    )
+    return load(config, texts, read_labelled, form=config.data.form)
 
 
-def text_vocabulary(config: Config, examples: Examples[Labelled]) -> Vocabulary:
+def text_vocabulary(
+    config: Config, examples: Examples[Labelled], ends: Sequence[str] = ()
+) -> Vocabulary:
     """The vocabulary of the training texts, of the kind configured; what it lacks is `<unk>`."""
     inputs = (example.text for example in examples.splits["train"])
-    return vocabulary_of(config.data.vocabulary, inputs, config.data.minimum_count)
+    return vocabulary_of(config.data.vocabulary, inputs, config.data.minimum_count, ends)
 
 
 def text_and_label(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabulary]:

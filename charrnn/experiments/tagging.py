@@ -18,13 +18,14 @@ from charrnn.batching import pad
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config
 from charrnn.errors import ConfigError, DataError
-from charrnn.examples import load_examples, read_tagged
+from charrnn.examples import read_tagged
 from charrnn.experiment import build_stack, build_words
 from charrnn.experiments import Prediction
 from charrnn.experiments.examples import (
     ExampleData,
     ExamplesExperiment,
     Judged,
+    load,
     outputs,
     trained_network,
 )
@@ -80,22 +81,14 @@ TaggedSentences: TypeAlias = ExampleData[Example]
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentences:
     """The tagged sentences that a configuration names, in given vocabularies or in their own, which
     are made of the training split. Raises DataError, also for a tag that training lacks."""
-    data = config.data
-    found = load_examples(
-        partial(read_tagged, encoding=data.encoding, errors=data.errors),
-        texts["sources"],
-        texts.get("validation"),
-        texts.get("test"),
-        fractions=data.split,
-        by=data.split_by,
-    )
+    found = load(config, texts, read_tagged)
     train = found.splits["train"]
     counts = Counter(word for example in train for word in example.words)
     if vocabulary is not None:
         vocabularies: Vocabularies = read_vocabularies(vocabulary)
     else:
         vocabularies = {
-            "word": TokenVocabulary.of(counts.elements(), data.minimum_count, [UNKNOWN]),
+            "word": TokenVocabulary.of(counts.elements(), config.data.minimum_count, [UNKNOWN]),
             "character": characters_of(counts),
             "tag": TokenVocabulary.of(tag for example in train for tag in example.tags),
         }

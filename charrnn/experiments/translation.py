@@ -18,13 +18,16 @@ from charrnn.beam import Hypothesis, beam_search
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config
 from charrnn.errors import ConfigError, DataError
-from charrnn.examples import Pair, load_examples, read_pairs
+from charrnn.examples import Pair, read_pairs
 from charrnn.experiment import build_lookup, build_stack
 from charrnn.experiments import Alignment, Prediction
 from charrnn.experiments.examples import (
     ExampleData,
     ExamplesExperiment,
     Judged,
+    between_ends,
+    ends_of,
+    load,
     outputs,
     trained_network,
 )
@@ -35,6 +38,7 @@ from charrnn.vocabulary import (
     END,
     START,
     Ids,
+    TokenVocabulary,
     Vocabularies,
     Vocabulary,
     read_vocabularies,
@@ -71,18 +75,11 @@ Pairs: TypeAlias = ExampleData[Example]
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> Pairs:
     """The pairs that a configuration names, in given vocabularies or in their own, which are made
     of the training split: what it lacks is `<unk>`. Raises DataError."""
-    data = config.data
-    found = load_examples(
-        partial(read_pairs, encoding=data.encoding, errors=data.errors),
-        texts["sources"],
-        texts.get("validation"),
-        texts.get("test"),
-        fractions=data.split,
-        by=data.split_by,
-    )
+    found = load(config, texts, read_pairs)
     if vocabulary is not None:
         vocabularies: Vocabularies = read_vocabularies(vocabulary)
     else:
+        data = config.data
         make = partial(vocabulary_of, data.vocabulary, minimum_count=data.minimum_count)
         train = found.splits["train"]
         vocabularies = {
@@ -104,24 +101,15 @@ def _both(vocabularies: Vocabularies) -> tuple[Vocabulary, Vocabulary]:
     """Of the sources and of the targets, the latter with `<s>` and `</s>`. Raises ConfigError."""
     if set(vocabularies) == {"source", "target"}:
         source, target = vocabularies["source"], vocabularies["target"]
-        if None not in (target.start, target.end) and "token" not in (source.kind, target.kind):
-            return cast(Vocabulary, source), cast(Vocabulary, target)
-    raise ConfigError(
-        f"a translation has a vocabulary of its sources and one of its targets with {START} and "
-        f"{END}"
-    )
+        if not isinstance(source, TokenVocabulary) and not isinstance(target, TokenVocabulary):
+            ends_of(target)
+            return source, target
+    raise ConfigError("a translation has a vocabulary of its sources and one of its targets")
 
 
 def example_of(source: Ids, ids: Ids, target: Vocabulary, pair: Pair) -> Example:
     """A pair as ids, its target with a start and an end."""
-    ids = ids.astype(np.int64)
-    inputs, labels = np.insert(ids, 0, _end(target.start)), np.append(ids, _end(target.end))
-    return Example(source, inputs, labels, pair)
-
-
-def _end(special: int | None) -> int:
-    assert special is not None
-    return special
+    return Example(source, *between_ends(ids, target), pair)
 
 
 class Translation(ExamplesExperiment[Example, Batch]):
@@ -275,7 +263,7 @@ def decode(model: Any, batch: Batch, target: Vocabulary, beam: int = 1) -> list[
     """The best translations of each source, of at most three symbols for one of its own and 50."""
     state = model.read(batch.sources, batch.lengths)
     limits = (3 * batch.lengths + 50).tolist()
-    start, end = _end(target.start), _end(target.end)
+    start, end = ends_of(target)
     return beam_search(TorchStepper(model, state), state, start, end, limits, beam)
 
 
@@ -328,7 +316,7 @@ class Translator:
         batch = self._collate([example_of(source, ids, self.target, Pair(text, "", "", 0))])
         with torch.inference_mode():
             weights = self.model.alignment(batch.sources, batch.lengths, batch.inputs)[0]
-        written = [*best.ids, *([_end(self.target.end)] if best.ended else [])]
+        written = [*best.ids, *([ends_of(self.target)[1]] if best.ended else [])]
         return Alignment(
             weights[: len(written)].double().cpu().numpy(),
             [str(self.source.symbols[i]) for i in source],
