@@ -93,8 +93,9 @@ def test_stepped_equals_unrolled(texts: Path, tmp_path: Path, cell: str) -> None
     stepped: Any = state
     for t in range(batch.inputs.shape[1]):
         logits, stepped = stepper.step(batch.inputs[:, t].numpy(), stepped)
-        logits[:, stepper.vocabulary.unknown] = 0  # type: ignore[union-attr]
-        unrolled[:, t, stepper.vocabulary.unknown] = 0  # type: ignore[union-attr]
+        for never_written in (stepper.vocabulary.unknown, stepper.vocabulary.start):  # type: ignore[union-attr]
+            assert (logits[:, never_written] == -np.inf).all()
+            logits[:, never_written] = unrolled[:, t, never_written].detach()
         np.testing.assert_allclose(logits, unrolled[:, t].detach().numpy(), atol=1e-5)
     for one, other in zip(leaves(stepped), leaves(after), strict=True):
         torch.testing.assert_close(one, other)
@@ -102,12 +103,10 @@ def test_stepped_equals_unrolled(texts: Path, tmp_path: Path, cell: str) -> None
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_resumed_equals_uninterrupted_at_every_step(
-    texts: Path, tmp_path: Path, processes: int
-) -> None:
+def test_resumed_equals_uninterrupted(texts: Path, tmp_path: Path, processes: int) -> None:
     whole = begin(texts, tmp_path / "whole", processes=processes)
     drive(whole)
-    for k in range(1, 13):
+    for k in (1, 4, 7, 12):  # First, at an evaluation, between two, last; all: test_classification
         first = begin(texts, tmp_path / f"{k}", processes=processes)
         drive(first, until=k)
         again = begin(texts, tmp_path / f"{k}", processes=processes)

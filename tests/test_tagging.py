@@ -124,12 +124,12 @@ def test_a_sentence_is_read_from_both_ends(files: tuple[Path, Path], tmp_path: P
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_resumed_equals_uninterrupted_at_every_step(
+def test_resumed_equals_uninterrupted(
     files: tuple[Path, Path], tmp_path: Path, processes: int
 ) -> None:
     whole = begin(files, tmp_path / "whole", processes=processes)
     drive(whole)
-    for k in range(1, 7):
+    for k in (1, 4, 6):  # First, at an evaluation, last; all: test_classification
         first = begin(files, tmp_path / f"{k}", processes=processes)
         drive(first, until=k)
         again = begin(files, tmp_path / f"{k}", processes=processes)

@@ -183,13 +183,13 @@ def test_the_decoder_is_stepped_by_the_sampler(pairs: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_resumed_equals_uninterrupted_at_every_step(
+def test_resumed_equals_uninterrupted(
     pairs: Path, tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("charrnn.experiments.translation.DECODED", 1)
     whole = begin(pairs, tmp_path / "whole", processes=processes, **QUICK)
     drive(whole)
-    for k in range(1, 13):
+    for k in (1, 4, 7, 12):  # First, at an evaluation, between two, last; all: test_classification
         first = begin(pairs, tmp_path / f"{k}", processes=processes, **QUICK)
         drive(first, until=k)
         again = begin(pairs, tmp_path / f"{k}", processes=processes, **QUICK)
