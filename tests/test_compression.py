@@ -66,7 +66,9 @@ def test_any_bytes_come_back(models: dict[str, TrainedModel], content: bytes) ->
         )
 
 
-@pytest.mark.parametrize("rates", [None, Rates(0.01, 0.001)], ids=["static", "dynamic"])
+# At a higher rate this small model learns chaotically: how sums are rounded, which differs between
+# stepping and whole segments and between processors, then decides the fourth digit.
+@pytest.mark.parametrize("rates", [None, Rates(0.003, 0.001)], ids=["static", "dynamic"])
 def test_the_payload_is_the_score(models: dict[str, TrainedModel], rates: Rates | None) -> None:
     model, text = models["lstm"], TEXT * (420 if rates is None else 40)
     packed = compress(model, text.encode(), rates, quietly)
