@@ -106,7 +106,7 @@ def test_stepped_equals_unrolled(texts: Path, tmp_path: Path, cell: str) -> None
 def test_resumed_equals_uninterrupted(texts: Path, tmp_path: Path, processes: int) -> None:
     whole = begin(texts, tmp_path / "whole", processes=processes)
     drive(whole)
-    for k in (1, 4, 7, 12):  # First, at an evaluation, between two, last; all: test_classification
+    for k in (1, 4, 7, 12):  # First, at an evaluation, between two, last; all: test_session
         first = begin(texts, tmp_path / f"{k}", processes=processes)
         drive(first, until=k)
         again = begin(texts, tmp_path / f"{k}", processes=processes)

@@ -129,7 +129,7 @@ def test_resumed_equals_uninterrupted(
 ) -> None:
     whole = begin(files, tmp_path / "whole", processes=processes)
     drive(whole)
-    for k in (1, 4, 6):  # First, at an evaluation, last; all: test_classification
+    for k in (1, 4, 6):  # First, at an evaluation, last; all: test_session
         first = begin(files, tmp_path / f"{k}", processes=processes)
         drive(first, until=k)
         again = begin(files, tmp_path / f"{k}", processes=processes)

@@ -189,7 +189,7 @@ def test_resumed_equals_uninterrupted(
     monkeypatch.setattr("charrnn.experiments.translation.DECODED", 1)
     whole = begin(pairs, tmp_path / "whole", processes=processes, **QUICK)
     drive(whole)
-    for k in (1, 4, 7, 12):  # First, at an evaluation, between two, last; all: test_classification
+    for k in (1, 4, 7, 12):  # First, at an evaluation, between two, last; all: test_session
         first = begin(pairs, tmp_path / f"{k}", processes=processes, **QUICK)
         drive(first, until=k)
         again = begin(pairs, tmp_path / f"{k}", processes=processes, **QUICK)

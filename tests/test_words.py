@@ -219,7 +219,7 @@ def test_resumed_equals_uninterrupted(words: Any, processes: int, tmp_path: Path
     changes = {"processes": processes, "training__average": 0.5, "training__steps": 7}
     whole = begin(tmp_path / "whole", words, **changes)
     drive(whole)
-    for k in (1, 4, 6):  # First, at an evaluation, last; all: test_classification
+    for k in (1, 4, 6):  # First, at an evaluation, last; all: test_session
         first = begin(tmp_path / f"{k}", words, **changes)
         drive(first, until=k)
         again = start(tmp_path / f"{k}" / "run", first.config, first.data)
