@@ -51,11 +51,13 @@ def measure(
 ) -> dict[str, Any]:
     """What is printed. Raises DataError where the two were not trained on the same split."""
     checkpoints = [find_checkpoint(run, tell) for run in (generator, classifier)]
-    config, splits = split_of_both(checkpoints, names)
+    configs, splits = split_of_both(checkpoints, names)
     writer = writer_of(checkpoints[0]).from_checkpoint(checkpoints[0])
     if not isinstance(writer, Generator):
         raise DataError(f"{generator} writes without a label; give a run of the task generation")
-    predictor = experiment_of(config[1].task).predictor(checkpoints[1], "cpu")
+    if configs[1].task != "classification":
+        raise DataError(f"{classifier} is no classifier; give a run of the task classification")
+    predictor = experiment_of(configs[1].task).predictor(checkpoints[1], "cpu")
 
     def classes(texts: list[str]) -> list[str]:
         return [str(said.record["label"]) for said in predictor.predict(texts)]
@@ -69,6 +71,8 @@ def measure(
         for label, text in zip(intended, written, strict=True)
         if text.strip() and text.strip() not in known
     ]
+    if not novel:
+        raise DataError(f"none of {count:,} texts is new; give a higher --count or --temperature")
     said = classes([text for _, text in novel])
     wanted = Counter(label for label, _ in novel)
     right = Counter(label for (label, _), other in zip(novel, said, strict=True) if label == other)
@@ -104,7 +108,7 @@ def split_of_both(
         raise DataError("the two runs were not trained on the same split of the same names")
     data = configs[0].data
     found = load_examples(
-        lambda sources: read_labelled(sources, data.form, encoding=data.encoding),
+        lambda s: read_labelled(s, data.form, encoding=data.encoding, errors=data.errors),
         find_sources([names]),
         fractions=data.split,
         by=data.split_by,

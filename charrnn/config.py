@@ -61,6 +61,7 @@ OF_A_TEXT = (
 )
 OF_EXAMPLES = ("data.form", "data.split_by")
 OF_WHOLE_INPUTS = ("model.bidirectional", "model.pooling")
+OF_COMPOSED_WORDS = ("model.character_embedding_size", "model.character_hidden_size")
 
 
 TASKS = {
@@ -69,20 +70,20 @@ TASKS = {
         "layout.language_model_layout",
         "experiments.language_model.LanguageModelling",
         "trained.TrainedModel",
-        (*OF_EXAMPLES, *OF_WHOLE_INPUTS),
+        (*OF_EXAMPLES, *OF_WHOLE_INPUTS, "model.attention"),
     ),
     "classification": TaskEntry(
         "experiments.labelled.read",
         "experiments.built_layout",
         "experiments.classification.Classification",
-        ignores=(*OF_A_TEXT, "model.embedding_dropout"),
+        ignores=(*OF_A_TEXT, "model.embedding_dropout", "model.attention"),
     ),
     "generation": TaskEntry(
         "experiments.generation.read",
         "experiments.built_layout",
         "experiments.generation.Generation",
         "experiments.generation.Generator",
-        (*OF_A_TEXT, *OF_WHOLE_INPUTS),
+        (*OF_A_TEXT, *OF_WHOLE_INPUTS, *OF_COMPOSED_WORDS, "model.attention"),
     ),
     "tagging": TaskEntry(
         "experiments.tagging.read",
@@ -94,13 +95,20 @@ TASKS = {
             "data.vocabulary",
             "model.pooling",
             "model.embedding_dropout",
+            "model.attention",
         ),
     ),
     "translation": TaskEntry(
         "experiments.translation.read",
         "experiments.built_layout",
         "experiments.translation.Translation",
-        ignores=(*OF_A_TEXT, "data.form", "model.pooling", "model.embedding_dropout"),
+        ignores=(
+            *OF_A_TEXT,
+            *OF_COMPOSED_WORDS,
+            "data.form",
+            "model.pooling",
+            "model.embedding_dropout",
+        ),
     ),
 }
 

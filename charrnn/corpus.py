@@ -38,6 +38,7 @@ from charrnn.vocabulary import (
     id_type,
     read_vocabulary,
     split_words,
+    unit_of,
 )
 
 CACHE_FORMAT = 2
@@ -124,7 +125,7 @@ class Corpus:
     @property
     def unit(self) -> str:
         """What one symbol is called; a byte counts as a character."""
-        return "word" if self.vocabulary.kind == "word" else "character"
+        return unit_of(self.vocabulary)
 
     def unknown_count(self, span: Span) -> int:
         """How many symbols of `span` are `<unk>`."""

@@ -19,7 +19,7 @@ from charrnn.layers import Recurrent, Stack
 from charrnn.models import LanguageModel, embedding_of, language_model, recurrent_stack
 from charrnn.registry import CELLS
 from charrnn.tasks.language_model import LanguageModelTask
-from charrnn.vocabulary import Vocabulary, WordVocabulary
+from charrnn.vocabulary import UNKNOWN, Vocabulary, WordVocabulary
 from charrnn.words import (
     ConvolvingComposer,
     RecurrentComposer,
@@ -67,6 +67,8 @@ def build_embedding(model: ModelConfig, vocabulary: Vocabulary) -> tuple[nn.Modu
             f"model.words = {', '.join(model.word_parts)} reads words by their characters, and "
             f"this is a {vocabulary.kind} vocabulary; use --vocabulary word, or words: lookup"
         )
+    if vocabulary.specials != (UNKNOWN,):
+        raise ConfigError(f"words are composed beside {UNKNOWN} and no other special symbol")
     characters = characters_of(vocabulary.symbols[: vocabulary.unknown])
     vectors = build_words(model, vocabulary.size, characters.size)
     return SpelledEmbedding(vectors, vocabulary, characters), vectors.size

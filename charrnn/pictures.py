@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from charrnn.errors import ConfigError, StorageError
 
 CELL = 0.22  # inches
+MOST = 300  # symbols a side
 
 
 def require_pictures(path: Path) -> None:
@@ -30,8 +31,14 @@ def save_alignment(
 ) -> None:
     """Draw weights (rows, columns) between 0 and 1 with the symbols that they belong to.
 
-    Raises StorageError where the file cannot be written.
+    Raises ConfigError for more symbols than can be read in a picture, StorageError where the file
+    cannot be written.
     """
+    if max(len(columns), len(rows)) > MOST:
+        raise ConfigError(
+            f"a picture of {len(rows):,} by {len(columns):,} symbols cannot be read; give a text "
+            f"that has, as its translation, at most {MOST}"
+        )
     from matplotlib.figure import Figure
 
     width, height = CELL * len(columns) + 2, CELL * len(rows) + 1.5

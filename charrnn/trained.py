@@ -32,10 +32,17 @@ if TYPE_CHECKING:
 
 
 def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """A checkpoint's weights under the names that they have in the model, averaged if they are."""
+    """A checkpoint's weights under the names that they have in the model, averaged if they are.
+
+    Raises CheckpointError where they are not all finite.
+    """
     weights: dict[str, NDArray[Any]] = {}
     for prefix in ("model/", "average/"):
         weights |= {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+    if not all(np.isfinite(value).all() for value in weights.values()):
+        raise CheckpointError(
+            "the weights of the checkpoint are not all finite numbers; use another"
+        )
     return weights
 
 
@@ -101,8 +108,8 @@ def generate_texts(
     """At most `length` symbols of each lane as texts; with `write`, the only one is passed on as it
     is made and only its last piece kept.
 
-    A text ends with `stop`, which is part of it, or at the id `end`, which is none of the
-    vocabulary's; its lane is stepped on unheard.
+    A text ends with `stop`, which is part of it, or at the id `end`, whose text is
+    nothing; its lane is stepped on unheard.
     """
     lanes = len(cursor.token)
     streams = [vocabulary.stream() for _ in range(lanes)]

@@ -449,6 +449,11 @@ Vocabulary: TypeAlias = CharacterVocabulary | ByteVocabulary | WordVocabulary
 """The vocabulary of a text."""
 
 
+def unit_of(vocabulary: Vocabulary) -> str:
+    """What one of its symbols is called; a byte counts as a character."""
+    return "word" if vocabulary.kind == "word" else "character"
+
+
 def vocabulary_of(
     kind: Literal["character", "byte", "word"],
     texts: Iterable[str],

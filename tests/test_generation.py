@@ -145,7 +145,7 @@ def test_the_score_is_that_of_the_probabilities_by_hand(
             count += 1
     assert score.count == count
     assert score.nats == pytest.approx(nats / count, abs=1e-6)
-    monkeypatch.setattr("charrnn.experiments.generation.MOST_LOGITS", 300)  # A few texts at a time.
+    monkeypatch.setattr("charrnn.experiments.examples.MOST_LOGITS", 300)  # A few texts at a time.
     few = session.experiment.final(weights, split="validation")
     assert few.nats == pytest.approx(score.nats, abs=1e-6)
     batch = Generation.collate(data.splits["validation"], CPU)

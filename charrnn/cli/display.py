@@ -102,6 +102,8 @@ def describe_model(config: Config) -> str:
         parts.insert(1, "bidirectional")
     if "model.pooling" not in ignored:
         parts.append(f"{model.pooling} pooling")
+    if "model.attention" not in ignored:
+        parts.append(f"{model.attention} attention")
     return ", ".join(parts)
 
 

@@ -71,8 +71,9 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
         return
     show(f"checkpoint  {checkpoint.path}")
     show(f"model       {facts['model']}")
+    width = max(10, *map(len, facts["parameters"]))
     for part, count in facts["parameters"].items():
-        show(f"            {part:<10} {count:>12,} parameters")
+        show(f"            {part:<{width}} {count:>12,} parameters")
     for name, of in sizes.items():
         more = f" ({name})" if len(sizes) > 1 else ""
         show(f"vocabulary  {of['size']:,} {of['kind']} symbols{more}")

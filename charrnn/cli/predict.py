@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from charrnn.cli.display import warn
+from charrnn.cli.display import is_terminal, visible, warn
 
 AT_A_TIME = 256  # lines of standard input, unless somebody types them
 
@@ -33,7 +33,7 @@ AT_A_TIME = 256  # lines of standard input, unless somebody types them
     metavar="FILE",
     help="Of the translation of one TEXT: draw where the decoder looked (.png, .svg or .pdf).",
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON lines with all probabilities.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, with probabilities.")
 def predict(
     run: str,
     text: tuple[str, ...],
@@ -47,8 +47,8 @@ def predict(
     """What RUN's model says of each TEXT, or of each line on standard input.
 
     A classifier gives the class, its probability and the text, separated by tabs; a tagger each
-    word of the text with its tag, as word/TAG; a translator the
-    translation alone.
+    word of the text with its tag, as word/TAG; a translator the translation
+    alone.
 
     \b
     Examples:
@@ -96,7 +96,9 @@ def predict(
                 ) from error
 
     given = iter(text) if text else lines()
+    on_terminal = is_terminal(sys.stdout)
     size = 1 if not text and sys.stdin.isatty() else AT_A_TIME
     while part := list(itertools.islice(given, size)):
         for prediction in predictor.predict(part):
-            click.echo(json.dumps(prediction.record) if as_json else prediction.line)
+            line = json.dumps(prediction.record) if as_json else prediction.line
+            click.echo(visible(line) if on_terminal else line)

@@ -183,7 +183,8 @@ def sample(
                 write((prompt or "") + text + "\n")
             else:
                 first = "" if label is not None else f"{about['labels'][i]}\t"
-                write(f"{first}{prompt or ''}{text}\n")
+                line = f"{first}{prompt or ''}{text}".replace("\n", " ")
+                write(f"{line}\n")
     if save_state is not None:
         model.save_cursor(save_state, cursor, chosen_seed, samples)
         say(f"saved the hidden state in {save_state}")

@@ -15,10 +15,15 @@ from torch.nn import functional
 from charrnn.batching import pad
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config
-from charrnn.errors import DataError
 from charrnn.experiment import build_embedding, build_stack
 from charrnn.experiments import Prediction
-from charrnn.experiments.examples import ExamplesExperiment, Judged, outputs, trained_network
+from charrnn.experiments.examples import (
+    ExamplesExperiment,
+    Judged,
+    outputs,
+    refuse_empty,
+    trained_network,
+)
 from charrnn.experiments.labelled import Example, LabelledTexts, describe, text_and_label
 from charrnn.layers import Bidirectional, Stack, drop, real_steps
 from charrnn.metrics import accuracy, confusion, macro_f1
@@ -209,9 +214,7 @@ class Predictor:
         Raises DataError for a text of which the vocabulary leaves nothing.
         """
         examples = [Example(self.text.encode(text), 0, text) for text in texts]
-        for number, example in enumerate(examples, 1):
-            if not len(example.ids):
-                raise DataError(f"text {number:,} is empty; give texts with characters in them")
+        refuse_empty((len(example.ids) for example in examples), "characters")
         logs = np.zeros((len(examples), self.label.size))
         for rows, part in outputs(
             self.model, examples, self._collate, Classification.length, log_probabilities

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from charrnn.batching import by_length
 from charrnn.checkpoint import Arrays, Checkpoint
 from charrnn.config import Config, config_from_data, with_values
-from charrnn.errors import ConfigError
+from charrnn.errors import ConfigError, DataError
 from charrnn.evaluation import Evaluation
 from charrnn.examples import Examples, Labelled, Pair, Tagged, load_examples
 from charrnn.experiment import load_arrays, placed
 from charrnn.planning import DEFAULT_TIME, plan
 from charrnn.task import Batch
 from charrnn.tasks.examples import ExamplesTask
+from charrnn.tasks.language_model import MOST_LOGITS
 from charrnn.texts import Texts
 from charrnn.trained import TrainedModel, model_weights
 from charrnn.trainer import full_precision
@@ -36,6 +37,11 @@ Result = TypeVar("Result")
 
 NOT_CACHED = "0" * 64
 AT_A_TIME = 256  # examples in scoring
+
+
+def few_enough(numbers: int) -> int:
+    """How many examples to compute at a time, of which each takes at most so many numbers."""
+    return max(1, min(AT_A_TIME, MOST_LOGITS // numbers))
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,13 @@ def between_ends(ids: Ids, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], N
     start, end = ends_of(vocabulary)
     ids = ids.astype(np.int64)
     return np.insert(ids, 0, start), np.append(ids, end)
+
+
+def refuse_empty(sizes: Iterable[int], what: str) -> None:
+    """Raise DataError for the first of the texts given that has nothing of `what` in it."""
+    for number, size in enumerate(sizes, 1):
+        if not size:
+            raise DataError(f"text {number:,} is empty; give texts with {what} in them")
 
 
 class Judged(NamedTuple):

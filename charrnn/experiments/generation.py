@@ -21,12 +21,12 @@ from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.experiment import build_lookup, build_stack
 from charrnn.experiments import Predictor
 from charrnn.experiments.examples import (
-    AT_A_TIME,
     ExampleData,
     ExamplesExperiment,
     Judged,
     between_ends,
     ends_of,
+    few_enough,
     trained_network,
 )
 from charrnn.experiments.labelled import describe, text_and_label
@@ -35,10 +35,19 @@ from charrnn.layers import Stack
 from charrnn.models import LanguageModel, TorchStepper
 from charrnn.sampler import Choice, Cursor, Draws, prime
 from charrnn.state import State
-from charrnn.tasks.language_model import MOST_LOGITS, NOT_SCORED
+from charrnn.tasks.language_model import NOT_SCORED
 from charrnn.texts import Texts
 from charrnn.trained import generate_texts
-from charrnn.vocabulary import END, START, Ids, Unknown, Vocabularies, name_characters, shortened
+from charrnn.vocabulary import (
+    END,
+    START,
+    Ids,
+    Unknown,
+    Vocabularies,
+    name_characters,
+    shortened,
+    unit_of,
+)
 
 SHOWN = 3  # labels in a sample, and texts of each
 
@@ -129,7 +138,7 @@ class Generation(ExamplesExperiment[Example, Batch]):
     def __init__(self, config: Config, data: ExampleData[Example], about: dict[str, Any]) -> None:
         super().__init__(config, data, about)
         text, self.label = text_and_label(data.vocabularies)
-        self.unit = "word" if text.kind == "word" else "character"
+        self.unit = unit_of(text)
         self.guess = math.log(text.size)
 
     @staticmethod
@@ -200,7 +209,7 @@ class Generation(ExamplesExperiment[Example, Batch]):
         """Likewise, as many texts at a time as have few enough logits."""
         text, _ = text_and_label(self.data.vocabularies)
         nats, longest = 0.0, max(map(self.length, examples))
-        at_a_time = max(1, min(AT_A_TIME, MOST_LOGITS // (longest * text.size)))
+        at_a_time = few_enough(longest * text.size)
         for _, each in self.outputs(model, examples, surprisals, at_a_time):
             nats += float(each.double().sum())
             if stop():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 from charrnn.batching import pad
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config
-from charrnn.errors import ConfigError, DataError
+from charrnn.errors import ConfigError
 from charrnn.examples import read_tagged
 from charrnn.experiment import build_stack, build_words
 from charrnn.experiments import Prediction
@@ -27,10 +27,12 @@ from charrnn.experiments.examples import (
     Judged,
     load,
     outputs,
+    refuse_empty,
     trained_network,
 )
 from charrnn.layers import Stack, drop
 from charrnn.metrics import accuracy
+from charrnn.tasks.language_model import NOT_SCORED
 from charrnn.texts import Texts
 from charrnn.vocabulary import (
     SPECIALS,
@@ -43,7 +45,6 @@ from charrnn.vocabulary import (
 )
 from charrnn.words import WordVectors, characters_of, spell
 
-PADDING = -1  # in place of a tag
 SHOWN = 3  # sentences in a sample
 
 
@@ -68,7 +69,7 @@ class Batch(NamedTuple):
 
     words: Tensor  # (N, T) numbers of distinct words, 0 past a sentence's end
     lengths: Tensor  # (N,)
-    tags: Tensor  # (N, T), -1 past a sentence's end
+    tags: Tensor  # (N, T), NOT_SCORED past a sentence's end
     ids: Tensor  # (W,)
     characters: Tensor  # (W, L), 0 past a word's end
     spelled: Tensor  # (W,) how many characters
@@ -128,7 +129,7 @@ def parts_of(vocabularies: Vocabularies) -> Parts:
 
 
 def in_words(
-    tokens: Iterable[str], parts: Parts, known: dict[str, Word], counts: Mapping[str, int]
+    tokens: Sequence[str], parts: Parts, known: dict[str, Word], counts: Mapping[str, int]
 ) -> tuple[Word, ...]:
     """Tokens as words; `known` keeps those that were met before."""
     for token in tokens:
@@ -231,7 +232,7 @@ class Tagging(ExamplesExperiment[Example, Batch]):
         distinct = {word.text: word for example in examples for word in example.words}
         places = {text: place for place, text in enumerate(distinct)}
         words, lengths = pad([np.array([places[w.text] for w in e.words]) for e in examples])
-        tags, _ = pad([example.tags for example in examples], PADDING)
+        tags, _ = pad([example.tags for example in examples], NOT_SCORED)
         characters, spelled = pad([word.characters for word in distinct.values()])
         ids = np.array([word.id for word in distinct.values()])
         counts = np.array([word.occurrences for word in distinct.values()], np.float32)
@@ -244,7 +245,7 @@ class Tagging(ExamplesExperiment[Example, Batch]):
         """The summed cross-entropy of the right tags."""
         logits = model(batch).flatten(0, 1).float()
         nats = functional.cross_entropy(
-            logits, batch.tags.flatten(), ignore_index=PADDING, reduction="sum"
+            logits, batch.tags.flatten(), ignore_index=NOT_SCORED, reduction="sum"
         )
         return nats, int(batch.lengths.sum())
 
@@ -314,9 +315,7 @@ class Predictor:
         words: dict[str, Word] = {}
         nothing = np.zeros(0, np.int64)
         examples = [Example(in_words(t.split(), self.parts, words, {}), nothing) for t in texts]
-        for number, example in enumerate(examples, 1):
-            if not example.words:
-                raise DataError(f"text {number:,} is empty; give texts with words in them")
+        refuse_empty((len(example.words) for example in examples), "words")
         found: list[Prediction | None] = [None] * len(examples)
         for rows, sentences in outputs(
             self.model, examples, self._collate, Tagging.length, log_probabilities

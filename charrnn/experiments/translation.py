@@ -17,22 +17,26 @@ from charrnn.batching import pad
 from charrnn.beam import Hypothesis, beam_search
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import Config
-from charrnn.errors import ConfigError, DataError
+from charrnn.errors import ConfigError
 from charrnn.examples import Pair, read_pairs
 from charrnn.experiment import build_lookup, build_stack
 from charrnn.experiments import Alignment, Prediction
 from charrnn.experiments.examples import (
+    AT_A_TIME,
     ExampleData,
     ExamplesExperiment,
     Judged,
     between_ends,
     ends_of,
+    few_enough,
     load,
     outputs,
+    refuse_empty,
     trained_network,
 )
 from charrnn.metrics import bleu, exact_match
 from charrnn.models import EncoderDecoder, TorchStepper
+from charrnn.tasks.language_model import NOT_SCORED
 from charrnn.texts import Texts
 from charrnn.vocabulary import (
     END,
@@ -42,12 +46,12 @@ from charrnn.vocabulary import (
     Vocabularies,
     Vocabulary,
     read_vocabularies,
+    unit_of,
     vocabulary_of,
 )
 
 SHOWN = 3  # examples in a sample
 DECODED = 200  # examples of validation during training; decoding takes one step a symbol
-NOTHING = -1  # what follows the end of a target
 
 
 class Example(NamedTuple):
@@ -65,7 +69,7 @@ class Batch(NamedTuple):
     sources: Tensor  # (N, S), 0 past the end
     lengths: Tensor  # (N,), of the sources
     inputs: Tensor  # (N, T), the target after its start, 0 past the end
-    labels: Tensor  # (N, T), the target before its end, NOTHING past it
+    labels: Tensor  # (N, T), the target before its end, NOT_SCORED past it
     scored: int  # labels
 
 
@@ -120,7 +124,7 @@ class Translation(ExamplesExperiment[Example, Batch]):
     def __init__(self, config: Config, data: Pairs, about: dict[str, Any]) -> None:
         super().__init__(config, data, about)
         self.target = _both(data.vocabularies)[1]
-        self.unit = self.target.kind
+        self.unit = unit_of(self.target)
         self.guess = math.log(self.target.size)
 
     @staticmethod
@@ -182,7 +186,7 @@ class Translation(ExamplesExperiment[Example, Batch]):
         """Pairs side by side, sources and targets padded to the longest."""
         sources, lengths = pad([example.source for example in examples])
         inputs, counts = pad([example.inputs for example in examples])
-        labels, _ = pad([example.labels for example in examples], NOTHING)
+        labels, _ = pad([example.labels for example in examples], NOT_SCORED)
         parts = [torch.from_numpy(part).to(device) for part in (sources, lengths, inputs, labels)]
         return Batch(parts[0], parts[1], parts[2], parts[3], int(counts.sum()))
 
@@ -191,7 +195,7 @@ class Translation(ExamplesExperiment[Example, Batch]):
         """The summed surprisal of the targets' symbols, their ends included."""
         logits = model(batch.sources, batch.lengths, batch.inputs).float()
         nats = functional.cross_entropy(
-            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=NOTHING, reduction="sum"
+            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=NOT_SCORED, reduction="sum"
         )
         return nats, batch.scored
 
@@ -221,7 +225,13 @@ class Translation(ExamplesExperiment[Example, Batch]):
         stop: Callable[[], bool],
     ) -> Judged:
         nats, labels = 0.0, 0
-        for _, (total, count) in self.outputs(model, examples, self.cost):
+        longest = max(len(example.labels) for example in examples)
+        width = self.target.size
+        attention = cast(EncoderDecoder, model).attention
+        if attention is not None and attention.score == "additive":
+            width = max(width, max(len(e.source) for e in examples) * len(attention.weight))
+        at_a_time = few_enough(longest * width)
+        for _, (total, count) in self.outputs(model, examples, self.cost, at_a_time):
             nats, labels = nats + float(total), labels + count
             if stop():
                 raise KeyboardInterrupt
@@ -273,6 +283,13 @@ def text_of(target: Vocabulary, hypothesis: Hypothesis) -> str:
     return ("".join(map(stream.feed, hypothesis.ids)) + stream.finish()).replace("\n", " ")
 
 
+def shown(symbol: str | int) -> str:
+    """A symbol on a picture; of a byte that is no ASCII its number."""
+    if isinstance(symbol, str):
+        return symbol
+    return chr(symbol) if symbol < 128 else f"{symbol:#04x}"
+
+
 class Translator:
     """A trained encoder and decoder, for texts from outside."""
 
@@ -319,8 +336,8 @@ class Translator:
         written = [*best.ids, *([ends_of(self.target)[1]] if best.ended else [])]
         return Alignment(
             weights[: len(written)].double().cpu().numpy(),
-            [str(self.source.symbols[i]) for i in source],
-            [str(self.target.symbols[i]) for i in written],
+            [shown(self.source.symbols[i]) for i in source],
+            [shown(self.target.symbols[i]) for i in written],
         )
 
     def _search(self, texts: Sequence[str]) -> list[list[Hypothesis]]:
@@ -328,12 +345,13 @@ class Translator:
             example_of(self.source.encode(text), np.zeros(0), self.target, Pair(text, "", "", 0))
             for text in texts
         ]
-        for number, example in enumerate(examples, 1):
-            if not len(example.source):
-                raise DataError(f"text {number:,} is empty; give texts with characters in them")
+        refuse_empty((len(example.source) for example in examples), "characters")
         found: list[list[Hypothesis]] = [[] for _ in examples]
         search = partial(decode, target=self.target, beam=self.beam)
-        for rows, part in outputs(self.model, examples, self._collate, Translation.length, search):
+        at_a_time = max(1, AT_A_TIME // self.beam)
+        for rows, part in outputs(
+            self.model, examples, self._collate, Translation.length, search, at_a_time
+        ):
             for row, hypotheses in zip(rows, part, strict=True):
                 found[row] = hypotheses
         return found
