@@ -357,6 +357,9 @@ def test_a_variable_that_is_no_yaml() -> None:
         ("classification", "training.carry_state", False),
         ("generation", "model.bidirectional", False),
         ("generation", "evaluation.lanes", 3),
+        ("language_model", "model.attention", "dot"),
+        ("tagging", "model.attention", "dot"),
+        ("translation", "model.character_hidden_size", 9),
     ],
 )
 def test_keys_that_say_nothing_to_a_task_are_refused(task: str, key: str, value: Any) -> None:

@@ -18,6 +18,7 @@ from charrnn.experiments.translation import Translation, decode, read, text_of
 from charrnn.layout import check_layout
 from charrnn.models import TorchStepper
 from charrnn.pictures import save_alignment
+from charrnn.runs import find_checkpoint
 from charrnn.sampler import Choice, Draws, prime, sample
 from charrnn.session import Session
 from charrnn.sources import find_sources
@@ -397,3 +398,57 @@ def test_a_changed_shape_is_refused(run: Any, tmp_path: Path) -> None:
     save_checkpoint(path, stored.tensors, stored.metadata | {"vocabulary": vocabulary})
     with pytest.raises(CheckpointError, match="lacks <s> or </s>"):
         load_checkpoint(path, check_layout)
+
+
+def test_weights_that_are_not_finite_are_refused(run: Any, tmp_path: Path) -> None:
+    trained(run, tmp_path)
+    for path in (tmp_path / "words" / "checkpoints").glob("*.safetensors"):
+        stored = load_checkpoint(path)
+        head = stored.tensors["model/head.bias"].copy()
+        head[0] = np.nan
+        save_checkpoint(path, stored.tensors | {"model/head.bias": head}, stored.metadata)
+    refused = run("predict", "words", "abc")
+    assert refused.code == 4
+    assert "not all finite" in refused.err
+
+
+def test_a_picture_of_too_many_symbols_is_refused(tmp_path: Path) -> None:
+    many = ["a"] * 301
+    for columns, rows in ((many, ["b"]), (["b"], many)):
+        weights = np.ones((len(rows), len(columns)))
+        with pytest.raises(ConfigError, match="301"):
+            save_alignment(tmp_path / "much.png", weights, columns, rows)
+
+
+def test_a_wide_beam_takes_fewer_texts_at_a_time(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(run, tmp_path)
+    predictor = Translation.predictor(find_checkpoint(str(tmp_path / "words"), print), "cpu")
+    texts = ["abc", "b", "ca"] * 3
+    predictor.beam = 2
+    together = [said.record for said in predictor.predict(texts)]
+    lanes = []
+
+    def counted(model: Any, batch: Any, **options: Any) -> Any:
+        lanes.append(len(batch.sources) * options["beam"])
+        return decode(model, batch, **options)
+
+    monkeypatch.setattr("charrnn.experiments.translation.AT_A_TIME", 4)
+    monkeypatch.setattr("charrnn.experiments.translation.decode", counted)
+    assert [said.record["translation"] for said in predictor.predict(texts)] == [
+        record["translation"] for record in together
+    ]
+    assert max(lanes) == 4
+
+
+def test_control_characters_are_shown_on_a_terminal(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(run, tmp_path)
+    monkeypatch.setattr(
+        "charrnn.experiments.translation.text_of", lambda target, hypothesis: "a\x07"
+    )
+    assert run("predict", "words", "abc").out == "a\x07\n"
+    monkeypatch.setattr("charrnn.cli.predict.is_terminal", lambda stream: True)
+    assert "\x07" not in run("predict", "words", "abc").out

@@ -346,6 +346,8 @@ def test_a_users_mistakes_are_named() -> None:
     assert "use --vocabulary word" in error(CharacterVocabulary("ab"))
     assert "byte vocabulary" in error(ByteVocabulary())
     assert "give it a number" in error(words, model__embedding_size="one_hot")
+    more = WordVocabulary.of([TEXT], specials=["<unk>", "<s>", "</s>"])
+    assert "no other special symbol" in error(more)
     assert "character_hidden_size = 10" in error(words, model__character_hidden_size=10)
     for wrong in (["lookup", "lookup"], [], "spelled"):
         with pytest.raises(ConfigError, match=r"model\.words"):
