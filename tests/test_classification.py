@@ -21,23 +21,9 @@ from charrnn.layout import check_layout
 from charrnn.session import Session
 from charrnn.sources import find_sources
 from charrnn.state import leaves
-from tests.tiny import drive, start
+from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
-TINY: dict[str, Any] = {
-    "task": "classification",
-    "data.split": [0.7, 0.3],
-    "model.hidden_size": 6,
-    "model.embedding_size": 5,
-    "model.dropout": 0.2,
-    "model.input_dropout": 0.1,
-    "model.output_dropout": 0.2,
-    "training.steps": 13,
-    "training.batch_size": 8,
-    "training.warmup_steps": 10,
-    "evaluation.every": 4,
-    "checkpoints.keep_last": 100,
-    "device": "cpu",
-}
+TINY: dict[str, Any] = ON_EXAMPLES | {"task": "classification"}
 
 
 def write_texts(folder: Path) -> Path:
@@ -102,17 +88,10 @@ def test_the_last_outputs_are_those_of_each_direction(
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_resumed_equals_uninterrupted(texts: Path, tmp_path: Path, processes: int) -> None:
-    whole = begin(texts, tmp_path / "whole", processes=processes)
-    drive(whole)
-    for k in (1, 4, 7, 12):  # First, at an evaluation, between two, last; all: test_session
-        first = begin(texts, tmp_path / f"{k}", processes=processes)
-        drive(first, until=k)
-        again = begin(texts, tmp_path / f"{k}", processes=processes)
-        again.restore(first.run.load(k))
-        drive(again)
-        for name, tensor in whole.trainer.tensors().items():
-            assert torch.equal(tensor, again.trainer.tensors()[name]), (k, name)
+def test_resumed_equals_uninterrupted_at_every_step(
+    texts: Path, tmp_path: Path, processes: int
+) -> None:
+    resumes(lambda run: begin(texts, run, processes=processes), tmp_path, range(1, 13))
 
 
 def test_the_score_is_that_of_the_probabilities(texts: Path, tmp_path: Path) -> None:

@@ -24,23 +24,9 @@ from charrnn.sources import find_sources
 from charrnn.state import leaves
 from tests.reference import lstm_step
 from tests.test_classification import write_texts
-from tests.tiny import drive, start
+from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
-TINY: dict[str, Any] = {
-    "task": "generation",
-    "data.split": [0.7, 0.3],
-    "model.hidden_size": 6,
-    "model.embedding_size": 5,
-    "model.dropout": 0.2,
-    "model.input_dropout": 0.1,
-    "model.output_dropout": 0.2,
-    "training.steps": 13,
-    "training.batch_size": 8,
-    "training.warmup_steps": 10,
-    "evaluation.every": 4,
-    "checkpoints.keep_last": 100,
-    "device": "cpu",
-}
+TINY: dict[str, Any] = ON_EXAMPLES | {"task": "generation"}
 CPU = torch.device("cpu")
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "conditioned_names.py"
 
@@ -104,16 +90,8 @@ def test_stepped_equals_unrolled(texts: Path, tmp_path: Path, cell: str) -> None
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_resumed_equals_uninterrupted(texts: Path, tmp_path: Path, processes: int) -> None:
-    whole = begin(texts, tmp_path / "whole", processes=processes)
-    drive(whole)
-    for k in (1, 4, 7, 12):  # First, at an evaluation, between two, last; all: test_session
-        first = begin(texts, tmp_path / f"{k}", processes=processes)
-        drive(first, until=k)
-        again = begin(texts, tmp_path / f"{k}", processes=processes)
-        again.restore(first.run.load(k))
-        drive(again)
-        for name, tensor in whole.trainer.tensors().items():
-            assert torch.equal(tensor, again.trainer.tensors()[name]), (k, name)
+    # First, at an evaluation, between two, last; all: test_classification
+    resumes(lambda run: begin(texts, run, processes=processes), tmp_path, (1, 4, 7, 12))
 
 
 def test_the_score_is_that_of_the_probabilities_by_hand(

@@ -20,24 +20,14 @@ from charrnn.session import Session
 from charrnn.sources import find_sources
 from charrnn.state import leaves
 from charrnn.vocabulary import CharacterVocabulary
-from tests.tiny import drive, start
+from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
-TINY: dict[str, Any] = {
+TINY: dict[str, Any] = ON_EXAMPLES | {
     "task": "tagging",
     "model.layers": 1,
-    "model.hidden_size": 6,
-    "model.embedding_size": 5,
     "model.character_embedding_size": 4,
     "model.character_hidden_size": 11,
-    "model.dropout": 0.2,
-    "model.input_dropout": 0.1,
-    "model.output_dropout": 0.2,
     "training.steps": 7,
-    "training.batch_size": 8,
-    "training.warmup_steps": 10,
-    "evaluation.every": 4,
-    "checkpoints.keep_last": 100,
-    "device": "cpu",
 }
 ENDINGS = {"ing": "VERB", "ly": "ADV", "er": "NOUN"}
 WORDS: list[Any] = ["lookup", "recurrent", "convolving", ["lookup", "recurrent"]]
@@ -127,16 +117,8 @@ def test_a_sentence_is_read_from_both_ends(files: tuple[Path, Path], tmp_path: P
 def test_resumed_equals_uninterrupted(
     files: tuple[Path, Path], tmp_path: Path, processes: int
 ) -> None:
-    whole = begin(files, tmp_path / "whole", processes=processes)
-    drive(whole)
-    for k in (1, 4, 6):  # First, at an evaluation, last; all: test_session
-        first = begin(files, tmp_path / f"{k}", processes=processes)
-        drive(first, until=k)
-        again = begin(files, tmp_path / f"{k}", processes=processes)
-        again.restore(first.run.load(k))
-        drive(again)
-        for name, tensor in whole.trainer.tensors().items():
-            assert torch.equal(tensor, again.trainer.tensors()[name]), (k, name)
+    # First, at an evaluation, last; all: test_classification
+    resumes(lambda run: begin(files, run, processes=processes), tmp_path, (1, 4, 6))
 
 
 def test_the_score_is_that_of_the_probabilities(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -23,24 +23,9 @@ from charrnn.sampler import Choice, Draws, prime, sample
 from charrnn.session import Session
 from charrnn.sources import find_sources
 from charrnn.state import leaves, map_state
-from tests.tiny import drive, start
+from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
-TINY: dict[str, Any] = {
-    "task": "translation",
-    "data.split": [0.7, 0.3],
-    "model.hidden_size": 6,
-    "model.embedding_size": 5,
-    "model.layers": 2,
-    "model.dropout": 0.2,
-    "model.input_dropout": 0.1,
-    "model.output_dropout": 0.2,
-    "training.steps": 13,
-    "training.batch_size": 8,
-    "training.warmup_steps": 10,
-    "evaluation.every": 4,
-    "checkpoints.keep_last": 100,
-    "device": "cpu",
-}
+TINY: dict[str, Any] = ON_EXAMPLES | {"task": "translation", "model.layers": 2}
 CPU = torch.device("cpu")
 QUICK = {"evaluation__every": 6, "evaluation__sample_length": 0}
 
@@ -188,16 +173,8 @@ def test_resumed_equals_uninterrupted(
     pairs: Path, tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("charrnn.experiments.translation.DECODED", 1)
-    whole = begin(pairs, tmp_path / "whole", processes=processes, **QUICK)
-    drive(whole)
-    for k in (1, 4, 7, 12):  # First, at an evaluation, between two, last; all: test_session
-        first = begin(pairs, tmp_path / f"{k}", processes=processes, **QUICK)
-        drive(first, until=k)
-        again = begin(pairs, tmp_path / f"{k}", processes=processes, **QUICK)
-        again.restore(first.run.load(k))
-        drive(again)
-        for name, tensor in whole.trainer.tensors().items():
-            assert torch.equal(tensor, again.trainer.tensors()[name]), (k, name)
+    # First, at an evaluation, between two, last; all: test_classification
+    resumes(lambda run: begin(pairs, run, processes=processes, **QUICK), tmp_path, (1, 4, 7, 12))
 
 
 def test_the_score_is_that_of_the_probabilities(pairs: Path, tmp_path: Path) -> None:

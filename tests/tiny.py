@@ -1,5 +1,6 @@
 """A tiny run, for tests that train."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,20 @@ TINY: dict[str, Any] = {
     "evaluation.lanes": 2,
     "evaluation.warmup": 5,
     "evaluation.sample_length": 5,
+    "checkpoints.keep_last": 100,
+    "device": "cpu",
+}
+ON_EXAMPLES: dict[str, Any] = {
+    "data.split": [0.7, 0.3],
+    "model.hidden_size": 6,
+    "model.embedding_size": 5,
+    "model.dropout": 0.2,
+    "model.input_dropout": 0.1,
+    "model.output_dropout": 0.2,
+    "training.steps": 13,
+    "training.batch_size": 8,
+    "training.warmup_steps": 10,
+    "evaluation.every": 4,
     "checkpoints.keep_last": 100,
     "device": "cpu",
 }
@@ -73,3 +88,18 @@ def drive(session: Session, until: int | None = None) -> list[Event]:
     """Run to the end, or until a stop is asked for at step `until`."""
     progress = session.trainer.progress
     return list(session.events(session.run, lambda: until is not None and progress.step >= until))
+
+
+def resumes(begin: Callable[[Path], Session], folder: Path, stops: Iterable[int]) -> None:
+    """A run of `begin` that is stopped after a step and restored ends as the whole one, bit for
+    bit."""
+    whole = begin(folder / "whole")
+    drive(whole)
+    for stop in stops:
+        first = begin(folder / f"{stop}")
+        drive(first, until=stop)
+        again = begin(folder / f"{stop}")
+        again.restore(first.run.load(stop))
+        drive(again)
+        for name, tensor in whole.trainer.tensors().items():
+            assert torch.equal(tensor, again.trainer.tensors()[name]), (stop, name)

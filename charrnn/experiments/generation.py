@@ -90,7 +90,8 @@ class ConditionedState(NamedTuple):
 class ConditionedLanguageModel(LanguageModel):
     """P(text | label): a language model that reads the label's vector beside each symbol's.
 
-    The label of a lane is a leaf of its state, where `step` and `forward` find it.
+    The label of a lane is a leaf of its state, where `step` and `forward` find it. The kinds of
+    `dropout` are those of `LanguageModel`.
     """
 
     def __init__(
@@ -99,14 +100,9 @@ class ConditionedLanguageModel(LanguageModel):
         label_embedding: nn.Module,
         stack: Stack,
         head: nn.Module,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
-        locked: bool = False,
+        **dropout: Any,
     ) -> None:
-        super().__init__(
-            embedding, stack, head, input_dropout, output_dropout, embedding_dropout, locked
-        )
+        super().__init__(embedding, stack, head, **dropout)
         self.label_embedding = label_embedding
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
@@ -155,10 +151,10 @@ class Generation(ExamplesExperiment[Example, Batch]):
             label_embedding,
             stack,
             nn.Linear(stack.output_size, text.size),
-            float(model.input_dropout),
-            float(model.output_dropout),
-            model.embedding_dropout,
-            model.locked_dropout,
+            input_dropout=float(model.input_dropout),
+            output_dropout=float(model.output_dropout),
+            embedding_dropout=model.embedding_dropout,
+            locked=model.locked_dropout,
         )
 
     @staticmethod
