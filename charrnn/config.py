@@ -214,7 +214,8 @@ class ModelConfig(Section):
     hidden_size: Width | Annotated[list[Width], Field(min_length=1, max_length=64)] | Auto = "auto"
     """Hidden width of each layer, or a list with one width a layer."""
     embedding_size: Width | Literal["one_hot"] | Auto = "auto"
-    """Width of the character embedding, or one_hot vectors."""
+    """Width of a symbol's vector, or of a word's as far as it is looked up or composed in one way;
+    or one_hot vectors."""
     words: Words | Annotated[list[Words], Field(min_length=1)] | Auto = "auto"
     """What a word's vector is: one of its own (lookup), or composed from its characters by an LSTM
     in both directions (recurrent) or by convolutions (convolving), `embedding_size` wide; or a list

@@ -1,8 +1,8 @@
 """What must stand in a model's checkpoint, judged from its header alone.
 
-A checkpoint may come from a stranger: before its data is read, and before torch is imported, its
-metadata must be of the right types and its tensors of the shapes that its own configuration and
-vocabulary imply.
+A checkpoint may come from a stranger: before its data is read (and, of a language model that
+composes no words, before torch is imported), its metadata must be of the right types and its
+tensors of the shapes that its own configuration and vocabulary imply.
 """
 
 from __future__ import annotations
