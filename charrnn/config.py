@@ -216,6 +216,9 @@ class ModelConfig(Section):
     embedding_size: Width | Literal["one_hot"] | Auto = "auto"
     """Width of a symbol's vector, or of a word's as far as it is looked up or composed in one way;
     or one_hot vectors."""
+    embedding_scale: PositiveFloat | Auto = "auto"
+    """How large vectors that are looked up start (standard deviation). auto is 1 for characters and
+    bytes, each of which is read often enough to leave it behind, and 0.1 for words."""
     words: Words | Annotated[list[Words], Field(min_length=1)] | Auto = "auto"
     """What a word's vector is: one of its own (lookup), or composed from its characters by an LSTM
     in both directions (recurrent) or by convolutions (convolving), `embedding_size` wide; or a list

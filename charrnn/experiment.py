@@ -43,6 +43,7 @@ def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
             vocabulary.size,
             embedding=embedding,
             embedding_size=width,
+            embedding_scale=_scale(model),
             input_dropout=float(model.input_dropout),
             output_dropout=float(model.output_dropout),
             embedding_dropout=model.embedding_dropout,
@@ -115,7 +116,12 @@ def _lookup(model: ModelConfig, symbols: int) -> tuple[nn.Module, int]:
     """A vector of its own for each symbol, and its width."""
     size = model.embedding_size
     width = size if isinstance(size, int) else None
-    return embedding_of(symbols, width), width or symbols
+    return embedding_of(symbols, width, _scale(model)), width or symbols
+
+
+def _scale(model: ModelConfig) -> float:
+    """How large the vectors of symbols start; weights that are loaded do not care."""
+    return 1.0 if isinstance(model.embedding_scale, str) else model.embedding_scale
 
 
 def _layers(model: ModelConfig) -> dict[str, Any]:

@@ -265,11 +265,15 @@ def recurrent_stack(
     return Stack(layers, dropout, skip_connections, locked_dropout)
 
 
-def embedding_of(vocabulary_size: int, embedding_size: int | None) -> nn.Module:
-    """Ids to vectors; one-hot ones where `embedding_size` is None."""
+def embedding_of(vocabulary_size: int, embedding_size: int | None, scale: float = 1.0) -> nn.Module:
+    """Ids to vectors, drawn from a normal distribution of that `scale` (standard deviation);
+    one-hot ones where `embedding_size` is None."""
     if embedding_size is None:
         return OneHot(vocabulary_size)
-    return nn.Embedding(vocabulary_size, embedding_size)
+    embedding = nn.Embedding(vocabulary_size, embedding_size)
+    with torch.no_grad():
+        embedding.weight *= scale
+    return embedding
 
 
 def language_model(
@@ -277,6 +281,7 @@ def language_model(
     *,
     embedding_size: int | None = None,
     embedding: nn.Module | None = None,
+    embedding_scale: float = 1.0,
     input_dropout: float = 0.0,
     output_dropout: float = 0.0,
     embedding_dropout: float = 0.0,
@@ -287,15 +292,15 @@ def language_model(
     """A language model over `vocabulary_size` symbols.
 
     `layers` are the options of `recurrent_stack`. `embedding_size` None feeds one-hot vectors; an
-    `embedding` of that width stands in for the lookup. The kinds of dropout are those of
-    `LanguageModel`. `tie_embeddings` uses the embedding's matrix as the head's weights (Press and
-    Wolf 2017; Inan et al. 2017). Raises ValueError where tied widths do not fit, and for a cell
-    that there is not.
+    `embedding` of that width stands in for the lookup, which starts at `embedding_scale`. The kinds
+    of dropout are those of `LanguageModel`. `tie_embeddings` uses the embedding's matrix as the
+    head's weights, which start as such (Press and Wolf 2017; Inan et al. 2017). Raises ValueError
+    where tied widths do not fit, and for a cell that there is not.
     """
     stack = recurrent_stack(
         embedding_size or vocabulary_size, locked_dropout=locked_dropout, **layers
     )
-    embedding = embedding or embedding_of(vocabulary_size, embedding_size)
+    embedding = embedding or embedding_of(vocabulary_size, embedding_size, embedding_scale)
     head = nn.Linear(stack.output_size, vocabulary_size)
     nn.init.zeros_(head.bias)
     if tie_embeddings:

@@ -150,6 +150,10 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
     if embedding == "auto":
         embedding = output_width if model.tie_embeddings else max(16, min(64, vocabulary_size))
 
+    scale = model.embedding_scale
+    if scale == "auto":
+        scale = 0.1 if config.data.vocabulary == "word" else 1.0
+
     # How often the text will be read decides how much there is to protect it from: 6 operations
     # a weight and character, at about the speed of the product that was measured.
     weights = output_width * vocabulary_size
@@ -180,6 +184,7 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
         "training.weight_decay": decay,
         "model.hidden_size": hidden,
         "model.embedding_size": embedding,
+        "model.embedding_scale": scale,
         "model.words": "lookup" if model.words == "auto" else model.words,
     }
     for name, amount in (("dropout", dropout), ("input_dropout", 0.0), ("output_dropout", dropout)):

@@ -90,9 +90,16 @@ def test_more_time_gets_a_larger_model() -> None:
     assert widths[0] < widths[1] < widths[2]
 
 
+def test_words_start_small_and_characters_do_not() -> None:
+    for vocabulary, scale in (("character", 1.0), ("byte", 1.0), ("word", 0.1)):
+        planned = plan(configured(data__vocabulary=vocabulary), 10**6, 256, CPU)
+        assert planned.model.embedding_scale == scale
+
+
 CHOICES: dict[str, Any] = {
     "model.hidden_size": 40,
     "model.embedding_size": "one_hot",
+    "model.embedding_scale": 0.3,
     "model.dropout": 0.15,
     "model.input_dropout": 0.25,
     "model.output_dropout": 0.35,

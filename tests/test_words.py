@@ -177,6 +177,21 @@ def begin(folder: Path, words: Any, text: str = TEXT, **changes: Any) -> Session
     return start(folder / "run", config, corpus)
 
 
+@pytest.mark.parametrize("words", ["lookup", ["lookup", "recurrent"]])
+def test_vectors_that_are_looked_up_start_at_their_scale(words: Any) -> None:
+    vocabulary = WordVocabulary.of([TEXT])
+
+    def weights(scale: float) -> dict[str, Array]:
+        torch.manual_seed(1)
+        return weights_of(build_model(word_config(words, model__embedding_scale=scale), vocabulary))
+
+    small, plain = weights(0.25), weights(1.0)
+    name = next(name for name in plain if name.endswith(("lookup.weight", "embedding.weight")))
+    assert plain[name].std() == pytest.approx(1, abs=0.1)
+    for key, value in plain.items():
+        np.testing.assert_array_equal(small[key], value * (0.25 if key == name else 1))
+
+
 @pytest.mark.parametrize("words", KINDS)
 def test_an_embedding_of_spelled_words(words: Any, tmp_path: Path) -> None:
     vocabulary = WordVocabulary.of([TEXT])
