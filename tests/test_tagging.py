@@ -175,7 +175,7 @@ def test_what_is_unseen_or_rare_is_counted_in_training(files: tuple[Path, Path])
     counts = Counter(word.text for e in train for word in e.words)
     parts = parts_of(data.vocabularies)
     for word in (word for e in [*train, *dev] for word in e.words):
-        assert word.occurrences == counts[word.text]
+        assert word.seen == (word.text in counts)
         assert (word.id == parts.word.unknown) == (counts[word.text] < 2)
     assert "skipped" not in counts
     assert "empty" not in counts
@@ -183,6 +183,43 @@ def test_what_is_unseen_or_rare_is_counted_in_training(files: tuple[Path, Path])
     words = dict.fromkeys(word.text for e in dev[:4] for word in e.words)
     expected = [1 / (1 + counts[word]) for word in words]
     np.testing.assert_allclose(batch.chances.numpy(), expected)
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_words_are_looked_up_in_lower_case_where_their_characters_are_read(
+    files: tuple[Path, Path], tmp_path: Path, words: Any
+) -> None:
+    train, dev = files
+    rows = [f"{i}\t{word}\t_\tX\t" + "\t".join("_" * 6) for i, word in enumerate(
+        ["Vox", "vox", "VOX", "hax"], 1)]  # fmt: skip
+    train.write_text(train.read_text("utf-8") + "\n".join(rows) + "\n\n", "utf-8")
+    rows = [f"{i}\t{word}\t_\tX\t" + "\t".join("_" * 6) for i, word in enumerate(
+        ["Hax", "Vox", "qqq"], 1)]  # fmt: skip
+    dev.write_text("\n".join(rows) + "\n\n", "utf-8")
+    _, data = load(files, model__words=words)
+    found = {word.text: word for e in data.splits["validation"] for word in e.words}
+    parts = parts_of(data.vocabularies)
+    unknown = parts.word.unknown
+    known = {text for text, word in found.items() if word.id != unknown}
+    assert [word.seen for word in found.values()] == [False, True, False]
+    trained = {word.text: word for e in data.splits["train"] for word in e.words}
+    if words == "lookup":
+        assert known == {"Vox"}
+        assert found["Vox"].chance == 1 / 2
+        assert len({trained[text].id for text in ("Vox", "vox", "VOX")}) == 3
+    else:
+        assert known == {"Hax", "Vox"}
+        assert [found[text].chance for text in ("Hax", "Vox", "qqq")] == [1 / 2, 1 / 4, 1]
+        assert len({trained[text].id for text in ("Vox", "vox", "VOX")}) == 1
+        assert not np.array_equal(trained["Vox"].characters, trained["vox"].characters)
+    session = begin(files, tmp_path / "run", model__words=words)
+    drive(session)
+    predictor = Tagging.predictor(session.run.load(7), "cpu")
+    batches = [Tagging.collate(session.data.splits["validation"], torch.device("cpu"))]  # type: ignore[attr-defined]
+    collate = predictor._collate
+    predictor._collate = lambda examples: batches.append(made := collate(examples)) or made
+    assert len(list(predictor.predict(["Hax Vox qqq"]))) == 1
+    assert torch.equal(batches[0].ids, batches[1].ids)
 
 
 def test_layout_is_that_of_the_model(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from charrnn.batching import pad
 from charrnn.checkpoint import Checkpoint
-from charrnn.config import Config
+from charrnn.config import Config, config_from_data
 from charrnn.errors import ConfigError
 from charrnn.examples import read_tagged
 from charrnn.experiment import build_stack, build_words
@@ -49,12 +49,13 @@ SHOWN = 3  # sentences in a sample
 
 
 class Word(NamedTuple):
-    """A word as ids, and how often it occurs in training."""
+    """A word as ids."""
 
     text: str
     id: int
     characters: Ids
-    occurrences: int
+    seen: bool  # in training, as it is spelled
+    chance: float  # that training takes it for an unknown one
 
 
 class Example(NamedTuple):
@@ -84,22 +85,21 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentence
     are made of the training split. Raises DataError, also for a tag that training lacks."""
     found = load(config, texts, read_tagged)
     train = found.splits["train"]
-    counts = Counter(word for example in train for word in example.words)
+    training = [word for example in train for word in example.words]
     if vocabulary is not None:
         vocabularies: Vocabularies = read_vocabularies(vocabulary)
     else:
         vocabularies = {
-            "word": TokenVocabulary.of(counts.elements(), config.data.minimum_count, [UNKNOWN]),
-            "character": characters_of(counts),
+            "word": TokenVocabulary.of(
+                map(looked_up(config), training), config.data.minimum_count, [UNKNOWN]
+            ),
+            "character": characters_of(set(training)),
             "tag": TokenVocabulary.of(tag for example in train for tag in example.tags),
         }
     made = parts_of(vocabularies)
-    words: dict[str, Word] = {}
+    lexicon = Lexicon(made, looked_up(config), training)
     splits = {
-        name: [
-            Example(in_words(e.words, made, words, counts), made.tag.encode(e.tags))
-            for e in examples
-        ]
+        name: [Example(lexicon.words(e.words), made.tag.encode(e.tags)) for e in examples]
         for name, examples in found.splits.items()
     }
     return ExampleData(splits, vocabularies, found.sha256)
@@ -128,15 +128,42 @@ def parts_of(vocabularies: Vocabularies) -> Parts:
     raise ConfigError("a tagger has a vocabulary of words, one of characters and one of tags")
 
 
-def in_words(
-    tokens: Sequence[str], parts: Parts, known: dict[str, Word], counts: Mapping[str, int]
-) -> tuple[Word, ...]:
-    """Tokens as words; `known` keeps those that were met before."""
-    for token in tokens:
-        if token not in known:
-            number = int(parts.word.encode([token])[0])
-            known[token] = Word(token, number, spell(token, parts.character), counts.get(token, 0))
-    return tuple(known[token] for token in tokens)
+def looked_up(config: Config) -> Callable[[str], str]:
+    """Under what a word is looked up: in lower case where its characters are read beside, which
+    keep its case, so that `Interested` is known from `interested`; else as it stands."""
+    return str if config.model.words in ("lookup", ["lookup"]) else str.lower
+
+
+class Lexicon:
+    """Tokens as words; those of training are seen, and rare ones are at times unknown there."""
+
+    def __init__(
+        self, parts: Parts, looked_up: Callable[[str], str], training: Iterable[str] = ()
+    ) -> None:
+        self._parts, self._looked_up = parts, looked_up
+        self._seen = Counter(training)
+        self._counts: Counter[str] = Counter()
+        for token, count in self._seen.items():
+            self._counts[looked_up(token)] += count
+        self._words: dict[str, Word] = {}
+
+    def words(self, tokens: Sequence[str]) -> tuple[Word, ...]:
+        """Each token as a word."""
+        for token in tokens:
+            if token not in self._words:
+                self._words[token] = self._word(token)
+        return tuple(self._words[token] for token in tokens)
+
+    def _word(self, token: str) -> Word:
+        key = self._looked_up(token)
+        return Word(
+            token,
+            int(self._parts.word.encode([key])[0]),
+            spell(token, self._parts.character),
+            token in self._seen,
+            # Kiperwasser and Goldberg 2016, of whose formula a quarter is 1 here.
+            1 / (1 + self._counts[key]),
+        )
 
 
 class Tagger(nn.Module):
@@ -205,6 +232,7 @@ class Tagging(ExamplesExperiment[Example, Batch]):
             "model.words": ["lookup", "recurrent"],
             "model.hidden_size": 128,
             "model.embedding_size": 96,
+            "model.embedding_scale": 0.1,
             "model.dropout": 0.3,
             "model.input_dropout": 0.3,
             "model.output_dropout": 0.3,
@@ -235,9 +263,8 @@ class Tagging(ExamplesExperiment[Example, Batch]):
         tags, _ = pad([example.tags for example in examples], NOT_SCORED)
         characters, spelled = pad([word.characters for word in distinct.values()])
         ids = np.array([word.id for word in distinct.values()])
-        counts = np.array([word.occurrences for word in distinct.values()], np.float32)
-        # Kiperwasser and Goldberg 2016, of whose formula a quarter is 1 here.
-        parts = (words, lengths, tags, ids, characters, spelled, 1 / (1 + counts))
+        chances = np.array([word.chance for word in distinct.values()], np.float32)
+        parts = (words, lengths, tags, ids, characters, spelled, chances)
         return Batch(*(torch.from_numpy(part).to(device) for part in parts))
 
     @staticmethod
@@ -261,7 +288,7 @@ class Tagging(ExamplesExperiment[Example, Batch]):
                 nats -= float(logs[np.arange(len(tags)), tags].sum())
                 predicted.append(logs.argmax(1))
                 gold.append(tags)
-                unseen.append([word.occurrences == 0 for word in words])
+                unseen.append([not word.seen for word in words])
             if stop():
                 raise KeyboardInterrupt
         given = [np.concatenate(part) for part in (predicted, gold, unseen)]
@@ -304,7 +331,9 @@ class Predictor:
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         self.model, vocabularies = trained_network(Tagging, checkpoint, device)
+        config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
         self.parts = parts_of(vocabularies)
+        self._lexicon = Lexicon(self.parts, looked_up(config))
         self._collate = partial(Tagging.collate, device=torch.device(device))
 
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
@@ -312,9 +341,8 @@ class Predictor:
 
         Raises DataError for a text without words.
         """
-        words: dict[str, Word] = {}
         nothing = np.zeros(0, np.int64)
-        examples = [Example(in_words(t.split(), self.parts, words, {}), nothing) for t in texts]
+        examples = [Example(self._lexicon.words(t.split()), nothing) for t in texts]
         refuse_empty((len(example.words) for example in examples), "words")
         found: list[Prediction | None] = [None] * len(examples)
         for rows, sentences in outputs(
