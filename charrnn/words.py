@@ -23,6 +23,7 @@ from charrnn.vocabulary import SPECIALS, CharacterVocabulary, Ids, WordVocabular
 
 LONGEST = 40  # characters of a word that are read: one long address would pad a whole batch
 WIDTHS = range(1, 7)  # of convolutions
+ALIKE = 64  # words of similar length that are composed at a time
 AT_A_TIME = 4096  # words of a whole vocabulary that are composed
 
 
@@ -128,6 +129,22 @@ class ConvolvingComposer(nn.Module):
         return zip(WIDTHS, self.convolutions, strict=True)
 
 
+def by_length(composer: nn.Module, characters: Tensor, lengths: Tensor) -> Tensor:
+    """The vectors of words, composed a few at a time, so that a long word pads few others.
+
+    On a GPU all at once: their lengths are not known there without waiting for it.
+    """
+    if lengths.is_cuda or len(lengths) <= ALIKE:
+        made: Tensor = composer(characters, lengths)
+        return made
+    order = torch.argsort(lengths, stable=True)
+    parts = [
+        composer(characters[rows, : int(lengths[rows[-1]])], lengths[rows])
+        for rows in torch.split(order, ALIKE)
+    ]
+    return torch.cat(parts)[torch.argsort(order)]
+
+
 class WordVectors(nn.Module):
     """Vectors of words, (W, size): what a `lookup` and `composers` say of each, side by side.
 
@@ -152,7 +169,7 @@ class WordVectors(nn.Module):
     def forward(
         self, ids: Tensor, characters: Tensor, lengths: Tensor, chances: Tensor | None = None
     ) -> Tensor:
-        parts = [composer(characters, lengths) for composer in self.composers]
+        parts = [by_length(composer, characters, lengths) for composer in self.composers]
         if self.lookup is not None:
             if self.training and chances is not None:
                 ids = ids.masked_fill(torch.rand_like(chances) < chances, self.unknown)

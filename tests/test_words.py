@@ -27,10 +27,12 @@ from charrnn.texts import read_data
 from charrnn.trained import TrainedModel
 from charrnn.vocabulary import ByteVocabulary, CharacterVocabulary, WordVocabulary
 from charrnn.words import (
+    ALIKE,
     ConvolvingComposer,
     RecurrentComposer,
     SpelledEmbedding,
     WordVectors,
+    by_length,
     characters_of,
     spell,
 )
@@ -113,6 +115,22 @@ def test_vectors_are_those_of_the_equations_whatever_stands_beside(kind: int) ->
     garbage = ids.clone()
     garbage[torch.arange(12) >= lengths[:, None]] = 8
     assert torch.equal(module(garbage, lengths), together)
+
+
+@pytest.mark.parametrize("kind", range(2))
+def test_words_composed_a_few_at_a_time_are_those_composed_at_once(kind: int) -> None:
+    composer = composers()[kind].double()
+    draw = np.random.default_rng(3)
+    ids, lengths = map(
+        torch.from_numpy, pad([draw.integers(0, 9, n) for n in draw.integers(1, 30, 3 * ALIKE + 5)])
+    )
+    made = []
+    for vectors in (by_length(composer, ids.long(), lengths), composer(ids.long(), lengths)):
+        composer.zero_grad()
+        (vectors * torch.linspace(0, 1, vectors.numel()).view_as(vectors)).sum().backward()
+        made.append([vectors, *(p.grad.clone() for p in composer.parameters())])
+    for few, whole in zip(*made, strict=True):
+        torch.testing.assert_close(few, whole, rtol=1e-10, atol=1e-10)
 
 
 def test_padding_does_not_win_where_all_else_is_low() -> None:
