@@ -252,7 +252,7 @@ def full_streams(effort: Effort, sabotaged: bool) -> Result:
 def long_sample(effort: Effort, sabotaged: bool) -> Result:
     """The true stream of a fresh process, measured from outside: what arrives, when, its memory."""
     where = trained()
-    length = effort.of(1_000_000, 200_000)
+    length = effort.of(1_000_000, 80_000)
     run = ["sample", str(where / "run"), "-n", str(length), "--seed", "3"]
     keep = (
         "from charrnn.cli.sample import Writer\n"
