@@ -16,7 +16,7 @@ def main() -> None:
     """Print the pairs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["copy", "reverse"])
-    parser.add_argument("--count", type=int, default=40_000)
+    parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     draw = random.Random(given.seed)  # noqa: S311

@@ -227,15 +227,16 @@ class Tagging(ExamplesExperiment[Example, Batch]):
     def defaults(config: Config, data: TaggedSentences) -> dict[str, Any]:
         """What suits some ten thousand sentences."""
         return {
-            "training.epochs": 12.0,
+            "training.epochs": 5.0,
+            "training.batch_size": min(16, len(data.splits["train"])),
             "training.learning_rate": 2e-3,
             "model.words": ["lookup", "recurrent"],
             "model.hidden_size": 128,
             "model.embedding_size": 96,
             "model.embedding_scale": 0.1,
-            "model.dropout": 0.3,
+            "model.dropout": 0.4,
             "model.input_dropout": 0.3,
-            "model.output_dropout": 0.3,
+            "model.output_dropout": 0.4,
         }
 
     @staticmethod
