@@ -222,6 +222,13 @@ def test_words_are_looked_up_in_lower_case_where_their_characters_are_read(
     assert torch.equal(batches[0].ids, batches[1].ids)
 
 
+def test_what_is_not_chosen_suits_words(files: tuple[Path, Path]) -> None:
+    _, data = load(files)
+    planned = Tagging.plan(build_config([])[0], data, torch.device("cpu"))
+    assert planned.model.words == ["lookup", "recurrent"]
+    assert planned.model.embedding_scale == 0.1
+
+
 def test_layout_is_that_of_the_model(files: tuple[Path, Path], tmp_path: Path) -> None:
     session = begin(files, tmp_path / "run")
     expected = built_layout(session.config, session.data.vocabularies)  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -91,13 +91,13 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentence
     else:
         vocabularies = {
             "word": TokenVocabulary.of(
-                map(looked_up(config), training), config.data.minimum_count, [UNKNOWN]
+                map(lookup_key(config), training), config.data.minimum_count, [UNKNOWN]
             ),
             "character": characters_of(set(training)),
             "tag": TokenVocabulary.of(tag for example in train for tag in example.tags),
         }
     made = parts_of(vocabularies)
-    lexicon = Lexicon(made, looked_up(config), training)
+    lexicon = Lexicon(made, lookup_key(config), training)
     splits = {
         name: [Example(lexicon.words(e.words), made.tag.encode(e.tags)) for e in examples]
         for name, examples in found.splits.items()
@@ -128,7 +128,7 @@ def parts_of(vocabularies: Vocabularies) -> Parts:
     raise ConfigError("a tagger has a vocabulary of words, one of characters and one of tags")
 
 
-def looked_up(config: Config) -> Callable[[str], str]:
+def lookup_key(config: Config) -> Callable[[str], str]:
     """Under what a word is looked up: in lower case where its characters are read beside, which
     keep its case, so that `Interested` is known from `interested`; else as it stands."""
     return str if config.model.words in ("lookup", ["lookup"]) else str.lower
@@ -138,13 +138,11 @@ class Lexicon:
     """Tokens as words; those of training are seen, and rare ones are at times unknown there."""
 
     def __init__(
-        self, parts: Parts, looked_up: Callable[[str], str], training: Iterable[str] = ()
+        self, parts: Parts, key: Callable[[str], str], training: Collection[str] = ()
     ) -> None:
-        self._parts, self._looked_up = parts, looked_up
-        self._seen = Counter(training)
-        self._counts: Counter[str] = Counter()
-        for token, count in self._seen.items():
-            self._counts[looked_up(token)] += count
+        self._parts, self._key = parts, key
+        self._seen = frozenset(training)
+        self._counts = Counter(map(key, training))
         self._words: dict[str, Word] = {}
 
     def words(self, tokens: Sequence[str]) -> tuple[Word, ...]:
@@ -155,7 +153,7 @@ class Lexicon:
         return tuple(self._words[token] for token in tokens)
 
     def _word(self, token: str) -> Word:
-        key = self._looked_up(token)
+        key = self._key(token)
         return Word(
             token,
             int(self._parts.word.encode([key])[0]),
@@ -334,7 +332,7 @@ class Predictor:
         self.model, vocabularies = trained_network(Tagging, checkpoint, device)
         config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
         self.parts = parts_of(vocabularies)
-        self._lexicon = Lexicon(self.parts, looked_up(config))
+        self._lexicon = Lexicon(self.parts, lookup_key(config))
         self._collate = partial(Tagging.collate, device=torch.device(device))
 
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
