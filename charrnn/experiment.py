@@ -18,7 +18,7 @@ from charrnn.errors import ConfigError
 from charrnn.layers import Recurrent, Stack
 from charrnn.models import LanguageModel, embedding_of, language_model, recurrent_stack
 from charrnn.registry import CELLS
-from charrnn.tasks.language_model import LanguageModelTask
+from charrnn.training.text_windows import LanguageModelTask
 from charrnn.vocabulary import UNKNOWN, Vocabulary, WordVocabulary
 from charrnn.words import (
     ConvolvingComposer,

@@ -25,8 +25,8 @@ from charrnn.mixture import Mixer
 from charrnn.models import LanguageModel
 from charrnn.ngram import AdaptiveNgramModel, NgramModel
 from charrnn.state import State, detach
-from charrnn.tasks.language_model import NOT_SCORED, LanguageModelTask
 from charrnn.trainer import full_precision
+from charrnn.training.text_windows import NOT_SCORED, LanguageModelTask
 
 NGRAM_ORDER = 9  # of the model that counts as it reads; longer ones gain nothing (LOG.md)
 CHOOSING = 30_000  # characters of a first half on which rates are chosen

@@ -15,7 +15,7 @@ from charrnn import graphs, trainer
 from charrnn.errors import DivergedError
 from charrnn.models import TorchStepper, language_model
 from charrnn.state import State, leaves, map_state
-from charrnn.tasks.language_model import LanguageModelTask, _signed
+from charrnn.training.text_windows import LanguageModelTask, _signed
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 GPU = pytest.param(

@@ -18,7 +18,7 @@ MODULES = {
 }
 # Layer by layer: a module imports only from those that come before it.
 ORDER = [
-    ["errors", "memory", "registry", "scan", "state", "tasks", "cli", "__init__"],
+    ["errors", "memory", "registry", "scan", "state", "tasks", "training", "cli", "__init__"],
     [
         "cells",
         "vocabulary",
@@ -41,7 +41,7 @@ ORDER = [
     ["layers", "beam", "corpus", "task", "layout"],
     ["attention", "runs", "team", "texts", "examples", "adaptation", "words"],
     ["evaluation", "models", "trainer", "planning"],
-    ["tasks.language_model", "tasks.examples"],
+    ["training.text_windows", "training.example_batches"],
     ["experiment", "scoring"],
     ["trained"],
     ["experiments", "compression"],
@@ -74,7 +74,7 @@ FORBIDDEN = {
     "layers": {"config"},
     "words": {"config"},
     "models": {"config"},
-    "tasks.language_model": {"config"},
+    "training.text_windows": {"config"},
 }
 
 

@@ -18,8 +18,8 @@ from charrnn.errors import ConfigError
 from charrnn.models import LanguageModel, language_model
 from charrnn.registry import CELLS
 from charrnn.state import State, leaves, map_state
-from charrnn.tasks.language_model import NOT_SCORED, Batch, LanguageModelTask
 from charrnn.trainer import evaluate
+from charrnn.training.text_windows import NOT_SCORED, Batch, LanguageModelTask
 from charrnn.vocabulary import CharacterVocabulary
 
 SYMBOLS = 7

@@ -31,8 +31,8 @@ from charrnn.layers import Recurrent, Zoneout, drop, unroll
 from charrnn.layout import check_layout
 from charrnn.models import language_model
 from charrnn.state import leaves, map_state
-from charrnn.tasks.language_model import LanguageModelTask
 from charrnn.trained import TrainedModel
+from charrnn.training.text_windows import LanguageModelTask
 from tests import reference
 from tests.test_layers import NORMED, filled
 from tests.test_session import fingerprint, metrics

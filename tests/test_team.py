@@ -14,7 +14,7 @@ from charrnn.errors import CharrnnError, ConfigError, DataError
 from charrnn.planning import choose_processes
 from charrnn.session import Session
 from charrnn.task import Loss
-from charrnn.tasks.language_model import LanguageModelTask
+from charrnn.training.text_windows import LanguageModelTask
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 pytestmark = pytest.mark.skipif(not team.available(), reason="processes are forked on Linux only")

@@ -24,11 +24,11 @@ from charrnn.examples import Examples, Labelled, Pair, Tagged, load_examples
 from charrnn.experiment import load_arrays, placed
 from charrnn.planning import DEFAULT_TIME, plan
 from charrnn.task import Batch
-from charrnn.tasks.examples import ExamplesTask
-from charrnn.tasks.language_model import MOST_LOGITS
 from charrnn.texts import Texts
 from charrnn.trained import TrainedModel, model_weights
 from charrnn.trainer import full_precision
+from charrnn.training.example_batches import ExamplesTask
+from charrnn.training.text_windows import MOST_LOGITS
 from charrnn.vocabulary import END, START, Ids, Vocabularies, Vocabulary, read_vocabularies
 
 Example = TypeVar("Example")

@@ -35,9 +35,9 @@ from charrnn.layers import Stack
 from charrnn.models import LanguageModel, TorchStepper
 from charrnn.sampler import Choice, Cursor, Draws, prime
 from charrnn.state import State
-from charrnn.tasks.language_model import NOT_SCORED
 from charrnn.texts import Texts
 from charrnn.trained import generate_texts
+from charrnn.training.text_windows import NOT_SCORED
 from charrnn.vocabulary import (
     END,
     START,

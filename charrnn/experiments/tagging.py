@@ -32,8 +32,8 @@ from charrnn.experiments.examples import (
 )
 from charrnn.layers import Stack, drop
 from charrnn.metrics import accuracy
-from charrnn.tasks.language_model import NOT_SCORED
 from charrnn.texts import Texts
+from charrnn.training.text_windows import NOT_SCORED
 from charrnn.vocabulary import (
     SPECIALS,
     UNKNOWN,

@@ -36,8 +36,8 @@ from charrnn.experiments.examples import (
 )
 from charrnn.metrics import bleu, exact_match
 from charrnn.models import EncoderDecoder, TorchStepper
-from charrnn.tasks.language_model import NOT_SCORED
 from charrnn.texts import Texts
+from charrnn.training.text_windows import NOT_SCORED
 from charrnn.vocabulary import (
     END,
     START,
