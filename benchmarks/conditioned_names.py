@@ -17,16 +17,16 @@ import sys
 from collections import Counter
 from typing import Any
 
-from charrnn.checkpoint import Checkpoint
-from charrnn.config import Config, config_from_data
+from charrnn.config.schema import Config, config_from_data
+from charrnn.data.formats import load_examples, read_labelled
+from charrnn.data.sources import find_sources
 from charrnn.errors import CharrnnError, DataError
-from charrnn.examples import load_examples, read_labelled
-from charrnn.experiments import experiment_of
-from charrnn.experiments.generation import Generator
-from charrnn.runs import find_checkpoint
-from charrnn.sampler import Choice, Draws
-from charrnn.sources import find_sources
-from charrnn.trained import writer_of
+from charrnn.inference.sampler import Choice, Draws
+from charrnn.inference.trained_model import writer_of
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.directory import find_checkpoint
+from charrnn.tasks.generation import Generator
+from charrnn.tasks.task import experiment_of
 
 LONGEST = 200  # symbols of a text
 

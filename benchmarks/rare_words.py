@@ -12,8 +12,8 @@ import argparse
 import numpy as np
 
 import charrnn
-from charrnn.sources import find_sources
-from charrnn.texts import read_corpus
+from charrnn.data.sources import find_sources
+from charrnn.tasks.data import read_corpus
 
 RARE = 5
 

@@ -87,12 +87,12 @@ def our_session(cell: str, width: int, lanes: int, steps: int, **more: object) -
 
     import torch
 
-    from charrnn.config import build_config
-    from charrnn.corpus import load_corpus
-    from charrnn.planning import plan, prepare_process
-    from charrnn.runs import Run, environment
-    from charrnn.session import Session
-    from charrnn.sources import find_sources
+    from charrnn.config.schema import build_config
+    from charrnn.data.corpus import load_corpus
+    from charrnn.data.sources import find_sources
+    from charrnn.runs.directory import Run, environment
+    from charrnn.session.loop import Session
+    from charrnn.training.planning import plan, prepare_process
 
     folder = Path(tempfile.mkdtemp(prefix="charrnn-benchmark-"))
     os.environ["CHARRNN_CACHE_DIR"] = str(folder / "cache")
@@ -147,7 +147,7 @@ def train_ours(cell: str, width: int, lanes: int, seconds: float, **more: object
 
 def train_plain(cell: str, width: int, lanes: int, seconds: float) -> float:
     """The same by the plain equations, one call of the cell a step."""
-    from charrnn.layers import Recurrent
+    from charrnn.nn.layers import Recurrent
 
     session, _ = our_session(cell, width, lanes, 10**6)
     for layer in session.model.modules():
@@ -159,7 +159,7 @@ def train_plain(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 def train_whole(cell: str, width: int, lanes: int, seconds: float) -> float:
     """A whole run of ours as `charrnn train` drives it, without evaluations; wall time."""
-    from charrnn.session import Stepped
+    from charrnn.session.loop import Stepped
 
     session, run = our_session(cell, width, lanes, 10**6)
     at: list[float] = []  # when each step was done
@@ -267,9 +267,9 @@ def sample_ours(cell: str, width: int, lanes: int, seconds: float) -> float:
     """Our sampler on the numpy stepper."""
     import numpy as np
 
-    from charrnn.memory import keep_freed_memory
-    from charrnn.sampler import Choice, Cursor, Draws, sample
-    from charrnn.stepping import NumpyModel
+    from charrnn.inference.numpy_stepper import NumpyModel
+    from charrnn.inference.sampler import Choice, Cursor, Draws, sample
+    from charrnn.nn.fast.memory import keep_freed_memory
 
     keep_freed_memory()
     random = np.random.default_rng(1)

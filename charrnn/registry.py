@@ -52,21 +52,21 @@ def linear(gates: int) -> Callable[[int, int, Mapping[str, Any]], Shapes]:
 CELLS: dict[str, CellEntry] = {
     "vanilla": CellEntry(
         "vanilla ({activation})",
-        "cells.VanillaCell",
+        "nn.cells.standard.VanillaCell",
         standard(1),
         options=("activation",),
         fused=True,
-        normed="cells.LayerNormVanillaCell",
+        normed="nn.cells.standard.LayerNormVanillaCell",
         norms={"norm.weight": 1, "norm.bias": 1},
     ),
     "lstm": CellEntry(
         "LSTM",
-        "cells.LSTMCell",
+        "nn.cells.standard.LSTMCell",
         standard(4),
         states=2,
         options=("forget_bias",),
         fused=True,
-        normed="cells.LayerNormLSTMCell",
+        normed="nn.cells.standard.LayerNormLSTMCell",
         norms={
             "norm_ih.weight": 4,
             "norm_hh.weight": 4,
@@ -76,10 +76,10 @@ CELLS: dict[str, CellEntry] = {
     ),
     "gru": CellEntry(
         "GRU",
-        "cells.GRUCell",
+        "nn.cells.standard.GRUCell",
         standard(3),
         fused=True,
-        normed="cells.LayerNormGRUCell",
+        normed="nn.cells.standard.LayerNormGRUCell",
         norms={
             "norm_ih.weight": 2,
             "norm_hh.weight": 2,
@@ -89,7 +89,7 @@ CELLS: dict[str, CellEntry] = {
     ),
     "rhn": CellEntry(
         "RHN (depth {recurrence_depth})",
-        "cells.RHNCell",
+        "nn.cells.standard.RHNCell",
         lambda d, h, options: {
             "weight_ih": (2 * h, d),
             "weight_hh": (2 * options["recurrence_depth"] * h, h),
@@ -99,16 +99,16 @@ CELLS: dict[str, CellEntry] = {
     ),
     "mlstm": CellEntry(
         "mLSTM",
-        "cells.MultiplicativeLSTMCell",
+        "nn.cells.standard.MultiplicativeLSTMCell",
         lambda d, h, options: (
             standard(4)(d, h, options) | {"weight_mx": (h, d), "weight_mh": (h, h)}
         ),
         states=2,
         options=("forget_bias",),
     ),
-    "mingru": CellEntry("minGRU", "cells.MinGRUCell", linear(2), fused=True),
+    "mingru": CellEntry("minGRU", "nn.cells.standard.MinGRUCell", linear(2), fused=True),
     "minlstm": CellEntry(
-        "minLSTM", "cells.MinLSTMCell", linear(3), options=("forget_bias",), fused=True
+        "minLSTM", "nn.cells.standard.MinLSTMCell", linear(3), options=("forget_bias",), fused=True
     ),
 }
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from charrnn.adaptation import EPSILON, Adapting, Rates
-from charrnn.corpus import corpus_of_text
+from charrnn.data.corpus import corpus_of_text
 from charrnn.errors import ConfigError, DivergedError
-from charrnn.scoring import DECAYS, RATES, Reading, choose_reading, surprisals
-from charrnn.trained import TrainedModel, second_moments
+from charrnn.evaluation.dynamic import EPSILON, Adapting, Rates
+from charrnn.evaluation.score_network import DECAYS, RATES, Reading, choose_reading, surprisals
+from charrnn.inference.trained_model import TrainedModel, second_moments
 from tests.tiny import TEXT, drive, start, tiny_config, tiny_corpus
 
 
@@ -167,7 +167,7 @@ def test_a_rate_at_which_learning_diverges_is_not_chosen(
     trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = corpus_of_text(TEXT, trained.vocabulary)
-    monkeypatch.setattr("charrnn.scoring.RATES", (1e-3, 1e38))
+    monkeypatch.setattr("charrnn.evaluation.score_network.RATES", (1e-3, 1e38))
     reading = choose_reading(
         trained.model, trained.config, corpus, "text", Reading(rates=Rates(1.0, 0.0, 6)),
         trained.moments, choose_learning=True,

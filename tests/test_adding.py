@@ -66,7 +66,7 @@ def test_a_cell_is_one_file_and_one_line(tmp_path: Path) -> None:
 
 
 def test_a_task_is_one_file_and_one_line(tmp_path: Path) -> None:
-    run = added(tmp_path, "Adding a task", "charrnn/config.py", "TASKS = {\n")
+    run = added(tmp_path, "Adding a task", "charrnn/config/schema.py", "TASKS = {\n")
     draw = np.random.default_rng(1)
     words = sorted({"".join(draw.choice(list("aeiou...."), 6)) for _ in range(300)})
     counts = [sum(letter != "." for letter in word) for word in words]

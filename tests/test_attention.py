@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.attention import Attention, Score
+from charrnn.nn.attention import Attention, Score
 
 SCORES: list[Score] = ["additive", "dot", "general"]
 D, E = 4, 5

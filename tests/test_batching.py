@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.batching import POOL, Batches, by_length, pad
+from charrnn.data.batching import POOL, Batches, by_length, pad
 from charrnn.errors import ConfigError
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)

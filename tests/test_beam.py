@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from charrnn.beam import Hypothesis, beam_search
+from charrnn.inference.beam import Hypothesis, beam_search
 
 V, END, START = 4, 3, 2
 

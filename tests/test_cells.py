@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from charrnn.cells import (
+from charrnn.nn.cells.standard import (
     GRUCell,
     LSTMCell,
     LSTMState,
@@ -22,7 +22,7 @@ from charrnn.cells import (
     TorchLayoutCell,
     VanillaCell,
 )
-from charrnn.state import leaves, map_state, replace_leaves
+from charrnn.nn.state import leaves, map_state, replace_leaves
 from tests import reference
 
 STANDARD: dict[str, Callable[[int, int], TorchLayoutCell]] = {

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charrnn import checkpoint
-from charrnn.checkpoint import (
+from charrnn.errors import CheckpointError, StorageError
+from charrnn.runs import checkpoint
+from charrnn.runs.checkpoint import (
     load_checkpoint,
     read_metadata,
     save_checkpoint,
     write_atomically,
 )
-from charrnn.errors import CheckpointError, StorageError
 
 METADATA: dict[str, Any] = {
     "config": {"training": {"learning_rate": 0.1, "steps": None, "betas": [0.9, 0.99]}},
@@ -299,7 +299,7 @@ def test_the_order_of_the_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_reading_needs_neither_torch_nor_pydantic() -> None:
-    program = "import sys, charrnn.checkpoint; print(*sys.modules)"
+    program = "import sys, charrnn.runs.checkpoint; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.config import build_config
+from charrnn.config.schema import build_config
+from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, DataError
-from charrnn.experiments import built_layout
-from charrnn.experiments.classification import Classification
-from charrnn.experiments.labelled import read
-from charrnn.layout import check_layout
-from charrnn.session import Session
-from charrnn.sources import find_sources
-from charrnn.state import leaves
+from charrnn.nn.state import leaves
+from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
+from charrnn.runs.checkpoint_check import check_layout
+from charrnn.session.loop import Session
+from charrnn.tasks.classification import Classification
+from charrnn.tasks.labelled import read
+from charrnn.tasks.task import built_layout
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
 TINY: dict[str, Any] = ON_EXAMPLES | {"task": "classification"}

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 import charrnn
-from charrnn.adaptation import Rates
-from charrnn.checkpoint import load_checkpoint
-from charrnn.corpus import load_corpus
-from charrnn.ngram import NgramModel
+from charrnn.baselines.ngram import NgramModel
+from charrnn.data.corpus import load_corpus
+from charrnn.data.sources import find_sources
+from charrnn.evaluation.dynamic import Rates
 from charrnn.registry import CELLS
-from charrnn.sources import find_sources
+from charrnn.runs.checkpoint import load_checkpoint
 from tests.conftest import TEXT, Run
 
 TINY = [
@@ -970,7 +970,7 @@ def test_a_byte_model_adapts_to_what_is_no_text(run: Run, tmp_path: Path) -> Non
 def test_learning_that_diverges_exits_6(
     run: Run, trained: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("charrnn.adaptation.Rates.of", lambda *_: Rates(1e38, 0.0))
+    monkeypatch.setattr("charrnn.evaluation.dynamic.Rates.of", lambda *_: Rates(1e38, 0.0))
     high = ["--dynamic-rate", "100", "--dynamic-decay", "0"]  # Too low for so small a model.
     for command in (
         ["eval", trained, *high],

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from charrnn.adaptation import Rates
-from charrnn.compression import MAGIC, compress, decompress, pack, read_header
-from charrnn.corpus import load_corpus
+from charrnn.data.corpus import load_corpus
+from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, DataError
-from charrnn.scoring import Reading
-from charrnn.sources import find_sources
-from charrnn.trained import TrainedModel
+from charrnn.evaluation.dynamic import Rates
+from charrnn.evaluation.score_network import Reading
+from charrnn.inference.compression import MAGIC, compress, decompress, pack, read_header
+from charrnn.inference.trained_model import TrainedModel
 from tests.tiny import TEXT, drive, start, tiny_config
 
 CHANGES: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.config import (
+from charrnn.config.schema import (
     TASKS,
     Config,
     all_keys,

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn import sources as sources_module
-from charrnn.corpus import (
+from charrnn.data import sources as sources_module
+from charrnn.data.corpus import (
     CachedIds,
     Corpus,
     IdFile,
@@ -27,9 +27,9 @@ from charrnn.corpus import (
     read_text,
     split_corpus,
 )
+from charrnn.data.sources import Document, Scratch, Sources, find_sources
+from charrnn.data.vocabulary import ByteVocabulary, CharacterVocabulary, WordVocabulary
 from charrnn.errors import ConfigError, DataError, StorageError
-from charrnn.sources import Document, Scratch, Sources, find_sources
-from charrnn.vocabulary import ByteVocabulary, CharacterVocabulary, WordVocabulary
 
 FAMILY = "👩\u200d👩\u200d👧\u200d👦"
 TEXTS = {
@@ -364,8 +364,8 @@ def test_processes_that_build_the_same_entry_at_once(tmp_path: Path, cache: Path
     (tmp_path / "a.txt").write_text(text)
     program = (
         "import sys\n"
-        "from charrnn.corpus import load_corpus\n"
-        "from charrnn.sources import find_sources\n"
+        "from charrnn.data.corpus import load_corpus\n"
+        "from charrnn.data.sources import find_sources\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
         "corpus = load_corpus(find_sources([sys.argv[1]]))\n"
@@ -601,7 +601,7 @@ def test_ids_of_a_long_text_stay_in_their_file(
 ) -> None:
     text = "".join(map(chr, range(300, 700))) * 5
     whole = load_corpus(sources_of(tmp_path, text)).ids
-    monkeypatch.setattr("charrnn.corpus.IN_MEMORY", 100)
+    monkeypatch.setattr("charrnn.data.corpus.IN_MEMORY", 100)
     corpus = load_corpus(sources_of(tmp_path, text))
     ids = corpus.ids
     assert isinstance(whole, np.ndarray)
@@ -619,7 +619,7 @@ def test_ids_of_a_long_text_stay_in_their_file(
 def test_a_cache_that_shrinks_while_it_is_read_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    monkeypatch.setattr("charrnn.corpus.IN_MEMORY", 0)
+    monkeypatch.setattr("charrnn.data.corpus.IN_MEMORY", 0)
     corpus = load_corpus(sources_of(tmp_path, "ab" * 5000))
     (file,) = cache.glob("ids/*/ids.bin")
     os.truncate(file, 4000)

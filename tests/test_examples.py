@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.errors import ConfigError, DataError
-from charrnn.examples import (
+from charrnn.data.formats import (
     Labelled,
     Pair,
     label_vocabulary,
@@ -22,7 +21,8 @@ from charrnn.examples import (
     read_tagged,
     split_examples,
 )
-from charrnn.sources import Document, Sources, find_sources
+from charrnn.data.sources import Document, Sources, find_sources
+from charrnn.errors import ConfigError, DataError
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
 READERS = [read_labelled, read_tagged, read_pairs]

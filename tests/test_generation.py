@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from charrnn.config import build_config
+from charrnn.config.schema import build_config
+from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, DataError
-from charrnn.experiments import built_layout
-from charrnn.experiments.generation import Generation, Generator, read, surprisals
-from charrnn.experiments.labelled import read as read_texts
-from charrnn.layout import check_layout
-from charrnn.sampler import Choice, Draws, sample
-from charrnn.session import Session
-from charrnn.sources import find_sources
-from charrnn.state import leaves
+from charrnn.inference.sampler import Choice, Draws, sample
+from charrnn.nn.state import leaves
+from charrnn.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from charrnn.runs.checkpoint_check import check_layout
+from charrnn.session.loop import Session
+from charrnn.tasks.generation import Generation, Generator, read, surprisals
+from charrnn.tasks.labelled import read as read_texts
+from charrnn.tasks.task import built_layout
 from tests.reference import lstm_step
 from tests.test_classification import write_texts
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
@@ -123,7 +123,7 @@ def test_the_score_is_that_of_the_probabilities_by_hand(
             count += 1
     assert score.count == count
     assert score.nats == pytest.approx(nats / count, abs=1e-6)
-    monkeypatch.setattr("charrnn.experiments.examples.MOST_LOGITS", 300)  # A few texts at a time.
+    monkeypatch.setattr("charrnn.tasks.examples.MOST_LOGITS", 300)  # A few texts at a time.
     few = session.experiment.final(weights, split="validation")
     assert few.nats == pytest.approx(score.nats, abs=1e-6)
     batch = Generation.collate(data.splits["validation"], CPU)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn import graphs, trainer
 from charrnn.errors import DivergedError
-from charrnn.models import TorchStepper, language_model
-from charrnn.state import State, leaves, map_state
+from charrnn.nn.fast import cuda_graphs
+from charrnn.nn.models import TorchStepper, language_model
+from charrnn.nn.state import State, leaves, map_state
+from charrnn.training import trainer
 from charrnn.training.text_windows import LanguageModelTask, _signed
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
@@ -50,14 +51,16 @@ class StandIn:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     made = StandIn(lambda: lambda: None)
-    monkeypatch.setattr(graphs, "capture", made)
-    monkeypatch.setattr(graphs, "on_side_stream", lambda action: action())
+    monkeypatch.setattr(cuda_graphs, "capture", made)
+    monkeypatch.setattr(cuda_graphs, "on_side_stream", lambda action: action())
     monkeypatch.setattr(trainer, "on_side_stream", lambda action: action())
     return made
 
 
 def test_a_captured_function_is_that_function(stand_in: StandIn) -> None:
-    captured = graphs.Captured(lambda pair: (pair[0] + pair[1], pair[1] * 2), (torch.ones(2),) * 2)
+    captured = cuda_graphs.Captured(
+        lambda pair: (pair[0] + pair[1], pair[1] * 2), (torch.ones(2),) * 2
+    )
     for _ in range(3):
         a, b = torch.randn(2), torch.randn(2)
         total, double = captured((a, b))  # type: ignore[misc]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from charrnn import hmm
-from charrnn.hmm import HiddenMarkovModel
-from charrnn.sampler import Choice, Cursor, Draws, prime, sample
+from charrnn.baselines import hmm
+from charrnn.baselines.hmm import HiddenMarkovModel
+from charrnn.inference.sampler import Choice, Cursor, Draws, prime, sample
 
 Array = NDArray[np.float64]
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}

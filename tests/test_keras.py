@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from charrnn.cells import GRUCell, LSTMCell, ResetFirstGRUCell, StackedCell, VanillaCell
-from charrnn.layers import Bidirectional, Merge, Recurrent, Stack, reverse
-from charrnn.state import leaves, map_state
+from charrnn.nn.cells.standard import GRUCell, LSTMCell, ResetFirstGRUCell, StackedCell, VanillaCell
+from charrnn.nn.layers import Bidirectional, Merge, Recurrent, Stack, reverse
+from charrnn.nn.state import leaves, map_state
 from tests.reference import differences
 
 pytestmark = [

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from charrnn.corpus import Corpus, Span
+from charrnn.data.corpus import Corpus, Span
+from charrnn.data.vocabulary import CharacterVocabulary
 from charrnn.errors import ConfigError
-from charrnn.models import LanguageModel, language_model
+from charrnn.nn.models import LanguageModel, language_model
+from charrnn.nn.state import State, leaves, map_state
 from charrnn.registry import CELLS
-from charrnn.state import State, leaves, map_state
-from charrnn.trainer import evaluate
 from charrnn.training.text_windows import NOT_SCORED, Batch, LanguageModelTask
-from charrnn.vocabulary import CharacterVocabulary
+from charrnn.training.trainer import evaluate
 
 SYMBOLS = 7
 VOCABULARY = CharacterVocabulary("abcdefg")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from charrnn.cells import (
+from charrnn.nn.cells.standard import (
     GRUCell,
     LayerNormGRUCell,
     LayerNormLSTMCell,
@@ -22,7 +22,8 @@ from charrnn.cells import (
     StackedCell,
     VanillaCell,
 )
-from charrnn.layers import (
+from charrnn.nn.fast.scan import scan
+from charrnn.nn.layers import (
     FUSED,
     MERGES,
     Bidirectional,
@@ -33,10 +34,9 @@ from charrnn.layers import (
     to_torch,
     unroll,
 )
-from charrnn.models import cell_class
+from charrnn.nn.models import cell_class
+from charrnn.nn.state import leaves, map_state, replace_leaves
 from charrnn.registry import CELLS as REGISTERED
-from charrnn.scan import scan
-from charrnn.state import leaves, map_state, replace_leaves
 from tests import reference
 from tests.reference import differences
 from tests.test_cells import CELLS as EVERY_CELL

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charrnn.checkpoint import Arrays, load_checkpoint, save_checkpoint
-from charrnn.config import build_config
+from charrnn.config.schema import build_config
+from charrnn.data.vocabulary import CharacterVocabulary
 from charrnn.errors import CheckpointError
-from charrnn.experiment import build_model
-from charrnn.layout import check_layout, model_shapes
-from charrnn.models import cell_class
+from charrnn.nn.models import cell_class
+from charrnn.nn.state import leaves
 from charrnn.registry import CELLS
-from charrnn.state import leaves
-from charrnn.vocabulary import CharacterVocabulary
+from charrnn.runs.checkpoint import Arrays, load_checkpoint, save_checkpoint
+from charrnn.runs.checkpoint_check import check_layout, model_shapes
+from charrnn.training.build import build_model
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 SEVEN = CharacterVocabulary("abcdefg")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.metrics import (
+from charrnn.evaluation.metrics import (
     Share,
     accuracy,
     bleu,

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charrnn.corpus import corpus_of_text
-from charrnn.mixture import LEAST, RATE, Mixer
-from charrnn.ngram import AdaptiveNgramModel, NgramModel
-from charrnn.scoring import Reading, surprisals
+from charrnn.baselines.ngram import AdaptiveNgramModel, NgramModel
+from charrnn.data.corpus import corpus_of_text
+from charrnn.evaluation.mixture import LEAST, RATE, Mixer
+from charrnn.evaluation.score_network import Reading, surprisals
 from tests.tiny import TEXT, drive, start, tiny_config, tiny_corpus
 
 V = 5
@@ -33,7 +33,7 @@ def test_counting_on_is_counting_both_texts(order: int, first: int) -> None:
             keys, counts = whole._count(np.concatenate([ids, more[:at]]).astype(np.int64))
             fixed = iter(discounts)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("charrnn.ngram._discounts", lambda _, f=fixed: next(f))
+                patch.setattr("charrnn.baselines.ngram._discounts", lambda _, f=fixed: next(f))
                 whole._levels = [
                     whole._level(keys[k], counts[k], len(keys[k - 1]) if k else 1)
                     for k in range(order)

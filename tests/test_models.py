@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from charrnn.cells import LSTMCell
-from charrnn.layers import Stack
-from charrnn.models import LanguageModel, OneHot, language_model
+from charrnn.nn.cells.standard import LSTMCell
+from charrnn.nn.layers import Stack
+from charrnn.nn.models import LanguageModel, OneHot, language_model
+from charrnn.nn.state import leaves, map_state
 from charrnn.registry import CELLS
-from charrnn.state import leaves, map_state
 from tests import reference
 from tests.reference import differences
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn import ngram
-from charrnn.corpus import corpus_of_text, load_corpus
+from charrnn.baselines import ngram
+from charrnn.baselines.ngram import FALLBACK_DISCOUNTS, NgramModel
+from charrnn.data.corpus import corpus_of_text, load_corpus
+from charrnn.data.sources import find_sources
+from charrnn.data.vocabulary import CharacterVocabulary
 from charrnn.errors import DataError
-from charrnn.evaluation import score_unbroken
-from charrnn.ngram import FALLBACK_DISCOUNTS, NgramModel
-from charrnn.sampler import Choice, Draws, prime, sample
-from charrnn.sources import find_sources
-from charrnn.vocabulary import CharacterVocabulary
+from charrnn.evaluation.score import score_unbroken
+from charrnn.inference.sampler import Choice, Draws, prime, sample
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=150)
 SMOOTHINGS: list[Any] = ["kneser-ney", "witten-bell", "none"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn import novelty as module
-from charrnn.novelty import LENGTHS, _found, novelty
-from charrnn.vocabulary import code_points
+from charrnn.data.vocabulary import code_points
+from charrnn.evaluation import novelty as module
+from charrnn.evaluation.novelty import LENGTHS, _found, novelty
 
 TEXTS = st.text("ab", max_size=60)
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from charrnn import planning
-from charrnn.config import Config, build_config, flatten
+from charrnn.config.schema import Config, build_config, flatten
 from charrnn.errors import ConfigError
-from charrnn.planning import (
+from charrnn.registry import CELLS
+from charrnn.training import planning
+from charrnn.training.planning import (
     DEFAULT_TIME,
     EVALUATIONS,
     LONG_SCORE,
@@ -25,7 +26,6 @@ from charrnn.planning import (
     steps_bound,
     steps_in_time,
 )
-from charrnn.registry import CELLS
 
 SIZES = [300, 5_000, 1_000_000, 500_000_000]
 CPU = torch.device("cpu")

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from charrnn.cells import (
+from charrnn.errors import CheckpointError
+from charrnn.inference.trained_model import TrainedModel
+from charrnn.nn.cells.standard import (
     GRUCell,
     LSTMCell,
     LSTMState,
@@ -25,13 +27,11 @@ from charrnn.cells import (
     StackedCell,
     VanillaCell,
 )
-from charrnn.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.errors import CheckpointError
-from charrnn.layers import Recurrent, Zoneout, drop, unroll
-from charrnn.layout import check_layout
-from charrnn.models import language_model
-from charrnn.state import leaves, map_state
-from charrnn.trained import TrainedModel
+from charrnn.nn.layers import Recurrent, Zoneout, drop, unroll
+from charrnn.nn.models import language_model
+from charrnn.nn.state import leaves, map_state
+from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
+from charrnn.runs.checkpoint_check import check_layout
 from charrnn.training.text_windows import LanguageModelTask
 from tests import reference
 from tests.test_layers import NORMED, filled

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from charrnn.sampler import BLOCK, Choice, Cursor, Draws, prime, sample
+from charrnn.inference.sampler import BLOCK, Choice, Cursor, Draws, prime, sample
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
 ALMOST_ONE = np.nextafter(1, 0)

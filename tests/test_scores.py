@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charrnn.corpus import load_corpus
-from charrnn.sources import NAMED, find_sources
+from charrnn.data.corpus import load_corpus
+from charrnn.data.sources import NAMED, find_sources
 from tests.tiny import drive, start, tiny_config
 
 

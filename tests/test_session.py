@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.checkpoint import load_checkpoint
 from charrnn.errors import ConfigError, DivergedError
-from charrnn.planning import choose_precision, choose_processes
+from charrnn.inference.trained_model import TrainedModel
 from charrnn.registry import CELLS
-from charrnn.runs import Run
-from charrnn.session import Evaluated, Finished, Planned, Session
-from charrnn.trained import TrainedModel
+from charrnn.runs.checkpoint import load_checkpoint
+from charrnn.runs.directory import Run
+from charrnn.session.loop import Evaluated, Finished, Planned, Session
+from charrnn.training.planning import choose_precision, choose_processes
 from tests.tiny import TEXT, drive, start, tiny_config, tiny_corpus
 
 
@@ -229,7 +229,7 @@ def lowest_so_far(session: Session) -> Iterator[float]:
 
 def test_wall_clock_budget_becomes_a_step_count(tmp_path: Path, monkeypatch: Any) -> None:
     """With a clock that advances by step, the plan is what the arithmetic says."""
-    import charrnn.session as module
+    import charrnn.session.loop as module
 
     now = [0.0]
     corpus = tiny_corpus(tmp_path)

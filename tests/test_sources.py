@@ -18,8 +18,7 @@ from types import SimpleNamespace
 import pytest
 import zstandard
 
-from charrnn.errors import DataError, StorageError
-from charrnn.sources import (
+from charrnn.data.sources import (
     NAMED,
     NamedCorpus,
     Sources,
@@ -28,6 +27,7 @@ from charrnn.sources import (
     find_sources,
     named_corpus,
 )
+from charrnn.errors import DataError, StorageError
 
 TEXT = "To be, or not to be: that is the question. ☃\n".encode() * 50
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {

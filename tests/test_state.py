@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from charrnn.cells import LSTMState
-from charrnn.state import detach, leaves, map_state, replace_leaves, select_lanes, zero_lanes
+from charrnn.nn.cells.standard import LSTMState
+from charrnn.nn.state import detach, leaves, map_state, replace_leaves, select_lanes, zero_lanes
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
 

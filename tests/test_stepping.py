@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.models import TorchStepper, language_model
-from charrnn.state import leaves, map_state
-from charrnn.stepping import NumpyModel
-from charrnn.trained import TrainedModel
+from charrnn.inference.numpy_stepper import NumpyModel
+from charrnn.inference.trained_model import TrainedModel
+from charrnn.nn.models import TorchStepper, language_model
+from charrnn.nn.state import leaves, map_state
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 CELLS = [("vanilla", "tanh"), ("vanilla", "relu"), ("lstm", "tanh"), ("gru", "tanh")]
@@ -79,7 +79,7 @@ def test_what_numpy_does_not_know_goes_to_torch(
     drive(session)
     assert isinstance(session.experiment.trained()._stepper, NumpyModel)
     sampled = session.experiment.trained().sample_text(50, seed=3)
-    monkeypatch.setattr("charrnn.stepping.MOST_TABLE", 10)
+    monkeypatch.setattr("charrnn.inference.numpy_stepper.MOST_TABLE", 10)
     trained = session.experiment.trained()
     assert isinstance(trained._stepper, TorchStepper)
     assert trained.sample_text(50, seed=3) == sampled
@@ -89,7 +89,7 @@ def test_a_saved_state_goes_on_in_either(tmp_path: Path, monkeypatch: pytest.Mon
     session = start(tmp_path / "run", tiny_config(training__steps=2), tiny_corpus(tmp_path))
     drive(session)
     numpy_model = session.experiment.trained()
-    monkeypatch.setattr("charrnn.stepping.MOST_TABLE", 10)
+    monkeypatch.setattr("charrnn.inference.numpy_stepper.MOST_TABLE", 10)
     torch_model: TrainedModel = session.experiment.trained()
     for name, (writer, reader) in {
         "a": (numpy_model, torch_model),

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from charrnn import team
 from charrnn.errors import CharrnnError, ConfigError, DataError
-from charrnn.planning import choose_processes
-from charrnn.session import Session
-from charrnn.task import Loss
+from charrnn.session.loop import Session
+from charrnn.training import lane_processes
+from charrnn.training.objective import Loss
+from charrnn.training.planning import choose_processes
 from charrnn.training.text_windows import LanguageModelTask
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
-pytestmark = pytest.mark.skipif(not team.available(), reason="processes are forked on Linux only")
+pytestmark = pytest.mark.skipif(
+    not lane_processes.available(), reason="processes are forked on Linux only"
+)
 STILL = {"model__dropout": 0.0, "model__input_dropout": 0.0, "model__output_dropout": 0.0}
 CPU = torch.device("cpu")
 
@@ -49,7 +51,9 @@ def test_members_draw_different_dropout(tmp_path: Path) -> None:
         seeds.append(seed)
         return Loss(torch.zeros(()), 1, None)
 
-    made = team.Team(compute, one.trainer.shares, one.model, one.task.empty_carry(one.model))
+    made = lane_processes.Team(
+        compute, one.trainer.shares, one.model, one.task.empty_carry(one.model)
+    )
     for rank in range(2):
         made._own(one.task, next(one.task.batches(0)), rank, 7)
     made.close()
@@ -172,7 +176,7 @@ def test_what_a_user_may_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_processes(5, CPU, 4, 2)
     with pytest.raises(ConfigError, match="needs a CPU under Linux"):
         choose_processes(2, torch.device("cuda"), 64, 2)
-    monkeypatch.setattr(team, "available", lambda: False)
+    monkeypatch.setattr(lane_processes, "available", lambda: False)
     assert choose_processes("auto", CPU, 64, 2) == 1
     with pytest.raises(ConfigError, match="needs a CPU under Linux"):
         choose_processes(2, CPU, 64, 2)

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.beam import beam_search
-from charrnn.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.config import build_config
+from charrnn.cli.alignment_picture import save_alignment
+from charrnn.config.schema import build_config
+from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, ConfigError
-from charrnn.experiments import built_layout
-from charrnn.experiments.translation import Translation, decode, read, text_of
-from charrnn.layout import check_layout
-from charrnn.models import TorchStepper
-from charrnn.pictures import save_alignment
-from charrnn.runs import find_checkpoint
-from charrnn.sampler import Choice, Draws, prime, sample
-from charrnn.session import Session
-from charrnn.sources import find_sources
-from charrnn.state import leaves, map_state
+from charrnn.inference.beam import beam_search
+from charrnn.inference.sampler import Choice, Draws, prime, sample
+from charrnn.nn.models import TorchStepper
+from charrnn.nn.state import leaves, map_state
+from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
+from charrnn.runs.checkpoint_check import check_layout
+from charrnn.runs.directory import find_checkpoint
+from charrnn.session.loop import Session
+from charrnn.tasks.task import built_layout
+from charrnn.tasks.translation import Translation, decode, read, text_of
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
 TINY: dict[str, Any] = ON_EXAMPLES | {"task": "translation", "model.layers": 2}
@@ -172,7 +172,7 @@ def test_the_decoder_is_stepped_by_the_sampler(pairs: Path, tmp_path: Path) -> N
 def test_resumed_equals_uninterrupted(
     pairs: Path, tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("charrnn.experiments.translation.DECODED", 1)
+    monkeypatch.setattr("charrnn.tasks.translation.DECODED", 1)
     # First, at an evaluation, between two, last; all: test_classification
     resumes(lambda run: begin(pairs, run, processes=processes, **QUICK), tmp_path, (1, 4, 7, 12))
 
@@ -211,7 +211,7 @@ def test_during_training_some_are_translated(
     whole = session.estimate()
     count = len(session.data.splits["validation"])
     assert whole.protocol == "all pairs once"
-    monkeypatch.setattr("charrnn.experiments.translation.DECODED", 5)
+    monkeypatch.setattr("charrnn.tasks.translation.DECODED", 5)
     part = session.estimate()
     assert part.nats == whole.nats
     assert part.protocol.startswith("all pairs once, ")
@@ -411,8 +411,8 @@ def test_a_wide_beam_takes_fewer_texts_at_a_time(
         lanes.append(len(batch.sources) * options["beam"])
         return decode(model, batch, **options)
 
-    monkeypatch.setattr("charrnn.experiments.translation.AT_A_TIME", 4)
-    monkeypatch.setattr("charrnn.experiments.translation.decode", counted)
+    monkeypatch.setattr("charrnn.tasks.translation.AT_A_TIME", 4)
+    monkeypatch.setattr("charrnn.tasks.translation.decode", counted)
     assert [said.record["translation"] for said in predictor.predict(texts)] == [
         record["translation"] for record in together
     ]
@@ -423,9 +423,7 @@ def test_control_characters_are_shown_on_a_terminal(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(run, tmp_path)
-    monkeypatch.setattr(
-        "charrnn.experiments.translation.text_of", lambda target, hypothesis: "a\x07"
-    )
+    monkeypatch.setattr("charrnn.tasks.translation.text_of", lambda target, hypothesis: "a\x07")
     assert run("predict", "words", "abc").out == "a\x07\n"
     monkeypatch.setattr("charrnn.cli.predict.is_terminal", lambda stream: True)
     assert "\x07" not in run("predict", "words", "abc").out

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.errors import CheckpointError, DataError
-from charrnn.vocabulary import (
+from charrnn.data.vocabulary import (
     END,
     MOST_TOKENS,
     SPECIALS,
@@ -27,7 +26,8 @@ from charrnn.vocabulary import (
     read_vocabulary,
     split_words,
 )
-from charrnn.vocabulary import vocabulary_of as made_for_others
+from charrnn.data.vocabulary import vocabulary_of as made_for_others
+from charrnn.errors import CheckpointError, DataError
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=80)
 any_text = st.text(st.integers(0, 0x10FFFF).map(chr) | st.sampled_from("aé\n\0😀\ud800\udfff"))

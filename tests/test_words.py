@@ -11,22 +11,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from charrnn.adaptation import Rates
-from charrnn.batching import pad
-from charrnn.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.config import build_config
+from charrnn.config.schema import build_config
+from charrnn.data.batching import pad
+from charrnn.data.sources import find_sources
+from charrnn.data.vocabulary import ByteVocabulary, CharacterVocabulary, WordVocabulary
 from charrnn.errors import CheckpointError, ConfigError, DataError
-from charrnn.experiment import build_model
-from charrnn.layout import check_layout, language_model_layout
-from charrnn.models import TorchStepper
-from charrnn.scoring import Reading
-from charrnn.session import Session
-from charrnn.sources import find_sources
-from charrnn.stepping import NumpyModel
-from charrnn.texts import read_data
-from charrnn.trained import TrainedModel
-from charrnn.vocabulary import ByteVocabulary, CharacterVocabulary, WordVocabulary
-from charrnn.words import (
+from charrnn.evaluation.dynamic import Rates
+from charrnn.evaluation.score_network import Reading
+from charrnn.inference.numpy_stepper import NumpyModel
+from charrnn.inference.trained_model import TrainedModel
+from charrnn.nn.models import TorchStepper
+from charrnn.nn.word_vectors import (
     ALIKE,
     ConvolvingComposer,
     RecurrentComposer,
@@ -36,6 +31,11 @@ from charrnn.words import (
     characters_of,
     spell,
 )
+from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
+from charrnn.runs.checkpoint_check import check_layout, language_model_layout
+from charrnn.session.loop import Session
+from charrnn.tasks.data import read_data
+from charrnn.training.build import build_model
 from tests.tiny import drive, start, tiny_config
 
 Array = NDArray[np.float64]

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from charrnn.config import Config, build_config
-from charrnn.corpus import Corpus, load_corpus
-from charrnn.experiments import Data, experiment_of
-from charrnn.runs import Run, environment
-from charrnn.session import Event, Session
-from charrnn.sources import find_sources
+from charrnn.config.schema import Config, build_config
+from charrnn.data.corpus import Corpus, load_corpus
+from charrnn.data.sources import find_sources
+from charrnn.runs.directory import Run, environment
+from charrnn.session.loop import Event, Session
+from charrnn.tasks.task import Data, experiment_of
 
 TINY: dict[str, Any] = {
     "model.hidden_size": 8,

@@ -17,9 +17,9 @@ from charrnn.cli.options import Number
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from charrnn.corpus import Corpus
-    from charrnn.hmm import HiddenMarkovModel
-    from charrnn.ngram import NgramModel, Smoothing
+    from charrnn.baselines.hmm import HiddenMarkovModel
+    from charrnn.baselines.ngram import NgramModel, Smoothing
+    from charrnn.data.corpus import Corpus
 
 
 @click.command()
@@ -74,11 +74,11 @@ def baseline(
       charrnn baseline shakespeare --order 5 --model witten-bell --json
       charrnn baseline book.txt --sample 500 --prompt "Once " --seed 1
     """
-    from charrnn.config import Layer, build_config, environment_layers
+    from charrnn.baselines.ngram import NgramModel
+    from charrnn.config.schema import Layer, build_config, environment_layers
     from charrnn.errors import ConfigError
-    from charrnn.evaluation import score_unbroken
-    from charrnn.ngram import NgramModel
-    from charrnn.texts import find_texts, read_corpus
+    from charrnn.evaluation.score import score_unbroken
+    from charrnn.tasks.data import find_texts, read_corpus
 
     if length is None and (prompt is not None or seed is not None or temperature != 1):
         raise ConfigError("--prompt, --temperature and --seed are a sample's; give --sample LENGTH")
@@ -138,7 +138,7 @@ def _fit_hmm(
     ids: NDArray[Any], size: int, states: int, iterations: int
 ) -> tuple[HiddenMarkovModel, dict[str, Any]]:
     """A model, the same every time, and how its training loss fell, in nats per character."""
-    from charrnn.hmm import HiddenMarkovModel
+    from charrnn.baselines.hmm import HiddenMarkovModel
 
     bar, nats = Bar(shown=True, unit="iteration"), []
     bar.start(iterations, 0)
@@ -162,10 +162,10 @@ def _sample(
     """Text from the model, and what repeats it."""
     import numpy as np
 
+    from charrnn.data.vocabulary import name_characters
     from charrnn.errors import DataError
-    from charrnn.sampler import Choice, Draws, prime
-    from charrnn.trained import generate_text, starting_id
-    from charrnn.vocabulary import name_characters
+    from charrnn.inference.sampler import Choice, Draws, prime
+    from charrnn.inference.trained_model import generate_text, starting_id
 
     vocabulary, train = corpus.vocabulary, corpus.splits["train"]
     if missing := vocabulary.unknown_characters(prompt):

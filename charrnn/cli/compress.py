@@ -14,7 +14,7 @@ from charrnn.cli.display import Bar, say, warn
 from charrnn.cli.options import dynamic_rates
 
 if TYPE_CHECKING:
-    from charrnn.trained import TrainedModel
+    from charrnn.inference.trained_model import TrainedModel
 
 SUFFIX = ".charrnn"
 
@@ -45,13 +45,13 @@ def compress(
       charrnn compress book-1 chapter.txt --dynamic --out chapter.small
       charrnn decompress book-1 chapter.txt.charrnn --out again.txt
     """
-    from charrnn import compression
+    from charrnn.inference import compression
 
     compression.require_constriction()
     content, model = _read(file), _model(run)
     rates = None
     if dynamic or dynamic_rate is not None or dynamic_decay is not None:
-        from charrnn.adaptation import Rates
+        from charrnn.evaluation.dynamic import Rates
 
         rates = Rates.of(dynamic_rate, dynamic_decay)
     target = out or (Path("-") if str(file) == "-" else file.with_name(file.name + SUFFIX))
@@ -74,8 +74,8 @@ def decompress(run: str, file: Path, out: Path | None) -> None:
     Examples:
       charrnn decompress book-1 chapter.txt.charrnn --out again.txt
     """
-    from charrnn import compression
     from charrnn.errors import ConfigError
+    from charrnn.inference import compression
 
     compression.require_constriction()
     packed = _read(file)
@@ -93,9 +93,9 @@ def decompress(run: str, file: Path, out: Path | None) -> None:
 
 
 def _model(run: str) -> TrainedModel:
-    from charrnn.memory import keep_freed_memory
-    from charrnn.runs import find_checkpoint
-    from charrnn.trained import TrainedModel
+    from charrnn.inference.trained_model import TrainedModel
+    from charrnn.nn.fast.memory import keep_freed_memory
+    from charrnn.runs.directory import find_checkpoint
 
     keep_freed_memory()
     return TrainedModel.from_checkpoint(find_checkpoint(run, warn))
@@ -141,7 +141,7 @@ def _check(target: Path) -> None:
 
 
 def _write(target: Path, content: bytes) -> None:
-    from charrnn.checkpoint import write_atomically
+    from charrnn.runs.checkpoint import write_atomically
 
     if str(target) != "-":
         write_atomically(target, content)

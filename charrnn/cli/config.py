@@ -26,7 +26,7 @@ def config() -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any config key.")
 def show(path: Path | None, overrides: tuple[str, ...]) -> None:
     """Each value that `train --config PATH` would use, with its source."""
-    from charrnn.config import (
+    from charrnn.config.schema import (
         build_config,
         environment_layers,
         file_layer,
@@ -48,7 +48,7 @@ def show(path: Path | None, overrides: tuple[str, ...]) -> None:
 @config.command()
 def schema() -> None:
     """The JSON schema of a config file, for editors."""
-    from charrnn.config import Config
+    from charrnn.config.schema import Config
 
     click.echo(json.dumps(Config.model_json_schema(), indent=2))
 
@@ -56,7 +56,7 @@ def schema() -> None:
 @config.command()
 def defaults() -> None:
     """Every key with its default and what it means."""
-    from charrnn.config import Config, describe_keys, flatten
+    from charrnn.config.schema import Config, describe_keys, flatten
 
     values = flatten(Config().model_dump())
     width = max(map(len, values))

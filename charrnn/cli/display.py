@@ -15,8 +15,8 @@ from charrnn.registry import CELLS
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from charrnn.config import Config
-    from charrnn.evaluation import Evaluation
+    from charrnn.config.schema import Config
+    from charrnn.evaluation.score import Evaluation
 
 
 def is_terminal(stream: Any) -> bool:
@@ -72,7 +72,7 @@ def duration(seconds: float) -> str:
 
 def describe_model(config: Config) -> str:
     """`2 x LSTM 256, embedding 64, dropout 0.25`, and what else is not as it is by default."""
-    from charrnn.config import TASKS
+    from charrnn.config.schema import TASKS
 
     model, ignored = config.model, TASKS[config.task].ignores
     widths = model.widths

@@ -15,8 +15,8 @@ from charrnn.cli.options import dynamic_rates
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from charrnn.checkpoint import Checkpoint
-    from charrnn.evaluation import Evaluation
+    from charrnn.evaluation.score import Evaluation
+    from charrnn.runs.checkpoint import Checkpoint
 
 SHOWN = 200  # characters of a span that stands verbatim in the training text
 
@@ -88,13 +88,13 @@ def evaluate(
       charrnn sample book-1 -n 5000 > sample.txt; charrnn eval book-1 --novelty sample.txt
       echo "To be, or not to be" | charrnn eval book-1 - --per-character
     """
-    from charrnn.corpus import read_text
+    from charrnn.baselines.ngram import NgramModel
+    from charrnn.data.corpus import read_text
+    from charrnn.data.sources import find_sources
+    from charrnn.data.vocabulary import name_characters
     from charrnn.errors import ConfigError
-    from charrnn.evaluation import score_unbroken
-    from charrnn.ngram import NgramModel
-    from charrnn.runs import find_checkpoint
-    from charrnn.sources import find_sources
-    from charrnn.vocabulary import name_characters
+    from charrnn.evaluation.score import score_unbroken
+    from charrnn.runs.directory import find_checkpoint
 
     if text and split:
         raise ConfigError("--split is about the run's own text; leave TEXT out")
@@ -112,11 +112,11 @@ def evaluate(
     if not (text or dynamic or mix or per_character or compare) and heat == 1:
         _score(checkpoint, moved, split or "validation", device, as_json)
         return
-    from charrnn.adaptation import Rates
-    from charrnn.planning import choose_device
-    from charrnn.scoring import NGRAM_ORDER, Reading, choose_reading
-    from charrnn.texts import data_of_checkpoint
-    from charrnn.trained import TrainedModel
+    from charrnn.evaluation.dynamic import Rates
+    from charrnn.evaluation.score_network import NGRAM_ORDER, Reading, choose_reading
+    from charrnn.inference.trained_model import TrainedModel
+    from charrnn.tasks.data import data_of_checkpoint
+    from charrnn.training.planning import choose_device
 
     model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
     chosen = {
@@ -199,11 +199,11 @@ def _score(
     as_json: bool,
 ) -> None:
     """A split by the protocol of the run's own task."""
-    from charrnn.config import config_from_data, with_values
+    from charrnn.config.schema import config_from_data, with_values
     from charrnn.errors import DataError
-    from charrnn.experiments import experiment_of
-    from charrnn.planning import choose_device
-    from charrnn.texts import data_of_checkpoint
+    from charrnn.tasks.data import data_of_checkpoint
+    from charrnn.tasks.task import experiment_of
+    from charrnn.training.planning import choose_device
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config, own = data_of_checkpoint(config, checkpoint, moved, warn)
@@ -236,14 +236,14 @@ def _novelty(
     """How much of a sample stands verbatim in what the model was trained on."""
     import numpy as np
 
-    from charrnn.config import config_from_data
-    from charrnn.corpus import read_text
-    from charrnn.novelty import novelty
-    from charrnn.runs import SCHEMA
-    from charrnn.sources import find_sources
-    from charrnn.texts import data_of_checkpoint
-    from charrnn.trained import check_language_model
-    from charrnn.vocabulary import code_points
+    from charrnn.config.schema import config_from_data
+    from charrnn.data.corpus import read_text
+    from charrnn.data.sources import find_sources
+    from charrnn.data.vocabulary import code_points
+    from charrnn.evaluation.novelty import novelty
+    from charrnn.inference.trained_model import check_language_model
+    from charrnn.runs.directory import SCHEMA
+    from charrnn.tasks.data import data_of_checkpoint
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     check_language_model(config, checkpoint.path)

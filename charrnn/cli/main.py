@@ -66,7 +66,7 @@ def _add_commands() -> None:
     from charrnn.cli.compress import compress, decompress
     from charrnn.cli.config import config
     from charrnn.cli.evaluate import evaluate
-    from charrnn.cli.look import info, list_runs, vocab
+    from charrnn.cli.inspect import info, list_runs, vocab
     from charrnn.cli.predict import predict
     from charrnn.cli.sample import sample
     from charrnn.cli.train import resume, train

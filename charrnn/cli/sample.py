@@ -15,8 +15,8 @@ from charrnn.cli.display import is_terminal, say, visible, warn
 from charrnn.cli.options import Number, dynamic_rates
 
 if TYPE_CHECKING:
-    from charrnn.sampler import Choice, Cursor
-    from charrnn.trained import TrainedModel
+    from charrnn.inference.sampler import Choice, Cursor
+    from charrnn.inference.trained_model import TrainedModel
 
 REREAD = 2000  # characters at the end of a text that was learned from, for the hidden state
 MANY = 64  # samples that a GPU, where there is one, steps faster than a CPU
@@ -94,10 +94,10 @@ def sample(
       charrnn sample names-1 --label Irish --num-samples 10 --temperature 0.8
     """
     from charrnn.errors import ConfigError
-    from charrnn.memory import keep_freed_memory
-    from charrnn.runs import SCHEMA, find_checkpoint
-    from charrnn.sampler import Choice, Draws, prime
-    from charrnn.trained import generate_texts, writer_of
+    from charrnn.inference.sampler import Choice, Draws, prime
+    from charrnn.inference.trained_model import generate_texts, writer_of
+    from charrnn.nn.fast.memory import keep_freed_memory
+    from charrnn.runs.directory import SCHEMA, find_checkpoint
 
     if prompt is not None and prompt_file is not None:
         raise ConfigError("give either --prompt or --prompt-file, not both")
@@ -122,7 +122,7 @@ def sample(
     if device == "auto" and num_samples < MANY:
         device = "cpu"
     if device != "cpu":  # numpy steps on a CPU; torch, which is slow to import, is not needed.
-        from charrnn.planning import choose_device
+        from charrnn.training.planning import choose_device
 
         device = str(choose_device(device))
     model = kind.from_checkpoint(checkpoint, device)
@@ -130,7 +130,7 @@ def sample(
     policy: Any = unknown
     before = ""
     if adapt_to is not None:
-        from charrnn.adaptation import Rates
+        from charrnn.evaluation.dynamic import Rates
 
         is_bytes = model.vocabulary.kind == "byte"
         text = _read(adapt_to, "text", "surrogateescape" if is_bytes else "strict")
@@ -138,7 +138,7 @@ def sample(
         before = text[-REREAD:]
     missing = model.vocabulary.unknown_characters(prompt or "")
     if missing and unknown == "skip":
-        from charrnn.vocabulary import name_characters
+        from charrnn.data.vocabulary import name_characters
 
         warn(f"left out of the prompt: {name_characters(missing)}")
     choice = Choice(temperature, top_k, top_p, min_p)
@@ -202,8 +202,8 @@ def _converse(
 ) -> None:
     """Turns: a line from the user is read into the state, then the model writes on."""
     from charrnn.errors import DataError
-    from charrnn.sampler import prime
-    from charrnn.trained import generate_texts
+    from charrnn.inference.sampler import prime
+    from charrnn.inference.trained_model import generate_texts
 
     say("type a line for the model to go on from; end with Ctrl-D")
     while True:

@@ -27,12 +27,12 @@ from charrnn.cli.display import (
 from charrnn.registry import CELLS, one_of
 
 if TYPE_CHECKING:
-    from charrnn.checkpoint import Checkpoint
-    from charrnn.config import Config, Layer
-    from charrnn.experiments import Data
-    from charrnn.runs import Run
-    from charrnn.session import Session
-    from charrnn.trained import TrainedModel
+    from charrnn.config.schema import Config, Layer
+    from charrnn.inference.trained_model import TrainedModel
+    from charrnn.runs.checkpoint import Checkpoint
+    from charrnn.runs.directory import Run
+    from charrnn.session.loop import Session
+    from charrnn.tasks.task import Data
 
 # Flag, configuration key, placeholder, help.
 BUDGET_FLAGS = [
@@ -73,7 +73,7 @@ def _flags(table: list[tuple[str, str, str, str]]) -> Callable[[Any], Any]:
 
 def _flag_layers(table: list[tuple[str, str, str, str]], given: Mapping[str, Any]) -> list[Layer]:
     """The flags that were given; a budget takes the place of all that a config file sets."""
-    from charrnn.config import parse_yaml
+    from charrnn.config.schema import parse_yaml
 
     layers: list[Layer] = []
     budget = [key for _, key, _, _ in BUDGET_FLAGS]
@@ -127,8 +127,8 @@ def train(
       charrnn train names/ --task classification
       charrnn train pairs.tsv --task translation
     """
-    from charrnn.config import build_config, environment_layers, file_layer, override_layers
-    from charrnn.runs import Run
+    from charrnn.config.schema import build_config, environment_layers, file_layer, override_layers
+    from charrnn.runs.directory import Run
 
     layers: list[Layer] = []
     source = None
@@ -136,7 +136,7 @@ def train(
         say(f"starting from {origin}")
         source = _load_model(origin)
         layers.append((f"--from {origin}", _model_of(source.config)))
-    from charrnn.texts import find_texts, read_data, with_absolute_paths
+    from charrnn.tasks.data import find_texts, read_data, with_absolute_paths
 
     if config_path is not None:
         layers.append(file_layer(config_path))
@@ -194,9 +194,9 @@ def resume(
       charrnn resume book-1 --max-time 30m
       charrnn resume step-00000500.safetensors --data book.txt
     """
-    from charrnn.checkpoint import load_checkpoint
-    from charrnn.layout import check_layout
-    from charrnn.runs import Run, find_run
+    from charrnn.runs.checkpoint import load_checkpoint
+    from charrnn.runs.checkpoint_check import check_layout
+    from charrnn.runs.directory import Run, find_run
 
     changes = {
         key: value for _, layer in _flag_layers(BUDGET_FLAGS, flags) for key, value in layer.items()
@@ -228,10 +228,10 @@ def _go_on(
     as_json: bool,
 ) -> int:
     """Resume from a checkpoint, in `run` or in a new one."""
-    from charrnn.config import config_from_data, with_values
+    from charrnn.config.schema import config_from_data, with_values
     from charrnn.errors import ConfigError
-    from charrnn.planning import choose_device, choose_precision, choose_processes
-    from charrnn.texts import data_of_checkpoint
+    from charrnn.tasks.data import data_of_checkpoint
+    from charrnn.training.planning import choose_device, choose_precision, choose_processes
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config = with_values(config, changes)
@@ -276,12 +276,12 @@ def _start(
     """From a configuration and a text to the end of this start, for `train` and `resume`."""
     import torch
 
-    from charrnn.config import dump_yaml
-    from charrnn.experiments import experiment_of
-    from charrnn.planning import choose_device, prepare_process, steps_bound
-    from charrnn.runs import claim_run, differences, environment
-    from charrnn.session import Session
-    from charrnn.tensorboard import require_tensorboard
+    from charrnn.cli.tensorboard import require_tensorboard
+    from charrnn.config.schema import dump_yaml
+    from charrnn.runs.directory import claim_run, differences, environment
+    from charrnn.session.loop import Session
+    from charrnn.tasks.task import experiment_of
+    from charrnn.training.planning import choose_device, prepare_process, steps_bound
 
     if config.tensorboard:
         require_tensorboard()
@@ -331,10 +331,10 @@ def _start(
 
 def _drive(session: Session, run: Run, as_json: bool) -> int:
     """Show a session's events; the exit code."""
+    from charrnn.cli.tensorboard import event_writer
     from charrnn.errors import CharrnnError, is_out_of_memory
-    from charrnn.runs import SCHEMA
-    from charrnn.session import Evaluated, Finished, Planned, Stepped
-    from charrnn.tensorboard import event_writer
+    from charrnn.runs.directory import SCHEMA
+    from charrnn.session.loop import Evaluated, Finished, Planned, Stepped
 
     stopper = Stopper()
     bar = Bar(shown=not as_json)
@@ -472,7 +472,7 @@ def _show_end(path: Path, event: Any, use: str) -> None:
 
 def _summary(session: Session, path: Path, event: Any) -> dict[str, Any]:
     """The last object of `train --json`: the score, and how it was come by."""
-    from charrnn.runs import SCHEMA
+    from charrnn.runs.directory import SCHEMA
 
     if event.score is not None:
         score = event.score.record()
@@ -547,10 +547,10 @@ def _describe_arguments(arguments: list[str]) -> str:
 
 
 def _load_model(name: str) -> Any:
-    from charrnn.runs import find_checkpoint
+    from charrnn.runs.directory import find_checkpoint
 
     checkpoint = find_checkpoint(name, warn)  # Judged before torch is imported.
-    from charrnn.trained import TrainedModel
+    from charrnn.inference.trained_model import TrainedModel
 
     return TrainedModel.from_checkpoint(checkpoint)
 

@@ -1,1 +1,1 @@
-"""One module a task."""
+"""One file for each `--task`."""

@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from charrnn.batching import Batches
-from charrnn.state import State
-from charrnn.task import Batch, Loss
+from charrnn.data.batching import Batches
+from charrnn.nn.state import State
+from charrnn.training.objective import Batch, Loss
 
 Example = TypeVar("Example")
 

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from charrnn.corpus import Corpus, Span
+from charrnn.data.corpus import Corpus, Span
 from charrnn.errors import ConfigError
-from charrnn.models import LanguageModel
-from charrnn.state import State, detach, zero_lanes
-from charrnn.task import Loss
+from charrnn.nn.models import LanguageModel
+from charrnn.nn.state import State, detach, zero_lanes
+from charrnn.training.objective import Loss
 
 NOT_SCORED = -100
 MOST_LOGITS = 1 << 25  # at a time in scoring: 128 MiB in float32

@@ -17,7 +17,7 @@ import time
 import torch._dynamo  # noqa: F401
 
 import charrnn.cli.train
-import charrnn.session  # noqa: F401
+import charrnn.session.loop  # noqa: F401
 from tests.faults import (  # noqa: F401 -- they fill CHECKS
     crashes,
     hostile,

@@ -16,10 +16,10 @@ from unittest import mock
 
 import numpy as np
 
-from charrnn.checkpoint import load_checkpoint
 from charrnn.cli.train import Stopper
-from charrnn.runs import Run, write_atomically
-from charrnn.session import Session
+from charrnn.runs.checkpoint import load_checkpoint
+from charrnn.runs.directory import Run, write_atomically
+from charrnn.session.loop import Session
 from tests.faults.harness import (
     Effort,
     Result,
@@ -279,7 +279,7 @@ def anonymous(path: Path, content: bytes, *rest: Any) -> None:
 def named_by_all(effort: Effort, sabotaged: bool) -> Result:
     where = folder()
     fork(dies_at(train(where), INTERVAL + 3)).wait()
-    with patched(mock.patch("charrnn.runs.write_atomically", anonymous), when=sabotaged):
+    with patched(mock.patch("charrnn.runs.directory.write_atomically", anonymous), when=sabotaged):
         go_on = slowly(resume(where))
         children = [fork(go_on) for _ in range(20)]
         ends = [(child.pid, child.wait(300)) for child in children]

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from charrnn.checkpoint import Checkpoint, load_checkpoint
-from charrnn.config import TASKS
-from charrnn.runs import Run
+from charrnn.config.schema import TASKS
+from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
+from charrnn.runs.directory import Run
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,8 @@ import torch
 import yaml
 from hypothesis import strategies as st
 
-import charrnn.config
-from charrnn.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.config import (
+import charrnn.config.schema
+from charrnn.config.schema import (
     Config,
     all_keys,
     build_config,
@@ -43,14 +42,15 @@ from charrnn.config import (
     flatten,
     parse_yaml,
 )
-from charrnn.corpus import load_corpus
+from charrnn.data.corpus import load_corpus
+from charrnn.data.sources import find_sources
 from charrnn.errors import CharrnnError, is_out_of_memory
-from charrnn.layout import check_layout
-from charrnn.planning import choose_device, plan
-from charrnn.runs import Run, find_checkpoint
-from charrnn.session import Session
-from charrnn.sources import find_sources
-from charrnn.trained import TrainedModel
+from charrnn.inference.trained_model import TrainedModel
+from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
+from charrnn.runs.checkpoint_check import check_layout
+from charrnn.runs.directory import Run, find_checkpoint
+from charrnn.session.loop import Session
+from charrnn.training.planning import choose_device, plan
 from tests.faults.harness import (
     Effort,
     Ended,
@@ -401,7 +401,7 @@ def strangers_examples(effort: Effort, sabotaged: bool) -> Result:
             tensors, metadata = dict(stored.tensors), json.loads(json.dumps(stored.metadata))
             change(tensors, metadata)
             save_checkpoint(changed_one, tensors, metadata)
-            with mock.patch("charrnn.runs.check_layout") if sabotaged else NOTHING:
+            with mock.patch("charrnn.runs.directory.check_layout") if sabotaged else NOTHING:
                 ended = fork(command(use[0], changed_one, *use[1:])).wait()
             fine = what == "nothing"
             problem = "" if fine and ended.code == 0 else not_refused(ended, [0] if fine else [4])
@@ -534,7 +534,9 @@ def wrong(ended: Ended, codes: Sequence[int], what: str) -> str:
 
 def unminding() -> Any:
     """Take away that `_read_json` minds what is no JSON."""
-    return mock.patch("charrnn.runs._read_json", lambda path: json.loads(path.read_text("utf-8")))
+    return mock.patch(
+        "charrnn.runs.directory._read_json", lambda path: json.loads(path.read_text("utf-8"))
+    )
 
 
 # Names and other strings ---------------------------------------------------------------------
@@ -648,7 +650,7 @@ def claim_uncleaned(name: str, root: Path = Path("runs")) -> Run:
 def unclean() -> Iterator[None]:
     """Take the cleaning of names and of messages away."""
     with (
-        mock.patch("charrnn.runs.claim_run", claim_uncleaned),
+        mock.patch("charrnn.runs.directory.claim_run", claim_uncleaned),
         mock.patch("charrnn.cli.display.visible", lambda text: text),
     ):
         yield
@@ -776,7 +778,7 @@ def strangers_yaml(effort: Effort, sabotaged: bool) -> Result:
             return f"{name}: no place: {ended.errors[:200]}"
         return "" if took(ended) < SECONDS else f"{name}: {took(ended):.1f} s"
 
-    with mock.patch("charrnn.config._Loader", yaml.SafeLoader) if sabotaged else NOTHING:
+    with mock.patch("charrnn.config.schema._Loader", yaml.SafeLoader) if sabotaged else NOTHING:
         problems = [problem for problem in side_by_side(work, chosen) if problem]
         for text, value in NUMBERS.items():
             found = parse_yaml(f"x: {text}", "numbers")["x"]
@@ -815,7 +817,7 @@ def harmless_source(effort: Effort, sabotaged: bool) -> Result:
     trees = dict(MODULES) | ({"planted": ast.parse(PLANTED)} if sabotaged else {})
     found = [f"{name}: {call}" for name, tree in trees.items() for call in dangerous(tree)]
     strict = "; one yaml.load, with a loader that is a yaml.SafeLoader"
-    if not issubclass(charrnn.config._Loader, yaml.SafeLoader):
+    if not issubclass(charrnn.config.schema._Loader, yaml.SafeLoader):
         found.append("the configuration's loader is no yaml.SafeLoader")
     shown = f": {', '.join(found)}"[:150] if found else strict
     return Result(not found, f"{len(found)} in {len(trees)} modules{shown}")
@@ -1072,7 +1074,7 @@ def fuzzing(effort: Effort, sabotaged: bool) -> Result:
 def refusing_badly() -> Iterator[None]:
     """Make the refusals of checkpoints and configurations an error that nobody expects."""
     with (
-        mock.patch("charrnn.checkpoint.CheckpointError", KeyError),
-        mock.patch("charrnn.config.ConfigError", KeyError),
+        mock.patch("charrnn.runs.checkpoint.CheckpointError", KeyError),
+        mock.patch("charrnn.config.schema.ConfigError", KeyError),
     ):
         yield

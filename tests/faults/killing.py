@@ -24,15 +24,15 @@ from unittest import mock
 import filelock
 import numpy as np
 
-from charrnn import checkpoint as checkpoint_module
-from charrnn.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.cli.train import Stopper
 from charrnn.errors import CharrnnError
-from charrnn.layout import check_layout
-from charrnn.runs import Run
-from charrnn.session import Session
-from charrnn.team import Team
-from charrnn.trainer import Trainer
+from charrnn.runs import checkpoint as checkpoint_module
+from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
+from charrnn.runs.checkpoint_check import check_layout
+from charrnn.runs.directory import Run
+from charrnn.session.loop import Session
+from charrnn.training.lane_processes import Team
+from charrnn.training.trainer import Trainer
 from tests.faults.harness import (
     ON_EXAMPLES,
     Effort,
@@ -83,7 +83,7 @@ def write_in_place(path: Path, content: bytes, verify: Any = None) -> None:
 
 in_place = (
     mock.patch.object(checkpoint_module, "write_atomically", write_in_place),
-    mock.patch("charrnn.runs.write_atomically", write_in_place),
+    mock.patch("charrnn.runs.directory.write_atomically", write_in_place),
 )
 
 

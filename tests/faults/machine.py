@@ -19,11 +19,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from charrnn.checkpoint import load_checkpoint
 from charrnn.errors import CharrnnError, CheckpointError
-from charrnn.layout import check_layout
-from charrnn.runs import Run
-from charrnn.session import Session
+from charrnn.runs.checkpoint import load_checkpoint
+from charrnn.runs.checkpoint_check import check_layout
+from charrnn.runs.directory import Run
+from charrnn.session.loop import Session
 from tests.faults.harness import Effort, Result, check, fingerprint
 from tests.faults.killing import folder, in_child, patched
 from tests.tiny import drive, start, tiny_config, tiny_corpus
@@ -200,7 +200,7 @@ def unverified() -> Any:
     """A patch under which any digest is the right one."""
     import hashlib
 
-    from charrnn import checkpoint
+    from charrnn.runs import checkpoint
 
     class Anything(str):
         def __eq__(self, other: object) -> bool:

@@ -12,10 +12,10 @@ from unittest import mock
 import numpy as np
 
 import charrnn.cli.main  # noqa: F401 -- bound before a check patches what it imports
-from charrnn.checkpoint import load_checkpoint
-from charrnn.layout import check_layout
-from charrnn.runs import Run
-from charrnn.trainer import Trainer
+from charrnn.runs.checkpoint import load_checkpoint
+from charrnn.runs.checkpoint_check import check_layout
+from charrnn.runs.directory import Run
+from charrnn.training.trainer import Trainer
 from tests.faults.harness import (
     Effort,
     Result,
@@ -62,7 +62,7 @@ def after_divergence(effort: Effort, sabotaged: bool) -> Result:
     blind = mock.patch.object(
         torch, "isfinite", lambda value: torch.ones_like(torch.as_tensor(value), dtype=torch.bool)
     )
-    calm = mock.patch("charrnn.session.HOPELESS", Boundless())
+    calm = mock.patch("charrnn.session.loop.HOPELESS", Boundless())
     for optimizer in ("sgd", "adamw"):
         for cell, activation in cells[: effort.of(3, 2)]:
             count += 1

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from charrnn.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.runs import Run
+from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
+from charrnn.runs.directory import Run
 from tests.faults.harness import (
     Effort,
     Result,
@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 def golden_score(path: Path, text: str, seed: int) -> dict[str, Any]:
     """The loss of a checkpoint on a text, and what it writes for a seed."""
-    from charrnn.trained import load
+    from charrnn.inference.trained_model import load
 
     model = load(path)
     return {
@@ -52,7 +52,7 @@ def golden(effort: Effort, sabotaged: bool) -> Result:
         command("resume", path, "--data", where / "text.txt", "--out", where / "run",
                 "--steps", recorded["step"] + 2)
     ).wait()  # fmt: skip
-    newer = mock.patch("charrnn.checkpoint.FORMAT", 99)
+    newer = mock.patch("charrnn.runs.checkpoint.FORMAT", 99)
     with newer:
         save_checkpoint(where / "newer.safetensors", original.tensors, original.metadata)
     refused = fork(command("sample", where / "newer.safetensors")).wait()
@@ -79,7 +79,7 @@ def elsewhere(effort: Effort, sabotaged: bool) -> Result:
     save_checkpoint(path, saved.tensors, metadata)
     text = where / "other.txt"
     text.write_text((where / "text.txt").read_text()[::-1])
-    with patched(mock.patch("charrnn.runs.differences", return_value=[]), when=sabotaged):
+    with patched(mock.patch("charrnn.runs.directory.differences", return_value=[]), when=sabotaged):
         codes = [
             fork(command(*arguments)).wait().code
             for arguments in (["sample", path, "-n", 5], ["eval", path], ["info", path])
@@ -132,7 +132,7 @@ def run_from_a_gpu(effort: Effort, sabotaged: bool) -> Result:
                 ["going on with --device auto", f"{device} before"],
             ),
         ]
-        as_it_is = mock.patch("charrnn.planning.choose_device", torch.device)
+        as_it_is = mock.patch("charrnn.training.planning.choose_device", torch.device)
         with patched(as_it_is, when=sabotaged):
             for arguments, words in cases:
                 count += 1

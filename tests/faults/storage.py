@@ -23,12 +23,12 @@ from unittest import mock
 
 import numpy as np
 
-from charrnn.checkpoint import load_checkpoint
-from charrnn.corpus import load_corpus
+from charrnn.data.corpus import load_corpus
+from charrnn.data.sources import cache_folder, find_sources
 from charrnn.errors import CheckpointError, StorageError
-from charrnn.runs import Run
-from charrnn.sources import cache_folder, find_sources
-from charrnn.trainer import Trainer
+from charrnn.runs.checkpoint import load_checkpoint
+from charrnn.runs.directory import Run
+from charrnn.training.trainer import Trainer
 from tests.faults.harness import (
     Effort,
     Ended,
@@ -434,7 +434,7 @@ def id_cache(effort: Effort, sabotaged: bool) -> Result:
             run = f"during{i}-{in_memory}"
             with (
                 at_step(12, lambda how=how: damage_entry(how)),
-                mock.patch("charrnn.corpus.IN_MEMORY", in_memory),
+                mock.patch("charrnn.data.corpus.IN_MEMORY", in_memory),
                 unchecked_cache(sabotaged),
             ):
                 ended = fork(train(folder, run, steps=20)).wait()
@@ -516,7 +516,7 @@ def unchecked_cache(sabotaged: bool) -> Iterator[None]:
             real = hashlib.sha256
             hidden = stack.enter_context(believing("corpus"))
             hidden.sha256 = real  # The key of the entry is one, too.
-            stack.enter_context(mock.patch("charrnn.corpus.IdFile._read", read_unchecked))
+            stack.enter_context(mock.patch("charrnn.data.corpus.IdFile._read", read_unchecked))
         yield
 
 

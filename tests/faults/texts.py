@@ -16,10 +16,10 @@ from unittest import mock
 
 import numpy as np
 
-from charrnn.corpus import fingerprint, load_corpus
+from charrnn.data.corpus import fingerprint, load_corpus
+from charrnn.data.sources import Document, find_sources
+from charrnn.data.vocabulary import CharacterVocabulary
 from charrnn.errors import DataError
-from charrnn.sources import Document, find_sources
-from charrnn.vocabulary import CharacterVocabulary
 from tests.faults.harness import (
     Effort,
     Result,
@@ -77,9 +77,9 @@ def inside(where: Path, function: Callable[[], object]) -> Callable[[], object]:
 def texts(effort: Effort, sabotaged: bool) -> Result:
     good, problems = 0, []
     loose = (
-        mock.patch("charrnn.corpus._check_encoding"),
+        mock.patch("charrnn.data.corpus._check_encoding"),
         mock.patch(
-            "charrnn.corpus.codecs.getincrementaldecoder",
+            "charrnn.data.corpus.codecs.getincrementaldecoder",
             lambda name: lambda errors: codecs.lookup(name).incrementaldecoder("replace"),
         ),
     )
@@ -180,9 +180,10 @@ def changing_texts(effort: Effort, sabotaged: bool) -> Result:
                         with (
                             scratch_cache(),
                             changed_at(change, reading, middle),
-                            mock.patch("charrnn.sources.CHUNK", 200),
+                            mock.patch("charrnn.data.sources.CHUNK", 200),
                             patched(
-                                mock.patch("charrnn.corpus.fingerprint", trusting), when=sabotaged
+                                mock.patch("charrnn.data.corpus.fingerprint", trusting),
+                                when=sabotaged,
                             ),
                         ):
                             corpus = load_corpus(find_sources([str(path)]), vocabulary=vocabulary)
@@ -218,7 +219,9 @@ def round_trips(effort: Effort, sabotaged: bool) -> Result:
     texts.append(("line ends of every kind", "a\r\nb\nc\rd\u2028e\u0085f\v\f\x1c\n".encode() * 40))
     texts.append(("outside the first plane", "\U0010ffff\U0001f600\u0301é\ufeff\n".encode() * 40))
     good, problems, count = 0, [], 0
-    forgetful = mock.patch("charrnn.corpus.codecs.getincrementaldecoder", return_value=Forgetful)
+    forgetful = mock.patch(
+        "charrnn.data.corpus.codecs.getincrementaldecoder", return_value=Forgetful
+    )
     for name, content in texts:
         path = folder() / "text.txt"
         path.write_bytes(content)
@@ -227,7 +230,7 @@ def round_trips(effort: Effort, sabotaged: bool) -> Result:
                 count += 1
                 with (
                     scratch_cache(),
-                    mock.patch("charrnn.sources.CHUNK", size),
+                    mock.patch("charrnn.data.sources.CHUNK", size),
                     patched(forgetful, when=sabotaged),
                 ):
                     corpus = load_corpus(find_sources([str(path)]), vocabulary=vocabulary)
@@ -332,7 +335,7 @@ def one_long_line(effort: Effort, sabotaged: bool) -> Result:
     steps = ["--steps", "2", "--hidden-size", "32", "--batch-size", "4", "--window", "16"]
     steps += ["--set", "evaluation.characters=2000", "--set", "evaluation.warmup=10"]
     steps += ["--set", "data.split=[0.99999, 0.00001]", "--set", "threads=1"]
-    program = "import charrnn.sources as s; s.CHUNK = 1 << 31; " if sabotaged else ""
+    program = "import charrnn.data.sources as s; s.CHUNK = 1 << 31; " if sabotaged else ""
     ended = cold(
         "train", where / "line.txt", "--out", where / "run", *steps,
         program=f"{program}from charrnn.cli.main import main; main()",
@@ -358,7 +361,7 @@ def unseen(effort: Effort, sabotaged: bool) -> Result:
         command("eval", where / "run", edited, "--unknown", "skip"),
         resume(where, "run", "--data", edited, "--steps", 20, "--unknown", "skip"),
     ]
-    from charrnn.vocabulary import CharacterVocabulary
+    from charrnn.data.vocabulary import CharacterVocabulary
 
     whole = CharacterVocabulary.encode
     silent = mock.patch.object(

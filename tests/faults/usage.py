@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from charrnn.config import all_keys, build_config
+from charrnn.config.schema import all_keys, build_config
 from charrnn.errors import ConfigError
-from charrnn.runs import Run
+from charrnn.runs.directory import Run
 from tests.faults.harness import (
     Effort,
     Ended,
@@ -263,7 +263,7 @@ def long_sample(effort: Effort, sabotaged: bool) -> Result:
         "Writer.__call__ = keeping\n"
     )
     gather = (
-        "import charrnn.trained as module\n"
+        "import charrnn.inference.trained_model as module\n"
         "whole = module.generate_texts\n"
         "def gathered(*arguments):\n"
         "    texts = whole(*arguments[:-1], None)\n"

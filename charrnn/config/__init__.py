@@ -1,0 +1,1 @@
+"""The keys, their YAML, and which layer of settings wins."""

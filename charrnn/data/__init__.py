@@ -1,0 +1,1 @@
+"""From bytes to ids and examples."""

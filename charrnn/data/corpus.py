@@ -1,0 +1,463 @@
+"""A corpus: ids in a memory-mapped cache, its vocabulary, and how it is split.
+
+The cache is keyed by the content's hash, the encoding, the error handling and the vocabulary, so
+an edited text can never meet stale ids. Building it reads the text in chunks: memory does not
+grow with the text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.data.sources import Document, Scratch, Sources, cache_folder
+from charrnn.data.vocabulary import (
+    ByteVocabulary,
+    CharacterVocabulary,
+    Ids,
+    Unknown,
+    Vocabulary,
+    WordVocabulary,
+    code_points,
+    id_type,
+    read_vocabulary,
+    split_words,
+    unit_of,
+)
+from charrnn.errors import CheckpointError, ConfigError, DataError, StorageError
+
+CACHE_FORMAT = 2
+Kind = Literal["character", "byte", "word"]
+IN_MEMORY = 1 << 26  # ids: a text up to this size is read whole
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of the ids. `has_context`: the character before it exists and may be read."""
+
+    start: int
+    stop: int
+    has_context: bool
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class IdFile:
+    """Ids in a file, indexed like an array, and read when they are asked for.
+
+    No memory map: a file that shrinks under a map ends the process with a bus error, and the
+    pages that were touched count as the process's memory. Here it is a DataError.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], count: int) -> None:
+        self._path, self._dtype, self._count = path, dtype, count
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int | slice | NDArray[np.int64]) -> Ids:
+        """One id, a slice with step 1, or positions in rows (N, T), each a short stretch."""
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(self._count)
+            return self._read(start, stop)
+        positions = np.atleast_2d(np.asarray(index))
+        rows = [
+            self._read(first, last + 1)[row - first]
+            for row, first, last in zip(
+                positions, positions.min(axis=1), positions.max(axis=1), strict=True
+            )
+        ]
+        return np.stack(rows).reshape(np.shape(index))
+
+    def _read(self, start: int, stop: int) -> Ids:
+        size = self._dtype.itemsize
+        wanted = max(0, int(stop - start)) * size
+        if hasattr(os, "pread"):  # Forks share a file's position.
+            content = os.pread(self._file, wanted, int(start) * size)
+        else:
+            os.lseek(self._file, int(start) * size, os.SEEK_SET)
+            content = os.read(self._file, wanted)
+        if len(content) < wanted:
+            raise DataError(
+                f"the id cache {self._path} became shorter while it was read; start again: "
+                f"it is rebuilt, and charrnn resume goes on from the last checkpoint"
+            )
+        return np.frombuffer(content, self._dtype)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Ids of the whole text, its vocabulary, its splits and where its documents begin."""
+
+    ids: Ids | IdFile
+    vocabulary: Vocabulary
+    splits: dict[str, Span]
+    document_starts: NDArray[np.int64]
+    sha256: str
+    key: str
+
+    @property
+    def vocabulary_data(self) -> dict[str, Any]:
+        """The vocabulary as plain data, for a checkpoint."""
+        return self.vocabulary.to_data()
+
+    @property
+    def unit(self) -> str:
+        """What one symbol is called; a byte counts as a character."""
+        return unit_of(self.vocabulary)
+
+    def unknown_count(self, span: Span) -> int:
+        """How many symbols of `span` are `<unk>`."""
+        if self.vocabulary.kind != "word":
+            return 0
+        pieces = range(span.start, span.stop, 1 << 22)
+        unknown = self.vocabulary.unknown
+        return sum(
+            int(np.count_nonzero(self.ids[i : min(i + (1 << 22), span.stop)] == unknown))
+            for i in pieces
+        )
+
+    def byte_count(self, span: Span) -> int:
+        """How many bytes (UTF-8) the symbols of `span` take; a special symbol takes none."""
+        counts = np.zeros(self.vocabulary.size, np.int64)
+        for start in range(span.start, span.stop, 1 << 22):
+            piece = self.ids[start : min(start + (1 << 22), span.stop)]
+            counts += np.bincount(piece, minlength=self.vocabulary.size)
+        return int(counts @ self.vocabulary.byte_lengths())
+
+
+def load_corpus(
+    main: Sources,
+    validation: Sources | None = None,
+    test: Sources | None = None,
+    *,
+    vocabulary: Kind | Vocabulary = "character",
+    fractions: Sequence[float] = (0.9, 0.1),
+    encoding: str = "utf-8",
+    errors: str = "strict",
+    unknown: Unknown = "error",
+    minimum_count: int = 1,
+) -> Corpus:
+    """Read the texts into ids (or find them in the cache) and split them.
+
+    Without validation files, `fractions` splits the main text by position into train,
+    validation and, with three of them, test. A given vocabulary is kept as it is, and `unknown`
+    says what becomes of characters it lacks; else the vocabulary is made from all the texts, of
+    words from those that occur at least `minimum_count` times.
+
+    Raises DataError for a text that cannot be decoded, is empty or too short; StorageError where
+    the cache cannot be written.
+    """
+    parts = [sources for sources in (main, validation, test) if sources]
+    documents = [document for sources in parts for document in sources.documents]
+    sha256, sizes = fingerprint(documents)
+    wanted: Any
+    if isinstance(vocabulary, str):
+        wanted = [vocabulary, minimum_count] if vocabulary == "word" else vocabulary
+    else:
+        wanted = [vocabulary.to_data(), unknown]
+    recipe = [CACHE_FORMAT, sha256, sizes, [len(p.documents) for p in parts]]
+    recipe += [encoding, errors, wanted]
+    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
+    cached = read_cache(key)
+    if cached is None:
+        made = vocabulary
+        if isinstance(made, str):
+            made = _vocabulary_of(parts, made, minimum_count, encoding, errors)
+        _build(key, parts, sha256, sum(sizes), made, encoding, errors, unknown)
+        cached = read_cache(key)
+        if cached is None:
+            raise StorageError(f"the id cache {_cache_path(key)} vanished while it was built")
+    return split_corpus(cached, fractions, validation is not None, test is not None)
+
+
+@dataclass(frozen=True)
+class CachedIds:
+    """What one entry of the cache holds."""
+
+    ids: Ids | IdFile
+    vocabulary: Vocabulary
+    document_starts: NDArray[np.int64]
+    part_ends: list[int]
+    sha256: str
+    key: str
+
+
+def split_corpus(
+    cached: CachedIds, fractions: Sequence[float], has_validation: bool, has_test: bool
+) -> Corpus:
+    """Name the spans of the ids. Raises DataError where a split would be too short to use."""
+    ends = cached.part_ends
+    spans = [Span(a, b, False) for a, b in zip([0, *ends], ends, strict=False)]
+    splits: dict[str, Span] = {}
+    if has_validation:
+        splits["train"], splits["validation"] = spans[0], spans[1]
+    else:
+        exact = [Fraction(str(fraction)) for fraction in fractions]
+        names = ["train", "validation", "test"][: len(exact)]
+        end = ends[0]
+        cuts = [int(end * sum(exact[: i + 1])) for i in range(len(exact) - 1)]
+        for name, start, stop in zip(names, [0, *cuts], [*cuts, end], strict=True):
+            splits[name] = Span(start, stop, start > 0)
+    if has_test:
+        splits["test"] = spans[-1]
+    for name, needed in (("train", 2), ("validation", 1), ("test", 1)):
+        if name in splits and len(splits[name]) < needed:
+            raise DataError(
+                f"the text of {ends[-1]:,} characters leaves {len(splits[name])} for the {name} "
+                f"split; give a longer text, or separate files with --validation"
+            )
+    return Corpus(
+        cached.ids, cached.vocabulary, splits, cached.document_starts, cached.sha256, cached.key
+    )
+
+
+def corpus_of_text(text: str, vocabulary: Vocabulary, unknown: Unknown = "error") -> Corpus:
+    """A text in memory as a corpus with the one split `text`, for scoring."""
+    ids = vocabulary.encode(text, unknown)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    whole = Span(0, len(ids), False)
+    return Corpus(ids, vocabulary, {"text": whole}, np.zeros(1, np.int64), digest, "")
+
+
+def read_text(sources: Sources, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """All the documents as one string. Raises DataError where they cannot be decoded."""
+    return "".join(
+        chunk for document in sources.documents for chunk in decoded(document, encoding, errors)
+    )
+
+
+def read_cache(key: str) -> CachedIds | None:
+    """An entry of the cache, or None where there is none or it is damaged."""
+    if not re.fullmatch("[0-9a-f]{64}", key):
+        return None  # A checkpoint says so; it must not choose a path.
+    folder = _cache_path(key)
+    try:
+        about = json.loads((folder / "about.json").read_text("utf-8"))
+        dtype = np.dtype(about["dtype"])
+        with (folder / "ids.bin").open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != about["ids_sha256"]:
+                return None
+            ids: Ids | IdFile = IdFile(folder / "ids.bin", dtype, about["count"])
+            if about["count"] <= IN_MEMORY:
+                ids = ids[:]
+        starts = np.array(about["document_starts"], np.int64)
+        vocabulary = read_vocabulary(about["vocabulary"])
+        return CachedIds(ids, vocabulary, starts, about["part_ends"], about["sha256"], key)
+    except (
+        OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError, DataError,
+    ):  # fmt: skip
+        return None  # Rebuilt from the text, which is the truth.
+
+
+def _cache_path(key: str) -> Path:
+    return cache_folder() / "ids" / key
+
+
+def _check_encoding(encoding: str, errors: str) -> None:
+    try:
+        b"a".decode(encoding, "ignore")
+    except (LookupError, ValueError) as error:
+        raise ConfigError(
+            f"unknown text encoding {encoding!r}; utf-8 and latin-1 are two"
+        ) from error
+    try:
+        codecs.lookup_error(errors)(UnicodeDecodeError("utf-8", b"\xff", 0, 1, ""))
+    except UnicodeDecodeError:
+        pass
+    except (LookupError, TypeError, ValueError) as error:
+        known = "strict, ignore, replace, backslashreplace, surrogateescape"
+        raise ConfigError(f"unknown error handling {errors!r}; known: {known}") from error
+
+
+def fingerprint(documents: Sequence[Document]) -> tuple[str, list[int]]:
+    """The SHA-256 of all bytes in order, and each document's size in bytes."""
+    digest, sizes = hashlib.sha256(), []
+    for document in documents:
+        size = 0
+        for chunk in document.chunks():
+            digest.update(chunk)
+            size += len(chunk)
+        sizes.append(size)
+    return digest.hexdigest(), sizes
+
+
+def decoded(
+    document: Document,
+    encoding: str,
+    errors: str,
+    remedy: str = "give its --encoding, or --errors replace, or --vocabulary byte",
+) -> Iterator[str]:
+    """The text in chunks, without a byte order mark at its start.
+
+    Raises DataError for what is not in that encoding, ConfigError where there is no such encoding
+    or error handling.
+    """
+    _check_encoding(encoding, errors)
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    fed, first = 0, True
+    for chunk in itertools.chain(document.chunks(), [b""]):
+        pending = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeError as error:
+            offset = fed - pending + getattr(error, "start", 0)
+            culprit = getattr(error, "object", b"")[getattr(error, "start", 0) :][:1]
+            shown = f"byte 0x{culprit.hex()} " if culprit else ""
+            raise DataError(
+                f"{document.name} is not {encoding}: {shown}at offset {offset:,}; {remedy}"
+            ) from error
+        fed += len(chunk)
+        if first and text:
+            first = False
+            text = text.removeprefix("\ufeff")
+        if text:
+            yield text
+
+
+def _vocabulary_of(
+    parts: Sequence[Sources], kind: Kind, minimum_count: int, encoding: str, errors: str
+) -> Vocabulary:
+    """The vocabulary of all the texts: a pass over them, or none for bytes."""
+    if kind == "byte":
+        return ByteVocabulary()
+    documents = [document for sources in parts for document in sources.documents]
+    texts = (decoded(document, encoding, errors) for document in documents)
+    seen = np.zeros(0x110000, bool)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        if kind == "word":
+            for piece in _between_words(text):
+                counts.update(split_words(piece))
+        else:
+            for piece in text:
+                seen[code_points(piece)] = True
+    if not counts and not seen.any():
+        raise DataError(f"{parts[0].described} is empty; give a text with characters in it")
+    if kind == "word":
+        return WordVocabulary.of_counts(counts, minimum_count)
+    return CharacterVocabulary([chr(point) for point in np.flatnonzero(seen)])
+
+
+def _between_words(chunks: Iterator[str]) -> Iterator[str]:
+    """A text's chunks cut anew, where no word is cut: after a line's end or before a space."""
+    left: list[str] = []
+    for chunk in chunks:
+        cut = max(chunk.rfind("\n") + 1, chunk.rfind(" "))
+        if cut > 0:
+            yield "".join([*left, chunk[:cut]])
+            left = []
+        left.append(chunk[max(cut, 0) :])
+    yield "".join(left)
+
+
+def _build(
+    key: str,
+    parts: Sequence[Sources],
+    sha256: str,
+    byte_count: int,
+    vocabulary: Vocabulary,
+    encoding: str,
+    errors: str,
+    unknown: Unknown,
+) -> None:
+    """Write one entry of the cache: one pass over the text, then one rename."""
+    documents = [document for sources in parts for document in sources.documents]
+    target = _cache_path(key)
+    count = 0
+    starts: list[int] = []
+    part_ends: list[int] = []
+    scratch: Scratch | None = None
+    digest = hashlib.sha256()
+    try:
+        scratch = Scratch(target.parent)
+        temporary = scratch.path / "entry"
+        temporary.mkdir()
+        with (temporary / "ids.bin").open("wb") as file:
+            for sources in parts:
+                for document in sources.documents:
+                    starts.append(count)
+                    for ids in _encoded(document, vocabulary, encoding, errors, unknown):
+                        content = ids.tobytes()
+                        digest.update(content)
+                        file.write(content)
+                        count += len(ids)
+                part_ends.append(count)
+            file.flush()
+            os.fsync(file.fileno())
+        if count == 0:
+            raise DataError(f"{parts[0].described} is empty; give a text with characters in it")
+        again, _ = fingerprint(documents)
+        if again != sha256:
+            raise DataError(f"{parts[0].described} changed while it was being read; start again")
+        about = {
+            "count": count,
+            "dtype": id_type(vocabulary.size).name,
+            "document_starts": starts,
+            "part_ends": part_ends,
+            "sha256": sha256,
+            "ids_sha256": digest.hexdigest(),
+            "vocabulary": vocabulary.to_data(),
+        }
+        (temporary / "about.json").write_text(json.dumps(about), "utf-8")
+        if read_cache(key) is None:
+            shutil.rmtree(target, ignore_errors=True)  # A damaged entry, or nothing.
+            if target.is_file():
+                target.unlink()
+        with contextlib.suppress(FileExistsError):  # Another process was faster: same content.
+            _rename_folder(temporary, target)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the id cache {target}: {error.strerror}; it needs up to "
+            f"{byte_count * id_type(vocabulary.size).itemsize:,} bytes; "
+            f"set CHARRNN_CACHE_DIR to a folder with room"
+        ) from error
+    finally:
+        if scratch is not None:
+            scratch.discard()
+
+
+def _rename_folder(source: Path, target: Path) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if target.exists():
+            raise FileExistsError(target) from error
+        raise
+
+
+def _encoded(
+    document: Document,
+    vocabulary: Vocabulary,
+    encoding: str,
+    errors: str,
+    unknown: Unknown,
+) -> Iterator[Ids]:
+    if vocabulary.kind == "byte":
+        for chunk in document.chunks():
+            yield np.frombuffer(chunk, np.uint8)
+    else:
+        chunks = decoded(document, encoding, errors)
+        for text in _between_words(chunks) if vocabulary.kind == "word" else chunks:
+            yield vocabulary.encode(text, unknown)

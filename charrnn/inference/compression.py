@@ -1,0 +1,257 @@
+"""Texts coded by a model's own probabilities: a score that cannot lie, because the text comes back.
+
+Symbol by symbol, the model's next-symbol probabilities drive an arithmetic coder (Witten, Neal and
+Cleary 1987; here `constriction`'s range coder, Martin 1979), so that a symbol takes its surprisal
+in bits. Both directions run the very same steps, one symbol at a time, and so agree bit for bit on
+one machine and build; another may round otherwise and then decode nonsense, which the SHA-256 of
+the text tells. Any bytes are accepted: what the vocabulary lacks is escaped, byte by byte, and not
+read by the model.
+
+A file is the word `charrnn` and a 1, the CRC-32 of all that follows and the length of a JSON header
+in four bytes each, the header, and the coder's 32-bit words, all little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from charrnn.data.vocabulary import Vocabulary, split_words
+from charrnn.errors import CheckpointError, ConfigError, DataError, DivergedError
+from charrnn.inference.trained_model import TrainedModel
+from charrnn.nn.state import leaves, replace_leaves
+
+if TYPE_CHECKING:
+    from charrnn.evaluation.dynamic import Rates
+
+MAGIC = b"charrnn\x01"
+ESCAPES = 1e-3  # how many escapes are expected before any was seen
+LEAST = 2.0**-22  # a probability that the coder's 24 bits still hold
+
+START = len(MAGIC) + 8  # where the header begins
+
+FOREIGN = "this is no file of charrnn compress; name one that it made"
+DAMAGED = "the file is damaged, its checksum does not match; copy it again from where it was made"
+OTHERWISE = (
+    "what comes out is not what went in: the file was made on a machine or with a build that "
+    "rounds otherwise; decompress it there"
+)
+
+Progress = Callable[[int], None]
+"""Told how many symbols are done."""
+
+
+def require_constriction() -> None:
+    """Raise ConfigError where the package `constriction` is missing."""
+    if importlib.util.find_spec("constriction") is None:
+        raise ConfigError("compression needs a package; run pip install constriction")
+
+
+def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress: Progress) -> bytes:
+    """The bytes of `content`, coded. With `rates`, the model learns while it reads.
+
+    Raises DivergedError where its predictions are then no longer finite.
+    """
+    from constriction import stream
+
+    encoder = stream.queue.RangeEncoder()
+    predictor = _Predictor(model, rates)
+    count = 0
+    for symbol, byte in _symbols(content, model.vocabulary):
+        encoder.encode(symbol, stream.model.Categorical(predictor.probabilities(), perfect=False))
+        if byte is not None:
+            encoder.encode(byte, stream.model.Uniform(256))
+        predictor.read(symbol)
+        progress(count := count + 1)
+    header = Header(
+        model=fingerprint(model),
+        symbols=count,
+        rates=(rates.learning, rates.decay, rates.segment) if rates else None,
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    text = header.model_dump_json().encode()
+    payload: bytes = encoder.get_compressed().astype("<u4").tobytes()
+    return pack(text, payload)
+
+
+def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
+    """What was compressed with the same model on this machine.
+
+    Raises DataError for what is no such file, or does not come back as it was, and
+    CheckpointError where it was made with another model.
+    """
+    from constriction import stream
+
+    header, payload = read_header(packed)
+    if header.model != fingerprint(model):
+        raise CheckpointError("the file was compressed with another model; name that one")
+    rates = None
+    if header.rates:
+        from charrnn.evaluation.dynamic import Rates
+
+        rates = Rates(*header.rates)
+    decoder = stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+    predictor = _Predictor(model, rates)
+    pieces, size = [], model.vocabulary.size
+    try:
+        for i in range(header.symbols):
+            table = stream.model.Categorical(predictor.probabilities(), perfect=False)
+            if (symbol := decoder.decode(table)) < size:
+                pieces.append(_bytes_of(model.vocabulary, symbol))
+            else:
+                pieces.append(bytes([decoder.decode(stream.model.Uniform(256))]))
+            predictor.read(symbol)
+            progress(i + 1)
+    except (AssertionError, UnicodeEncodeError) as error:  # The coder's way of saying so; nonsense.
+        raise DataError(OTHERWISE) from error
+    content = b"".join(pieces)
+    if hashlib.sha256(content).hexdigest() != header.sha256:
+        raise DataError(OTHERWISE)
+    return content
+
+
+class Header(BaseModel):
+    """What is known before the payload: `rates` are learning rate, decay and segment."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    model: str
+    symbols: Annotated[int, Field(ge=0, le=1 << 40)]
+    rates: (
+        Annotated[
+            tuple[
+                Annotated[float, Field(gt=0, lt=1e3)],
+                Annotated[float, Field(ge=0, lt=1e3)],
+                Annotated[int, Field(gt=0, lt=1 << 20)],
+            ],
+            Field(strict=False),
+        ]
+        | None
+    )
+    sha256: str
+
+
+def pack(header: bytes, payload: bytes) -> bytes:
+    """The file of a header and a payload."""
+    rest = len(header).to_bytes(4, "little") + header + payload
+    return MAGIC + zlib.crc32(rest).to_bytes(4, "little") + rest
+
+
+def read_header(packed: bytes) -> tuple[Header, bytes]:
+    """A compressed file's header and payload. Raises DataError for anything else."""
+    if packed[: len(MAGIC)] != MAGIC:
+        raise DataError(FOREIGN)
+    rest = packed[START - 4 :]
+    length = int.from_bytes(rest[:4], "little")
+    if zlib.crc32(rest).to_bytes(4, "little") != packed[len(MAGIC) : START - 4] or len(rest) < 4:
+        raise DataError(DAMAGED)
+    payload = packed[START + length :]
+    if len(payload) % 4:
+        raise DataError(FOREIGN)
+    try:
+        return Header.model_validate_json(packed[START : START + length]), payload
+    except ValidationError as error:
+        raise DataError(FOREIGN) from error
+
+
+def fingerprint(model: TrainedModel) -> str:
+    """SHA-256 over a model's weights and vocabulary."""
+    digest = hashlib.sha256(json.dumps(model.vocabulary.to_data()).encode())
+    for name, value in sorted(model.weights.items()):
+        digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+class _Predictor:
+    """The model's probabilities of the V symbols and the escape, one symbol after another."""
+
+    def __init__(self, model: TrainedModel, rates: Rates | None) -> None:
+        self._model = model
+        self._size = model.vocabulary.size
+        self._escapes, self._read = ESCAPES, 2 * ESCAPES
+        self._row: NDArray[np.float64] = np.full(self._size, 1 / self._size)
+        self._stepper: Any = model
+        self._state = model.initial_state(1)
+        self._adapting: Any = None
+        if rates is not None:
+            import torch
+
+            from charrnn.evaluation.dynamic import Adapting
+
+            torch.set_num_threads(1)  # The order of a sum must not depend on who else computes.
+            self._adapting = Adapting(model.model, model.moments, rates)
+            self._segment: list[int] = []
+            self._before = self._state
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """(V + 1,), the escape last."""
+        escape = max(LEAST, self._escapes / self._read)
+        return np.append(self._row * (1 - escape), escape)
+
+    def read(self, symbol: int) -> None:
+        """Go on behind `symbol`, which V for an escape is not read by the model."""
+        self._read += 1
+        if symbol == self._size:
+            self._escapes += 1
+            return
+        with np.errstate(over="ignore", invalid="ignore"):  # It is told below.
+            if self._adapting is not None:
+                self._learn(symbol)
+            logits, self._state = self._stepper.step(np.array([symbol]), self._state)
+            row = logits[0].astype(np.float64)
+            row = np.exp(row - row.max())
+            self._row = row / row.sum()
+        if not np.isfinite(self._row).all():
+            raise DivergedError(
+                f"the model's predictions are not finite after {self._read:,.0f} symbols; "
+                f"use {'a lower --dynamic-rate' if self._adapting else 'another checkpoint'}"
+            )
+
+    def _learn(self, symbol: int) -> None:
+        """Keep a segment and the symbol after it; when it is whole, learn, and step anew."""
+        self._segment.append(symbol)
+        rates = self._adapting.rates
+        if len(self._segment) <= rates.segment:
+            return
+        import torch
+        from torch.nn import functional
+
+        ids = torch.tensor([self._segment])
+        network = self._adapting.model
+        before = (torch.as_tensor(leaf).clone() for leaf in leaves(self._before))
+        state = replace_leaves(network.initial_state(1), before)
+        logits, _ = network(ids[:, :-1], state)
+        self._adapting.learn(functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum"))
+        self._stepper = self._model.with_weights(network)
+        self._before, self._segment = self._state, [symbol]
+
+
+def _symbols(content: bytes, vocabulary: Vocabulary) -> Iterator[tuple[int, int | None]]:
+    """Ids of the vocabulary, or its size, an escape, with a byte."""
+    if vocabulary.kind == "byte":
+        yield from ((byte, None) for byte in content)
+        return
+    text = content.decode("utf-8", "surrogateescape")
+    # What stands for no text, as <unk>, has no bytes.
+    real = np.flatnonzero(vocabulary.byte_lengths())
+    ids = {vocabulary.symbols[i]: int(i) for i in real}
+    for piece in split_words(text) if vocabulary.kind == "word" else text:
+        if (known := ids.get(piece)) is not None:
+            yield known, None
+        else:
+            for byte in piece.encode("utf-8", "surrogateescape"):
+                yield vocabulary.size, byte
+
+
+def _bytes_of(vocabulary: Vocabulary, symbol: int) -> bytes:
+    if vocabulary.kind == "byte":
+        return bytes([symbol])
+    return vocabulary.symbols[symbol].encode("utf-8", "surrogateescape")

@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: nothing here knows a file, a text or the configuration."""

@@ -1,0 +1,226 @@
+"""Words read by their characters: a vector for any word, whether it was seen in training or not.
+
+A composer takes the characters of each word, (W, L) ids of `lengths` (W,), each at least 1, to a
+vector of it, (W, size). What stands in the padding is never read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charrnn.data.batching import pad
+from charrnn.data.vocabulary import SPECIALS, CharacterVocabulary, Ids, WordVocabulary, id_type
+from charrnn.nn.cells.standard import LSTMCell
+from charrnn.nn.layers import Bidirectional, Recurrent, only, real_steps
+from charrnn.nn.state import leaves
+
+LONGEST = 40  # characters of a word that are read: one long address would pad a whole batch
+WIDTHS = range(1, 7)  # of convolutions
+ALIKE = 64  # words of similar length that are composed at a time
+AT_A_TIME = 4096  # words of a whole vocabulary that are composed
+
+
+def characters_of(words: Iterable[str]) -> CharacterVocabulary:
+    """The characters that words consist of, and the special symbols."""
+    return CharacterVocabulary.of(words, specials=SPECIALS)
+
+
+def spell(word: str, characters: CharacterVocabulary) -> Ids:
+    """The ids of a word's characters between `<s>` and `</s>`; of a word of more than 40
+    characters, those of its first 20 and its last 20."""
+    if len(word) > LONGEST:
+        word = word[: LONGEST // 2] + word[-LONGEST // 2 :]
+    return np.array(
+        [characters.start, *characters.encode(word), characters.end], id_type(characters.size)
+    )
+
+
+class RecurrentComposer(nn.Module):
+    r"""Words read by an LSTM in both directions (Ling et al. 2015).
+
+    .. math:: v = W_f h^f_L + W_b h^b_1 + b
+
+    h^f_L is the last output of the LSTM that reads the embedded characters forwards, h^b_1 that of
+    the one that reads them backwards; each is `hidden_size` wide.
+    """
+
+    def __init__(self, characters: int, embedding_size: int, hidden_size: int, size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(characters, embedding_size)
+        ahead, back = (Recurrent(LSTMCell(embedding_size, hidden_size)) for _ in range(2))
+        self.layer = Bidirectional(ahead, back)
+        self.projection = nn.Linear(2 * hidden_size, size)
+
+    def forward(self, characters: Tensor, lengths: Tensor) -> Tensor:
+        state = self.layer.initial_state(len(characters))
+        _, ends = self.layer(self.embedding(characters), state, lengths)
+        vectors: Tensor = self.projection(torch.cat([next(leaves(end)) for end in ends], -1))
+        return vectors
+
+
+class Highway(nn.Module):
+    r"""A highway layer (Srivastava et al. 2015), whose transform gate begins nearly shut.
+
+    .. math:: y = t \odot \max(0, W x + b) + (1 - t) \odot x, \quad t = \sigma(W_t x + b_t)
+    """
+
+    def __init__(self, size: int, transform_bias: float = -2.0) -> None:
+        super().__init__()
+        self.candidate = nn.Linear(size, size)
+        self.transform = nn.Linear(size, size)
+        nn.init.constant_(self.transform.bias, transform_bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.lerp(
+            inputs, functional.relu(self.candidate(inputs)), torch.sigmoid(self.transform(inputs))
+        )
+
+
+class ConvolvingComposer(nn.Module):
+    r"""Words read by convolutions of 1 to 6 characters and a highway layer (Kim et al. 2016).
+
+    .. math:: f_k = \max_{1 \le t \le L} \tanh(b_k + \sum_{j < w} W_{kj} x_{t+j}), \quad
+              v = W \operatorname{highway}(f) + b
+
+    x are the embedded characters, zero after the word's end. There are `filters` in all, of each
+    width w a number in proportion to w, as in the paper's small model (525). Raises ValueError for
+    fewer than 21.
+    """
+
+    def __init__(self, characters: int, embedding_size: int, filters: int, size: int) -> None:
+        super().__init__()
+        if filters < sum(WIDTHS):
+            raise ValueError(
+                f"convolutions of {len(WIDTHS)} widths need {sum(WIDTHS)} filters, "
+                f"not {filters}; make them wider"
+            )
+        edges = [filters * w * (w + 1) // 2 // sum(WIDTHS) for w in (0, *WIDTHS)]
+        self.embedding = nn.Embedding(characters, embedding_size)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(embedding_size, edges[w] - edges[w - 1], w) for w in WIDTHS
+        )
+        self.highway = Highway(filters)
+        self.projection = nn.Linear(filters, size)
+
+    def forward(self, characters: Tensor, lengths: Tensor) -> Tensor:
+        embedded = self.embedding(characters)
+        real = real_steps(lengths, embedded)
+        embedded = only(real, embedded).transpose(1, 2)
+        # One convolution of the greatest width is quicker than six, and tanh as good after the
+        # maximum as before.
+        kernels = torch.cat(
+            [functional.pad(c.weight, (0, WIDTHS[-1] - w)) for w, c in self._by_width()]
+        )
+        biases = torch.cat([c.bias for _, c in self._by_width()])
+        totals = functional.conv1d(functional.pad(embedded, (0, WIDTHS[-1] - 1)), kernels, biases)
+        totals = totals.where(real[:, None], totals.new_full((), -math.inf))
+        features = torch.tanh(totals.amax(2))
+        vectors: Tensor = self.projection(self.highway(features))
+        return vectors
+
+    def _by_width(self) -> Iterator[tuple[int, Any]]:
+        return zip(WIDTHS, self.convolutions, strict=True)
+
+
+def by_length(composer: nn.Module, characters: Tensor, lengths: Tensor) -> Tensor:
+    """The vectors of words, composed a few at a time, so that a long word pads few others.
+
+    On a GPU all at once: their lengths are not known there without waiting for it.
+    """
+    if lengths.is_cuda or len(lengths) <= ALIKE:
+        made: Tensor = composer(characters, lengths)
+        return made
+    order = torch.argsort(lengths, stable=True)
+    parts = [
+        composer(characters[rows, : int(lengths[rows[-1]])], lengths[rows])
+        for rows in torch.split(order, ALIKE)
+    ]
+    return torch.cat(parts)[torch.argsort(order)]
+
+
+class WordVectors(nn.Module):
+    """Vectors of words, (W, size): what a `lookup` and `composers` say of each, side by side.
+
+    `lookup` takes ids to vectors, of which `unknown` is the one of all words that it lacks. In
+    training a word's id is replaced by that one with its probability in `chances` (W,), where they
+    are given: the rest of the model learns to make do with the spelling.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        lookup: nn.Module | None,
+        composers: Iterable[nn.Module],
+        unknown: int,
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.lookup = lookup
+        self.composers = nn.ModuleList(composers)
+        self.unknown = unknown
+
+    def forward(
+        self, ids: Tensor, characters: Tensor, lengths: Tensor, chances: Tensor | None = None
+    ) -> Tensor:
+        parts = [by_length(composer, characters, lengths) for composer in self.composers]
+        if self.lookup is not None:
+            if self.training and chances is not None:
+                ids = ids.masked_fill(torch.rand_like(chances) < chances, self.unknown)
+            parts.append(self.lookup(ids))
+        return torch.cat(parts, -1)
+
+
+class SpelledEmbedding(nn.Module):
+    """Ids (...,) of a word vocabulary to vectors (..., size), from how its words are spelled.
+
+    A word and the same word with a space before it differ in one character. `<unk>` is the word of
+    no characters. The distinct words of a call are composed once. It stands in for `nn.Embedding`.
+    """
+
+    def __init__(
+        self, vectors: WordVectors, words: WordVocabulary, characters: CharacterVocabulary
+    ) -> None:
+        super().__init__()
+        self.vectors = vectors
+        self.characters = characters
+        self.num_embeddings, self.embedding_dim = words.size, vectors.size
+        spelled = [spell(word, characters) for word in words.symbols[: words.unknown]]
+        ids, lengths = map(torch.from_numpy, pad([*spelled, spell("", characters)]))
+        self.spellings: Tensor
+        self.lengths: Tensor
+        self.register_buffer("spellings", ids, persistent=False)
+        self.register_buffer("lengths", lengths, persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if ids.is_cuda and torch.cuda.is_current_stream_capturing():
+            # How many are distinct is not known before a graph runs.
+            made: Tensor = self.vectors(
+                ids.flatten(), self.spellings[ids].flatten(0, -2), self.lengths[ids].flatten()
+            )
+            return made.view(*ids.shape, -1)
+        distinct, places = torch.unique(ids, return_inverse=True)
+        lengths = self.lengths[distinct]
+        characters = self.spellings[distinct, : int(lengths.max())]
+        return functional.embedding(places, self.vectors(distinct, characters, lengths))
+
+    def vector_of(self, word: str, number: int) -> Tensor:
+        """The vector of any word, whether it is in the vocabulary or not, (size,); `number` is its
+        id, that of `<unk>` where it has none."""
+        spelled = torch.from_numpy(spell(word, self.characters).astype(np.int64))
+        ids, characters = (
+            part.to(self.spellings.device)[None] for part in (torch.tensor(number), spelled)
+        )
+        made: Tensor = self.vectors(ids, characters, torch.full_like(ids, len(spelled)))
+        return made[0]
+
+    def table(self) -> Tensor:
+        """The vectors of the whole vocabulary, (V, size)."""
+        ids = torch.arange(self.num_embeddings, device=self.spellings.device)
+        return torch.cat([self(part) for part in torch.split(ids, AT_A_TIME)])

@@ -1,0 +1,107 @@
+"""The texts that a configuration or a checkpoint names, as a corpus. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from charrnn.config.schema import TASKS, Config, resolve, with_values
+from charrnn.data.corpus import Corpus, load_corpus, read_cache, split_corpus
+from charrnn.data.sources import Sources, find_sources
+from charrnn.data.vocabulary import read_vocabulary
+from charrnn.errors import DataError
+from charrnn.runs.checkpoint import Checkpoint
+
+Warn = Callable[[str], None]
+Texts = dict[str, Sources]
+"""The main text under `sources`, separate ones under `validation` and `test`."""
+
+
+@contextmanager
+def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
+    """The texts a configuration names; copies of what can be read only once are deleted after.
+
+    Raises DataError.
+    """
+    texts: Texts = {}
+    try:
+        for name in ("sources", "validation", "test"):
+            arguments = getattr(config.data, name)
+            if arguments or name == "sources":
+                texts[name] = find_sources(arguments)
+                if skipped := texts[name].skipped:
+                    warn(f"{texts[name].described}: {skipped:,} binary files were left out")
+        yield texts
+    finally:
+        for part in texts.values():
+            part.discard()
+
+
+def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
+    """The ids of the texts, in a given vocabulary (plain data) or one of the kind configured.
+
+    Raises DataError.
+    """
+    return load_corpus(
+        texts["sources"],
+        texts.get("validation"),
+        texts.get("test"),
+        vocabulary=read_vocabulary(vocabulary) if vocabulary else config.data.vocabulary,
+        fractions=config.data.split,
+        encoding=config.data.encoding,
+        errors=config.data.errors,
+        unknown=config.data.unknown,
+        minimum_count=config.data.minimum_count,
+    )
+
+
+def with_absolute_paths(config: Config, texts: Mapping[str, Sources]) -> Config:
+    """The configuration with its texts by absolute path, so that it repeats the run anywhere."""
+    return with_values(config, {f"data.{name}": part.arguments for name, part in texts.items()})
+
+
+def read_data(config: Config, texts: Texts, vocabulary: Any = None) -> Any:
+    """What a task reads of the texts, as `read_corpus` does for a language model. Raises
+    DataError."""
+    return resolve(TASKS[config.task].read)(config, texts, vocabulary)
+
+
+def data_of_checkpoint(
+    config: Config, checkpoint: Checkpoint, moved: Mapping[str, Sequence[str]], warn: Warn
+) -> tuple[Config, Any]:
+    """What a checkpoint was trained on, in the model's vocabulary: for a language model a corpus.
+
+    `moved` names texts to use in place of the recorded `sources`, `validation` or `test`.
+    What could be read only once comes from the cache. Raises DataError where it is gone from
+    there, and for characters that the vocabulary lacks.
+    """
+    try:
+        recorded = checkpoint.metadata["corpus"]
+        key, sha256 = recorded["key"], recorded["sha256"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{checkpoint.path} does not say what it was trained on") from error
+    vocabulary = checkpoint.metadata.get("vocabulary")
+    moved = {f"data.{name}": list(given) for name, given in moved.items() if given}
+    config = with_values(config, moved)
+    everything = [*config.data.sources, *config.data.validation, *config.data.test]
+    once = [argument for argument in everything if argument == "-" or "://" in argument]
+    if once and not moved:
+        cached = read_cache(str(key))
+        if cached is None:
+            raise DataError(
+                f"the text came from {once[0]} and is no longer in the cache; "
+                f"give it again with --data"
+            )
+        separate = bool(config.data.validation), bool(config.data.test)
+        return config, split_corpus(cached, config.data.split, *separate)
+    with find_texts(config, warn) as texts:
+        data = read_data(config, texts)  # As the run did: mostly found in the cache.
+        if data.vocabulary_data != vocabulary:
+            data = read_data(config, texts, vocabulary)
+    if data.sha256 != sha256:
+        warn(
+            f"the text is not the one the run began with (SHA-256 {data.sha256[:12]}, was "
+            f"{sha256[:12]}): going on with this one"
+        )
+    return with_absolute_paths(config, texts), data

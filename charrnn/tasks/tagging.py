@@ -1,0 +1,359 @@
+"""A tag for each word of a sentence (many to many, aligned), of words read by their characters."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charrnn.config.schema import Config, config_from_data
+from charrnn.data.batching import pad
+from charrnn.data.formats import read_tagged
+from charrnn.data.vocabulary import (
+    SPECIALS,
+    UNKNOWN,
+    CharacterVocabulary,
+    Ids,
+    TokenVocabulary,
+    Vocabularies,
+    read_vocabularies,
+)
+from charrnn.errors import ConfigError
+from charrnn.evaluation.metrics import accuracy
+from charrnn.nn.layers import Stack, drop
+from charrnn.nn.word_vectors import WordVectors, characters_of, spell
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.tasks.data import Texts
+from charrnn.tasks.examples import (
+    ExampleData,
+    ExamplesExperiment,
+    Judged,
+    load,
+    outputs,
+    refuse_empty,
+    trained_network,
+)
+from charrnn.tasks.task import Prediction
+from charrnn.training.build import build_stack, build_words
+from charrnn.training.text_windows import NOT_SCORED
+
+SHOWN = 3  # sentences in a sample
+
+
+class Word(NamedTuple):
+    """A word as ids."""
+
+    text: str
+    id: int
+    characters: Ids
+    seen: bool  # in training, as it is spelled
+    chance: float  # that training takes it for an unknown one
+
+
+class Example(NamedTuple):
+    """A sentence and its tags as ids."""
+
+    words: tuple[Word, ...]
+    tags: Ids
+
+
+class Batch(NamedTuple):
+    """Sentences side by side, and their W distinct words."""
+
+    words: Tensor  # (N, T) numbers of distinct words, 0 past a sentence's end
+    lengths: Tensor  # (N,)
+    tags: Tensor  # (N, T), NOT_SCORED past a sentence's end
+    ids: Tensor  # (W,)
+    characters: Tensor  # (W, L), 0 past a word's end
+    spelled: Tensor  # (W,) how many characters
+    chances: Tensor  # (W,) that a word is taken for an unknown one in training
+
+
+TaggedSentences: TypeAlias = ExampleData[Example]
+
+
+def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentences:
+    """The tagged sentences that a configuration names, in given vocabularies or in their own, which
+    are made of the training split. Raises DataError, also for a tag that training lacks."""
+    found = load(config, texts, read_tagged)
+    train = found.splits["train"]
+    training = [word for example in train for word in example.words]
+    if vocabulary is not None:
+        vocabularies: Vocabularies = read_vocabularies(vocabulary)
+    else:
+        vocabularies = {
+            "word": TokenVocabulary.of(
+                map(lookup_key(config), training), config.data.minimum_count, [UNKNOWN]
+            ),
+            "character": characters_of(set(training)),
+            "tag": TokenVocabulary.of(tag for example in train for tag in example.tags),
+        }
+    made = parts_of(vocabularies)
+    lexicon = Lexicon(made, lookup_key(config), training)
+    splits = {
+        name: [Example(lexicon.words(e.words), made.tag.encode(e.tags)) for e in examples]
+        for name, examples in found.splits.items()
+    }
+    return ExampleData(splits, vocabularies, found.sha256)
+
+
+class Parts(NamedTuple):
+    """The vocabularies of a tagger."""
+
+    word: TokenVocabulary
+    character: CharacterVocabulary
+    tag: TokenVocabulary
+
+
+def parts_of(vocabularies: Vocabularies) -> Parts:
+    """The vocabularies of a tagger by name. Raises ConfigError for those of something else."""
+    word, character, tag = map(vocabularies.get, Parts._fields)
+    if (
+        len(vocabularies) == len(Parts._fields)
+        and isinstance(word, TokenVocabulary)
+        and word.specials == (UNKNOWN,)
+        and isinstance(character, CharacterVocabulary)
+        and character.specials == SPECIALS
+        and isinstance(tag, TokenVocabulary)
+    ):
+        return Parts(word, character, tag)
+    raise ConfigError("a tagger has a vocabulary of words, one of characters and one of tags")
+
+
+def lookup_key(config: Config) -> Callable[[str], str]:
+    """Under what a word is looked up: in lower case where its characters are read beside, which
+    keep its case, so that `Interested` is known from `interested`; else as it stands."""
+    return str if config.model.words in ("lookup", ["lookup"]) else str.lower
+
+
+class Lexicon:
+    """Tokens as words; those of training are seen, and rare ones are at times unknown there."""
+
+    def __init__(
+        self, parts: Parts, key: Callable[[str], str], training: Collection[str] = ()
+    ) -> None:
+        self._parts, self._key = parts, key
+        self._seen = frozenset(training)
+        self._counts = Counter(map(key, training))
+        self._words: dict[str, Word] = {}
+
+    def words(self, tokens: Sequence[str]) -> tuple[Word, ...]:
+        """Each token as a word."""
+        for token in tokens:
+            if token not in self._words:
+                self._words[token] = self._word(token)
+        return tuple(self._words[token] for token in tokens)
+
+    def _word(self, token: str) -> Word:
+        key = self._key(token)
+        return Word(
+            token,
+            int(self._parts.word.encode([key])[0]),
+            spell(token, self._parts.character),
+            token in self._seen,
+            # Kiperwasser and Goldberg 2016, of whose formula a quarter is 1 here.
+            1 / (1 + self._counts[key]),
+        )
+
+
+class Tagger(nn.Module):
+    """One logit a tag for each word, (N, T, C), from recurrent layers over the words' vectors."""
+
+    def __init__(
+        self,
+        words: WordVectors,
+        stack: Stack,
+        head: nn.Module,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        locked: bool = False,
+    ) -> None:
+        super().__init__()
+        self.words = words
+        self.stack = stack
+        self.head = head
+        self.input_dropout = input_dropout
+        self.output_dropout = output_dropout
+        self.locked = locked
+
+    def forward(self, batch: Batch) -> Tensor:
+        distinct = self.words(batch.ids, batch.characters, batch.spelled, batch.chances)
+        vectors = functional.embedding(batch.words, distinct)
+        vectors = drop(vectors, self.input_dropout, self.training, self.locked)
+        outputs, _ = self.stack(vectors, self.stack.initial_state(len(vectors)), batch.lengths)
+        outputs = drop(outputs, self.output_dropout, self.training, self.locked)
+        logits: Tensor = self.head(outputs)
+        return logits
+
+
+class Tagging(ExamplesExperiment[Example, Batch]):
+    """Sentences and the tags of their words."""
+
+    unit = "token"
+    noun = "sentences"
+
+    def __init__(self, config: Config, data: TaggedSentences, about: dict[str, Any]) -> None:
+        super().__init__(config, data, about)
+        self.tag = parts_of(data.vocabularies).tag
+        self.guess = math.log(self.tag.size)
+
+    @staticmethod
+    def build(config: Config, vocabularies: Vocabularies) -> Tagger:
+        """Vectors of words, layers and head."""
+        model = config.model
+        parts = parts_of(vocabularies)
+        words = build_words(model, parts.word.size, parts.character.size)
+        stack = build_stack(model, words.size, model.bidirectional)
+        return Tagger(
+            words,
+            stack,
+            nn.Linear(stack.output_size, parts.tag.size),
+            float(model.input_dropout),
+            float(model.output_dropout),
+            model.locked_dropout,
+        )
+
+    @staticmethod
+    def defaults(config: Config, data: TaggedSentences) -> dict[str, Any]:
+        """What suits some ten thousand sentences."""
+        return {
+            "training.epochs": 5.0,
+            "training.batch_size": min(16, len(data.splits["train"])),
+            "training.learning_rate": 2e-3,
+            "model.words": ["lookup", "recurrent"],
+            "model.hidden_size": 128,
+            "model.embedding_size": 96,
+            "model.embedding_scale": 0.1,
+            "model.dropout": 0.4,
+            "model.input_dropout": 0.3,
+            "model.output_dropout": 0.4,
+        }
+
+    @staticmethod
+    def describe(data: TaggedSentences) -> str:
+        """How many sentences, words and tags."""
+        parts = parts_of(data.vocabularies)
+        sentences = [example for split in data.splits.values() for example in split]
+        count = sum(len(sentence.words) for sentence in sentences)
+        return (
+            f"{len(sentences):,} sentences of {count:,} words, {parts.word.size:,} of them known, "
+            f"{parts.tag.size:,} tags"
+        )
+
+    @staticmethod
+    def length(example: Example) -> int:
+        """Words."""
+        return len(example.words)
+
+    @staticmethod
+    def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+        """Sentences side by side, padded to the longest; each word spelled once."""
+        distinct = {word.text: word for example in examples for word in example.words}
+        places = {text: place for place, text in enumerate(distinct)}
+        words, lengths = pad([np.array([places[w.text] for w in e.words]) for e in examples])
+        tags, _ = pad([example.tags for example in examples], NOT_SCORED)
+        characters, spelled = pad([word.characters for word in distinct.values()])
+        ids = np.array([word.id for word in distinct.values()])
+        chances = np.array([word.chance for word in distinct.values()], np.float32)
+        parts = (words, lengths, tags, ids, characters, spelled, chances)
+        return Batch(*(torch.from_numpy(part).to(device) for part in parts))
+
+    @staticmethod
+    def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
+        """The summed cross-entropy of the right tags."""
+        logits = model(batch).flatten(0, 1).float()
+        nats = functional.cross_entropy(
+            logits, batch.tags.flatten(), ignore_index=NOT_SCORED, reduction="sum"
+        )
+        return nats, int(batch.lengths.sum())
+
+    def judge(
+        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+    ) -> Judged:
+        """Surprisal of the right tag, accuracy, and that of words that training lacks."""
+        nats = 0.0
+        predicted, gold, unseen = [], [], []
+        for rows, sentences in self.outputs(model, examples, log_probabilities):
+            for row, logs in zip(rows, sentences, strict=True):
+                words, tags = examples[row]
+                nats -= float(logs[np.arange(len(tags)), tags].sum())
+                predicted.append(logs.argmax(1))
+                gold.append(tags)
+                unseen.append([not word.seen for word in words])
+            if stop():
+                raise KeyboardInterrupt
+        given = [np.concatenate(part) for part in (predicted, gold, unseen)]
+        share, of_unseen = accuracy(*given[:2]), accuracy(*given)
+        assert share.value is not None
+        metrics: dict[str, float] = {"accuracy": share.value}
+        if of_unseen.value is not None:
+            metrics |= {"accuracy_unseen": of_unseen.value, "unseen": of_unseen.of}
+        return Judged(nats, share.of, metrics)
+
+    def sample(self, length: int) -> str:
+        """The first few sentences of validation with the tags that the model gives them."""
+        examples = self.data.splits["validation"][:SHOWN]
+        lines = [""] * len(examples)
+        for rows, sentences in self.outputs(self.model, examples, log_probabilities):
+            for row, logs in zip(rows, sentences, strict=True):
+                words = [word.text for word in examples[row].words]
+                lines[row] = tagged(words, self.tag.decode(logs.argmax(1)))[:length]
+        return "\n".join(lines)
+
+    @staticmethod
+    def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
+        """The tagger of a checkpoint."""
+        return Predictor(checkpoint, device)
+
+
+def tagged(words: Sequence[str], tags: Sequence[str]) -> str:
+    """`word/TAG word/TAG`."""
+    return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
+
+
+def log_probabilities(model: Any, batch: Batch) -> list[NDArray[np.float64]]:
+    """Of the tags, (T, C) a sentence, each of its own length."""
+    logs = torch.log_softmax(model(batch).double(), -1).cpu().numpy()
+    return [part[:length] for part, length in zip(logs, batch.lengths.tolist(), strict=True)]
+
+
+class Predictor:
+    """A trained tagger, for texts from outside, which are split into words at white space."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
+        self.model, vocabularies = trained_network(Tagging, checkpoint, device)
+        config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+        self.parts = parts_of(vocabularies)
+        self._lexicon = Lexicon(self.parts, lookup_key(config))
+        self._collate = partial(Tagging.collate, device=torch.device(device))
+
+    def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
+        """Each word with its tag; in the record also the probabilities of the tags.
+
+        Raises DataError for a text without words.
+        """
+        nothing = np.zeros(0, np.int64)
+        examples = [Example(self._lexicon.words(t.split()), nothing) for t in texts]
+        refuse_empty((len(example.words) for example in examples), "words")
+        found: list[Prediction | None] = [None] * len(examples)
+        for rows, sentences in outputs(
+            self.model, examples, self._collate, Tagging.length, log_probabilities
+        ):
+            for row, logs in zip(rows, sentences, strict=True):
+                tokens, tags = texts[row].split(), self.parts.tag.decode(logs.argmax(1))
+                record = {
+                    "text": texts[row],
+                    "tokens": tokens,
+                    "tags": tags,
+                    "probabilities": np.exp(logs.max(1)).tolist(),
+                }
+                found[row] = Prediction(tagged(tokens, tags), record)
+        yield from (prediction for prediction in found if prediction)
