@@ -17,7 +17,8 @@ import sys
 from collections import Counter
 from typing import Any
 
-from charrnn.config.schema import Config, config_from_data
+from charrnn.config.merge import config_from_data
+from charrnn.config.schema import Config
 from charrnn.data.formats import load_examples, read_labelled
 from charrnn.data.sources import find_sources
 from charrnn.errors import CharrnnError, DataError

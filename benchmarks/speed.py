@@ -87,12 +87,14 @@ def our_session(cell: str, width: int, lanes: int, steps: int, **more: object) -
 
     import torch
 
-    from charrnn.config.schema import build_config
+    from charrnn.config.merge import build_config
     from charrnn.data.corpus import load_corpus
     from charrnn.data.sources import find_sources
-    from charrnn.runs.directory import Run, environment
+    from charrnn.runs.directory import Run
+    from charrnn.runs.environment import environment
     from charrnn.session.loop import Session
-    from charrnn.training.planning import plan, prepare_process
+    from charrnn.training.hardware import prepare_process
+    from charrnn.training.planning import plan
 
     folder = Path(tempfile.mkdtemp(prefix="charrnn-benchmark-"))
     os.environ["CHARRNN_CACHE_DIR"] = str(folder / "cache")
@@ -159,7 +161,7 @@ def train_plain(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 def train_whole(cell: str, width: int, lanes: int, seconds: float) -> float:
     """A whole run of ours as `charrnn train` drives it, without evaluations; wall time."""
-    from charrnn.session.loop import Stepped
+    from charrnn.session.events import Stepped
 
     session, run = our_session(cell, width, lanes, 10**6)
     at: list[float] = []  # when each step was done

@@ -6,6 +6,7 @@ its name, `models` makes it, `layout` judges checkpoints by its shapes, the comm
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ CELLS: dict[str, CellEntry] = {
         standard(1),
         options=("activation",),
         fused=True,
-        normed="nn.cells.standard.LayerNormVanillaCell",
+        normed="nn.cells.layer_norm.LayerNormVanillaCell",
         norms={"norm.weight": 1, "norm.bias": 1},
     ),
     "lstm": CellEntry(
@@ -66,7 +67,7 @@ CELLS: dict[str, CellEntry] = {
         states=2,
         options=("forget_bias",),
         fused=True,
-        normed="nn.cells.standard.LayerNormLSTMCell",
+        normed="nn.cells.layer_norm.LayerNormLSTMCell",
         norms={
             "norm_ih.weight": 4,
             "norm_hh.weight": 4,
@@ -79,7 +80,7 @@ CELLS: dict[str, CellEntry] = {
         "nn.cells.standard.GRUCell",
         standard(3),
         fused=True,
-        normed="nn.cells.standard.LayerNormGRUCell",
+        normed="nn.cells.layer_norm.LayerNormGRUCell",
         norms={
             "norm_ih.weight": 2,
             "norm_hh.weight": 2,
@@ -89,7 +90,7 @@ CELLS: dict[str, CellEntry] = {
     ),
     "rhn": CellEntry(
         "RHN (depth {recurrence_depth})",
-        "nn.cells.standard.RHNCell",
+        "nn.cells.rhn.RHNCell",
         lambda d, h, options: {
             "weight_ih": (2 * h, d),
             "weight_hh": (2 * options["recurrence_depth"] * h, h),
@@ -99,16 +100,16 @@ CELLS: dict[str, CellEntry] = {
     ),
     "mlstm": CellEntry(
         "mLSTM",
-        "nn.cells.standard.MultiplicativeLSTMCell",
+        "nn.cells.mlstm.MultiplicativeLSTMCell",
         lambda d, h, options: (
             standard(4)(d, h, options) | {"weight_mx": (h, d), "weight_mh": (h, h)}
         ),
         states=2,
         options=("forget_bias",),
     ),
-    "mingru": CellEntry("minGRU", "nn.cells.standard.MinGRUCell", linear(2), fused=True),
+    "mingru": CellEntry("minGRU", "nn.cells.minimal.MinGRUCell", linear(2), fused=True),
     "minlstm": CellEntry(
-        "minLSTM", "nn.cells.standard.MinLSTMCell", linear(3), options=("forget_bias",), fused=True
+        "minLSTM", "nn.cells.minimal.MinLSTMCell", linear(3), options=("forget_bias",), fused=True
     ),
 }
 
@@ -117,3 +118,96 @@ def one_of(names: Iterable[str]) -> str:
     """The names as a message lists them: `vanilla, lstm or gru`."""
     *most, last = names
     return f"{', '.join(most)} or {last}" if most else last
+
+
+class TaskEntry(NamedTuple):
+    """Where in this package the parts of a task stand."""
+
+    read: str
+    """What reads its data: a configuration, the texts it names and a vocabulary or none."""
+    layout: str
+    """What must stand in its checkpoints: a configuration and the vocabularies."""
+    experiment: str
+    """What a session runs (`tasks.task.Experiment`)."""
+    writer: str | None = None
+    """What writes for `charrnn sample`, in the way of `trained.TrainedModel`, if it writes."""
+    ignores: tuple[str, ...] = ()
+    """The keys that say nothing to it, and are refused where they are set."""
+
+
+OF_A_TEXT = (
+    "data.unknown",
+    "data.reset_state_at_documents",
+    "model.tie_embeddings",
+    "training.carry_state",
+    "training.random_windows",
+    "training.reset_probability",
+    "evaluation.lanes",
+    "evaluation.warmup",
+    "evaluation.characters",
+    "evaluation.window",
+)
+
+
+OF_EXAMPLES = ("data.form", "data.split_by")
+
+
+OF_WHOLE_INPUTS = ("model.bidirectional", "model.pooling")
+
+
+OF_COMPOSED_WORDS = ("model.character_embedding_size", "model.character_hidden_size")
+
+
+TASKS = {
+    "language_model": TaskEntry(
+        "tasks.data.read_corpus",
+        "runs.checkpoint_check.language_model_layout",
+        "tasks.language_model.LanguageModelling",
+        "inference.trained_model.TrainedModel",
+        (*OF_EXAMPLES, *OF_WHOLE_INPUTS, "model.attention"),
+    ),
+    "classification": TaskEntry(
+        "tasks.labelled.read",
+        "tasks.task.built_layout",
+        "tasks.classification.Classification",
+        ignores=(*OF_A_TEXT, "model.embedding_dropout", "model.attention"),
+    ),
+    "generation": TaskEntry(
+        "tasks.generation.read",
+        "tasks.task.built_layout",
+        "tasks.generation.Generation",
+        "tasks.generation.Generator",
+        (*OF_A_TEXT, *OF_WHOLE_INPUTS, *OF_COMPOSED_WORDS, "model.attention"),
+    ),
+    "tagging": TaskEntry(
+        "tasks.tagging.read",
+        "tasks.task.built_layout",
+        "tasks.tagging.Tagging",
+        ignores=(
+            *OF_A_TEXT,
+            "data.form",
+            "data.vocabulary",
+            "model.pooling",
+            "model.embedding_dropout",
+            "model.attention",
+        ),
+    ),
+    "translation": TaskEntry(
+        "tasks.translation.read",
+        "tasks.task.built_layout",
+        "tasks.translation.Translation",
+        ignores=(
+            *OF_A_TEXT,
+            *OF_COMPOSED_WORDS,
+            "data.form",
+            "model.pooling",
+            "model.embedding_dropout",
+        ),
+    ),
+}
+
+
+def resolve(place: str) -> Any:
+    """What stands in this package under a dotted name."""
+    module, _, name = place.rpartition(".")
+    return getattr(importlib.import_module(f"charrnn.{module}"), name)

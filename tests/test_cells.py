@@ -9,19 +9,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from charrnn.nn.cells.standard import (
-    GRUCell,
-    LSTMCell,
-    LSTMState,
-    MinGRUCell,
-    MinLSTMCell,
-    MultiplicativeLSTMCell,
-    ResetFirstGRUCell,
-    RHNCell,
-    StackedCell,
-    TorchLayoutCell,
-    VanillaCell,
-)
+from charrnn.nn.cells.base import TorchLayoutCell
+from charrnn.nn.cells.minimal import MinGRUCell, MinLSTMCell
+from charrnn.nn.cells.mlstm import MultiplicativeLSTMCell
+from charrnn.nn.cells.rhn import RHNCell
+from charrnn.nn.cells.stacked import StackedCell
+from charrnn.nn.cells.standard import GRUCell, LSTMCell, LSTMState, ResetFirstGRUCell, VanillaCell
 from charrnn.nn.state import leaves, map_state, replace_leaves
 from tests import reference
 

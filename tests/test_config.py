@@ -12,9 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.config.schema import (
-    TASKS,
-    Config,
+from charrnn.config.merge import (
     all_keys,
     build_config,
     config_from_data,
@@ -25,11 +23,12 @@ from charrnn.config.schema import (
     flatten,
     nest,
     override_layers,
-    parse_duration,
-    parse_yaml,
     with_values,
 )
+from charrnn.config.schema import Config, parse_duration
+from charrnn.config.strict_yaml import parse_yaml
 from charrnn.errors import ConfigError
+from charrnn.registry import TASKS
 
 
 def read(text: str) -> Config:

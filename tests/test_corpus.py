@@ -17,16 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.data import sources as sources_module
-from charrnn.data.corpus import (
-    CachedIds,
-    Corpus,
-    IdFile,
-    Span,
-    corpus_of_text,
-    load_corpus,
-    read_text,
-    split_corpus,
-)
+from charrnn.data.corpus import Corpus, Span, corpus_of_text, load_corpus, read_text, split_corpus
+from charrnn.data.id_cache import CachedIds, IdFile
 from charrnn.data.sources import Document, Scratch, Sources, find_sources
 from charrnn.data.vocabulary import ByteVocabulary, CharacterVocabulary, WordVocabulary
 from charrnn.errors import ConfigError, DataError, StorageError
@@ -601,7 +593,7 @@ def test_ids_of_a_long_text_stay_in_their_file(
 ) -> None:
     text = "".join(map(chr, range(300, 700))) * 5
     whole = load_corpus(sources_of(tmp_path, text)).ids
-    monkeypatch.setattr("charrnn.data.corpus.IN_MEMORY", 100)
+    monkeypatch.setattr("charrnn.data.id_cache.IN_MEMORY", 100)
     corpus = load_corpus(sources_of(tmp_path, text))
     ids = corpus.ids
     assert isinstance(whole, np.ndarray)
@@ -619,7 +611,7 @@ def test_ids_of_a_long_text_stay_in_their_file(
 def test_a_cache_that_shrinks_while_it_is_read_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    monkeypatch.setattr("charrnn.data.corpus.IN_MEMORY", 0)
+    monkeypatch.setattr("charrnn.data.id_cache.IN_MEMORY", 0)
     corpus = load_corpus(sources_of(tmp_path, "ab" * 5000))
     (file,) = cache.glob("ids/*/ids.bin")
     os.truncate(file, 4000)

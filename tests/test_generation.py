@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.config.schema import build_config
+from charrnn.config.merge import build_config
 from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, DataError
 from charrnn.inference.sampler import Choice, Draws, sample

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from charrnn.errors import DivergedError
+from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.fast import cuda_graphs
-from charrnn.nn.models import TorchStepper, language_model
+from charrnn.nn.models import language_model
 from charrnn.nn.state import State, leaves, map_state
 from charrnn.training import trainer
 from charrnn.training.text_windows import LanguageModelTask, _signed

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from charrnn.nn.cells.standard import GRUCell, LSTMCell, ResetFirstGRUCell, StackedCell, VanillaCell
-from charrnn.nn.layers import Bidirectional, Merge, Recurrent, Stack, reverse
+from charrnn.nn.cells.stacked import StackedCell
+from charrnn.nn.cells.standard import GRUCell, LSTMCell, ResetFirstGRUCell, VanillaCell
+from charrnn.nn.layers import Bidirectional, Merge, Recurrent, Stack
+from charrnn.nn.sequences import reverse
 from charrnn.nn.state import leaves, map_state
 from tests.reference import differences
 

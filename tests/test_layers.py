@@ -10,32 +10,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from charrnn.nn.cells.standard import (
-    GRUCell,
-    LayerNormGRUCell,
-    LayerNormLSTMCell,
-    LayerNormVanillaCell,
-    LSTMCell,
-    LSTMState,
-    MinGRUCell,
-    MinLSTMCell,
-    StackedCell,
-    VanillaCell,
-)
+from charrnn.nn.cells.layer_norm import LayerNormGRUCell, LayerNormLSTMCell, LayerNormVanillaCell
+from charrnn.nn.cells.minimal import MinGRUCell, MinLSTMCell
+from charrnn.nn.cells.stacked import StackedCell
+from charrnn.nn.cells.standard import GRUCell, LSTMCell, LSTMState, VanillaCell
+from charrnn.nn.fast.fused import FUSED
 from charrnn.nn.fast.scan import scan
-from charrnn.nn.layers import (
-    FUSED,
-    MERGES,
-    Bidirectional,
-    Recurrent,
-    Stack,
-    from_torch,
-    reverse,
-    to_torch,
-    unroll,
-)
+from charrnn.nn.layers import MERGES, Bidirectional, Recurrent, Stack, unroll
 from charrnn.nn.models import cell_class
+from charrnn.nn.sequences import reverse
 from charrnn.nn.state import leaves, map_state, replace_leaves
+from charrnn.nn.torch_weights import from_torch, to_torch
 from charrnn.registry import CELLS as REGISTERED
 from tests import reference
 from tests.reference import differences

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charrnn.config.schema import build_config
+from charrnn.config.merge import build_config
 from charrnn.data.vocabulary import CharacterVocabulary
 from charrnn.errors import CheckpointError
 from charrnn.nn.models import cell_class

@@ -8,24 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from charrnn.config.schema import Config, build_config, flatten
+from charrnn.config.merge import build_config, flatten
+from charrnn.config.schema import Config
 from charrnn.errors import ConfigError
 from charrnn.registry import CELLS
 from charrnn.training import planning
-from charrnn.training.planning import (
-    DEFAULT_TIME,
+from charrnn.training.budget import (
     EVALUATIONS,
     LONG_SCORE,
     Costs,
-    choose_device,
-    choose_precision,
     evaluation_interval,
     learning_rate_schedule,
-    plan,
-    prepare_process,
     steps_bound,
     steps_in_time,
 )
+from charrnn.training.hardware import choose_device, choose_precision, prepare_process
+from charrnn.training.planning import DEFAULT_TIME, plan
 
 SIZES = [300, 5_000, 1_000_000, 500_000_000]
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import pytest
 
 import charrnn
 from charrnn.cli.main import _add_commands, cli, main
-from charrnn.config.schema import all_keys
+from charrnn.config.merge import all_keys
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -64,7 +64,7 @@ def test_every_option_and_key_that_is_named_exists() -> None:
 
 
 def test_every_config_is_valid_and_says_what_it_scored() -> None:
-    from charrnn.config.schema import build_config, file_layer
+    from charrnn.config.merge import build_config, file_layer
 
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         config, _ = build_config([file_layer(path)])

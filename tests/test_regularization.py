@@ -16,19 +16,14 @@ from torch.nn import functional
 
 from charrnn.errors import CheckpointError
 from charrnn.inference.trained_model import TrainedModel
-from charrnn.nn.cells.standard import (
-    GRUCell,
-    LSTMCell,
-    LSTMState,
-    MinGRUCell,
-    MultiplicativeLSTMCell,
-    ResetFirstGRUCell,
-    RHNCell,
-    StackedCell,
-    VanillaCell,
-)
-from charrnn.nn.layers import Recurrent, Zoneout, drop, unroll
+from charrnn.nn.cells.minimal import MinGRUCell
+from charrnn.nn.cells.mlstm import MultiplicativeLSTMCell
+from charrnn.nn.cells.rhn import RHNCell
+from charrnn.nn.cells.stacked import StackedCell
+from charrnn.nn.cells.standard import GRUCell, LSTMCell, LSTMState, ResetFirstGRUCell, VanillaCell
+from charrnn.nn.layers import Recurrent, Zoneout, unroll
 from charrnn.nn.models import language_model
+from charrnn.nn.sequences import drop
 from charrnn.nn.state import leaves, map_state
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.runs.checkpoint_check import check_layout

@@ -15,8 +15,9 @@ from charrnn.inference.trained_model import TrainedModel
 from charrnn.registry import CELLS
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.directory import Run
-from charrnn.session.loop import Evaluated, Finished, Planned, Session
-from charrnn.training.planning import choose_precision, choose_processes
+from charrnn.session.events import Evaluated, Finished, Planned
+from charrnn.session.loop import Session
+from charrnn.training.hardware import choose_precision, choose_processes
 from tests.tiny import TEXT, drive, start, tiny_config, tiny_corpus
 
 

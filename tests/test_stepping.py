@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from charrnn.inference.numpy_stepper import NumpyModel
+from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.inference.trained_model import TrainedModel
-from charrnn.nn.models import TorchStepper, language_model
+from charrnn.nn.models import language_model
 from charrnn.nn.state import leaves, map_state
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 

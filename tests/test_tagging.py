@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.config.schema import build_config
+from charrnn.config.merge import build_config
 from charrnn.data.sources import find_sources
 from charrnn.data.vocabulary import CharacterVocabulary
 from charrnn.errors import CheckpointError, ConfigError, DataError

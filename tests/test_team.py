@@ -12,8 +12,8 @@ import torch
 from charrnn.errors import CharrnnError, ConfigError, DataError
 from charrnn.session.loop import Session
 from charrnn.training import lane_processes
+from charrnn.training.hardware import choose_processes
 from charrnn.training.objective import Loss
-from charrnn.training.planning import choose_processes
 from charrnn.training.text_windows import LanguageModelTask
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from charrnn.cli.alignment_picture import save_alignment
-from charrnn.config.schema import build_config
+from charrnn.config.merge import build_config
 from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, ConfigError
 from charrnn.inference.beam import beam_search
 from charrnn.inference.sampler import Choice, Draws, prime, sample
-from charrnn.nn.models import TorchStepper
+from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.state import leaves, map_state
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.runs.checkpoint_check import check_layout

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from charrnn.config.schema import build_config
+from charrnn.config.merge import build_config
 from charrnn.data.batching import pad
 from charrnn.data.sources import find_sources
 from charrnn.data.vocabulary import ByteVocabulary, CharacterVocabulary, WordVocabulary
@@ -19,8 +19,8 @@ from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.evaluation.dynamic import Rates
 from charrnn.evaluation.score_network import Reading
 from charrnn.inference.numpy_stepper import NumpyModel
+from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.inference.trained_model import TrainedModel
-from charrnn.nn.models import TorchStepper
 from charrnn.nn.word_vectors import (
     ALIKE,
     ConvolvingComposer,

@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 
-from charrnn.config.schema import Config, build_config
+from charrnn.config.merge import build_config
+from charrnn.config.schema import Config
 from charrnn.data.corpus import Corpus, load_corpus
 from charrnn.data.sources import find_sources
-from charrnn.runs.directory import Run, environment
-from charrnn.session.loop import Event, Session
+from charrnn.runs.directory import Run
+from charrnn.runs.environment import environment
+from charrnn.session.events import Event
+from charrnn.session.loop import Session
 from charrnn.tasks.task import Data, experiment_of
 
 TINY: dict[str, Any] = {

@@ -75,7 +75,7 @@ def baseline(
       charrnn baseline book.txt --sample 500 --prompt "Once " --seed 1
     """
     from charrnn.baselines.ngram import NgramModel
-    from charrnn.config.schema import Layer, build_config, environment_layers
+    from charrnn.config.merge import Layer, build_config, environment_layers
     from charrnn.errors import ConfigError
     from charrnn.evaluation.score import score_unbroken
     from charrnn.tasks.data import find_texts, read_corpus
@@ -165,7 +165,7 @@ def _sample(
     from charrnn.data.vocabulary import name_characters
     from charrnn.errors import DataError
     from charrnn.inference.sampler import Choice, Draws, prime
-    from charrnn.inference.trained_model import generate_text, starting_id
+    from charrnn.inference.text import generate_text, starting_id
 
     vocabulary, train = corpus.vocabulary, corpus.splits["train"]
     if missing := vocabulary.unknown_characters(prompt):

@@ -26,7 +26,7 @@ def config() -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any config key.")
 def show(path: Path | None, overrides: tuple[str, ...]) -> None:
     """Each value that `train --config PATH` would use, with its source."""
-    from charrnn.config.schema import (
+    from charrnn.config.merge import (
         build_config,
         environment_layers,
         file_layer,
@@ -56,7 +56,8 @@ def schema() -> None:
 @config.command()
 def defaults() -> None:
     """Every key with its default and what it means."""
-    from charrnn.config.schema import Config, describe_keys, flatten
+    from charrnn.config.merge import describe_keys, flatten
+    from charrnn.config.schema import Config
 
     values = flatten(Config().model_dump())
     width = max(map(len, values))

@@ -72,7 +72,7 @@ def duration(seconds: float) -> str:
 
 def describe_model(config: Config) -> str:
     """`2 x LSTM 256, embedding 64, dropout 0.25`, and what else is not as it is by default."""
-    from charrnn.config.schema import TASKS
+    from charrnn.registry import TASKS
 
     model, ignored = config.model, TASKS[config.task].ignores
     widths = model.widths

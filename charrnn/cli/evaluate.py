@@ -116,7 +116,7 @@ def evaluate(
     from charrnn.evaluation.score_network import NGRAM_ORDER, Reading, choose_reading
     from charrnn.inference.trained_model import TrainedModel
     from charrnn.tasks.data import data_of_checkpoint
-    from charrnn.training.planning import choose_device
+    from charrnn.training.hardware import choose_device
 
     model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
     chosen = {
@@ -199,11 +199,11 @@ def _score(
     as_json: bool,
 ) -> None:
     """A split by the protocol of the run's own task."""
-    from charrnn.config.schema import config_from_data, with_values
+    from charrnn.config.merge import config_from_data, with_values
     from charrnn.errors import DataError
     from charrnn.tasks.data import data_of_checkpoint
     from charrnn.tasks.task import experiment_of
-    from charrnn.training.planning import choose_device
+    from charrnn.training.hardware import choose_device
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config, own = data_of_checkpoint(config, checkpoint, moved, warn)
@@ -236,13 +236,13 @@ def _novelty(
     """How much of a sample stands verbatim in what the model was trained on."""
     import numpy as np
 
-    from charrnn.config.schema import config_from_data
+    from charrnn.config.merge import config_from_data
     from charrnn.data.corpus import read_text
     from charrnn.data.sources import find_sources
     from charrnn.data.vocabulary import code_points
     from charrnn.evaluation.novelty import novelty
     from charrnn.inference.trained_model import check_language_model
-    from charrnn.runs.directory import SCHEMA
+    from charrnn.runs.checkpoint import SCHEMA
     from charrnn.tasks.data import data_of_checkpoint
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))

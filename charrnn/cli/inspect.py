@@ -26,10 +26,11 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
       charrnn info book-1
       charrnn info step-00000500.safetensors --json
     """
-    from charrnn.config.schema import config_from_data
+    from charrnn.config.merge import config_from_data
     from charrnn.data.vocabulary import read_vocabularies
+    from charrnn.runs.checkpoint import SCHEMA
     from charrnn.runs.checkpoint_check import loss_in
-    from charrnn.runs.directory import SCHEMA, Run, find_checkpoint, find_run
+    from charrnn.runs.directory import Run, find_checkpoint, find_run
 
     checkpoint = find_checkpoint(run, warn, step, last)
     metadata = checkpoint.metadata
@@ -119,8 +120,9 @@ def list_runs(root: Path, as_json: bool) -> None:
       charrnn list
       charrnn list experiments/ --json
     """
+    from charrnn.runs.checkpoint import SCHEMA
     from charrnn.runs.checkpoint_check import loss_in
-    from charrnn.runs.directory import SCHEMA, all_runs
+    from charrnn.runs.directory import all_runs
 
     rows: list[dict[str, Any]] = []
     for run in all_runs(root):
@@ -163,7 +165,8 @@ def vocab(run: str, as_json: bool) -> None:
       charrnn vocab book-1
     """
     from charrnn.data.vocabulary import read_vocabularies
-    from charrnn.runs.directory import SCHEMA, find_checkpoint
+    from charrnn.runs.checkpoint import SCHEMA
+    from charrnn.runs.directory import find_checkpoint
 
     vocabularies = read_vocabularies(find_checkpoint(run, warn).metadata.get("vocabulary"))
     if as_json:

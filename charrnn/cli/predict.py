@@ -57,13 +57,13 @@ def predict(
       charrnn predict french-1 "I am tired." --beam 5 --attention tired.png
     """
     from charrnn.cli.alignment_picture import require_pictures, save_alignment
-    from charrnn.config.schema import config_from_data
+    from charrnn.config.merge import config_from_data
     from charrnn.errors import ConfigError, DataError
     from charrnn.runs.directory import find_checkpoint
 
     checkpoint = find_checkpoint(run, warn, step, last)
     from charrnn.tasks.task import Searching, experiment_of
-    from charrnn.training.planning import choose_device
+    from charrnn.training.hardware import choose_device
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     predictor = experiment_of(config.task).predictor(checkpoint, str(choose_device(device)))

@@ -95,9 +95,11 @@ def sample(
     """
     from charrnn.errors import ConfigError
     from charrnn.inference.sampler import Choice, Draws, prime
-    from charrnn.inference.trained_model import generate_texts, writer_of
+    from charrnn.inference.text import generate_texts
+    from charrnn.inference.trained_model import writer_of
     from charrnn.nn.fast.memory import keep_freed_memory
-    from charrnn.runs.directory import SCHEMA, find_checkpoint
+    from charrnn.runs.checkpoint import SCHEMA
+    from charrnn.runs.directory import find_checkpoint
 
     if prompt is not None and prompt_file is not None:
         raise ConfigError("give either --prompt or --prompt-file, not both")
@@ -122,7 +124,7 @@ def sample(
     if device == "auto" and num_samples < MANY:
         device = "cpu"
     if device != "cpu":  # numpy steps on a CPU; torch, which is slow to import, is not needed.
-        from charrnn.training.planning import choose_device
+        from charrnn.training.hardware import choose_device
 
         device = str(choose_device(device))
     model = kind.from_checkpoint(checkpoint, device)
@@ -203,7 +205,7 @@ def _converse(
     """Turns: a line from the user is read into the state, then the model writes on."""
     from charrnn.errors import DataError
     from charrnn.inference.sampler import prime
-    from charrnn.inference.trained_model import generate_texts
+    from charrnn.inference.text import generate_texts
 
     say("type a line for the model to go on from; end with Ctrl-D")
     while True:

@@ -27,7 +27,8 @@ from charrnn.cli.display import (
 from charrnn.registry import CELLS, one_of
 
 if TYPE_CHECKING:
-    from charrnn.config.schema import Config, Layer
+    from charrnn.config.merge import Layer
+    from charrnn.config.schema import Config
     from charrnn.inference.trained_model import TrainedModel
     from charrnn.runs.checkpoint import Checkpoint
     from charrnn.runs.directory import Run
@@ -73,7 +74,7 @@ def _flags(table: list[tuple[str, str, str, str]]) -> Callable[[Any], Any]:
 
 def _flag_layers(table: list[tuple[str, str, str, str]], given: Mapping[str, Any]) -> list[Layer]:
     """The flags that were given; a budget takes the place of all that a config file sets."""
-    from charrnn.config.schema import parse_yaml
+    from charrnn.config.strict_yaml import parse_yaml
 
     layers: list[Layer] = []
     budget = [key for _, key, _, _ in BUDGET_FLAGS]
@@ -127,7 +128,7 @@ def train(
       charrnn train names/ --task classification
       charrnn train pairs.tsv --task translation
     """
-    from charrnn.config.schema import build_config, environment_layers, file_layer, override_layers
+    from charrnn.config.merge import build_config, environment_layers, file_layer, override_layers
     from charrnn.runs.directory import Run
 
     layers: list[Layer] = []
@@ -228,10 +229,10 @@ def _go_on(
     as_json: bool,
 ) -> int:
     """Resume from a checkpoint, in `run` or in a new one."""
-    from charrnn.config.schema import config_from_data, with_values
+    from charrnn.config.merge import config_from_data, with_values
     from charrnn.errors import ConfigError
     from charrnn.tasks.data import data_of_checkpoint
-    from charrnn.training.planning import choose_device, choose_precision, choose_processes
+    from charrnn.training.hardware import choose_device, choose_precision, choose_processes
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config = with_values(config, changes)
@@ -277,11 +278,13 @@ def _start(
     import torch
 
     from charrnn.cli.tensorboard import require_tensorboard
-    from charrnn.config.schema import dump_yaml
-    from charrnn.runs.directory import claim_run, differences, environment
+    from charrnn.config.merge import dump_yaml
+    from charrnn.runs.directory import claim_run
+    from charrnn.runs.environment import differences, environment
     from charrnn.session.loop import Session
     from charrnn.tasks.task import experiment_of
-    from charrnn.training.planning import choose_device, prepare_process, steps_bound
+    from charrnn.training.budget import steps_bound
+    from charrnn.training.hardware import choose_device, prepare_process
 
     if config.tensorboard:
         require_tensorboard()
@@ -333,8 +336,8 @@ def _drive(session: Session, run: Run, as_json: bool) -> int:
     """Show a session's events; the exit code."""
     from charrnn.cli.tensorboard import event_writer
     from charrnn.errors import CharrnnError, is_out_of_memory
-    from charrnn.runs.directory import SCHEMA
-    from charrnn.session.loop import Evaluated, Finished, Planned, Stepped
+    from charrnn.runs.checkpoint import SCHEMA
+    from charrnn.session.events import Evaluated, Finished, Planned, Stepped
 
     stopper = Stopper()
     bar = Bar(shown=not as_json)
@@ -472,7 +475,7 @@ def _show_end(path: Path, event: Any, use: str) -> None:
 
 def _summary(session: Session, path: Path, event: Any) -> dict[str, Any]:
     """The last object of `train --json`: the score, and how it was come by."""
-    from charrnn.runs.directory import SCHEMA
+    from charrnn.runs.checkpoint import SCHEMA
 
     if event.score is not None:
         score = event.score.record()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from charrnn.data.corpus import Corpus, Span
 from charrnn.errors import DataError
-from charrnn.runs.directory import SCHEMA
+from charrnn.runs.checkpoint import SCHEMA
 
 UNBROKEN = "unbroken"
 

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.config.schema import TASKS, Config, config_from_data, resolve
+from charrnn.config.merge import config_from_data
+from charrnn.config.schema import Config
 from charrnn.data.vocabulary import Unknown, Vocabulary, read_vocabulary, shortened, split_words
 from charrnn.errors import CheckpointError, DataError
 from charrnn.inference.numpy_stepper import NumpyModel
-from charrnn.inference.sampler import Choice, Cursor, Draws, Stepper, prime, sample
+from charrnn.inference.sampler import Choice, Cursor, Draws, Stepper, prime
+from charrnn.inference.text import generate_text, starting_id
 from charrnn.nn.state import leaves, map_state, replace_leaves
+from charrnn.registry import TASKS, resolve
 from charrnn.runs.checkpoint import Arrays, Checkpoint, Layout, load_checkpoint, save_checkpoint
 from charrnn.runs.directory import find_checkpoint
 
@@ -68,82 +71,6 @@ def writer_of(checkpoint: Checkpoint) -> Any:
             f"predict"
         )
     return resolve(writer)
-
-
-def starting_id(vocabulary: Vocabulary, most_frequent: int) -> int:
-    """What sampling starts after where there is no prompt: a newline, if there is one."""
-    if not vocabulary.unknown_characters("\n"):
-        return int(vocabulary.encode("\n")[0])
-    return most_frequent
-
-
-def generate_text(
-    stepper: Stepper,
-    vocabulary: Vocabulary,
-    cursor: Cursor,
-    choice: Choice,
-    draws: Draws,
-    length: int,
-) -> Iterator[str]:
-    """`length` symbols of one lane as text, piece by piece as it is made."""
-    stream = vocabulary.stream()
-    for _, ids in zip(range(length), sample(stepper, cursor, choice, draws), strict=False):
-        if text := stream.feed(int(ids[0])):
-            yield text
-    if rest := stream.finish():
-        yield rest
-
-
-def generate_texts(
-    stepper: Stepper,
-    vocabulary: Vocabulary,
-    cursor: Cursor,
-    choice: Choice,
-    draws: Draws,
-    length: int,
-    stop: str | None = None,
-    end: int | None = None,
-    write: Callable[[str], None] | None = None,
-) -> list[str]:
-    """At most `length` symbols of each lane as texts; with `write`, the only one is passed on as it
-    is made and only its last piece kept.
-
-    A text ends with `stop`, which is part of it, or at the id `end`, whose text is
-    nothing; its lane is stepped on unheard.
-    """
-    lanes = len(cursor.token)
-    streams = [vocabulary.stream() for _ in range(lanes)]
-    texts: list[list[str]] = [[] for _ in range(lanes)]
-    tails = [""] * lanes  # Enough of the end to see `stop` across pieces.
-    running = [True] * lanes
-    keep = len(stop) - 1 if stop else 0
-
-    def add(i: int, piece: str) -> None:
-        if not piece:
-            return
-        if write:
-            write(piece)
-            texts[i].clear()
-        texts[i].append(piece)
-        if stop:
-            tails[i] += piece
-            running[i] = stop not in tails[i]
-            tails[i] = tails[i][-keep:] if keep else ""
-
-    # Written text is cut off at `stop` only when it is complete, so pieces go out as they come.
-    for _, ids in zip(range(length), sample(stepper, cursor, choice, draws), strict=False):
-        for i in range(lanes):
-            if running[i] and ids[i] == end:
-                add(i, streams[i].finish())
-                running[i] = False
-            elif running[i]:
-                add(i, streams[i].feed(int(ids[i])))
-        if not any(running):
-            break
-    for i in range(lanes):
-        if running[i]:
-            add(i, streams[i].finish())
-    return ["".join(text) for text in texts]
 
 
 def second_moments(tensors: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -201,7 +128,7 @@ class TrainedModel:
     @cached_property
     def model(self) -> LanguageModel:
         """The network in torch, on the device."""
-        from charrnn.config.schema import with_values
+        from charrnn.config.merge import with_values
         from charrnn.training.build import build_model, load_arrays, placed
 
         config = with_values(self.config, {"device": self.device})
@@ -220,7 +147,7 @@ class TrainedModel:
         plain = not (model.layer_norm or model.zoneout or model.zoneout_cell)
         if self.device == "cpu" and plain and NumpyModel.fits(self.weights, *kind):
             return NumpyModel(self._looked_up(), *kind, model.skip_connections)
-        from charrnn.nn.models import TorchStepper
+        from charrnn.inference.torch_stepper import TorchStepper
 
         return TorchStepper(self.model)
 

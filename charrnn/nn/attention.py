@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from charrnn.nn.layers import only, real_steps
+from charrnn.nn.sequences import only, real_steps
 
 Score = Literal["additive", "dot", "general"]
 

@@ -13,7 +13,7 @@ padding is never read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,21 +21,11 @@ from torch.backends.cudnn.rnn import get_cudnn_mode
 from torch.func import functional_call
 from torch.nn import functional
 
-from charrnn.nn.cells.standard import (
-    Activation,
-    Cell,
-    GRUCell,
-    LinearCell,
-    LSTMCell,
-    LSTMState,
-    MinGRUCell,
-    MinLSTMCell,
-    TorchLayoutCell,
-    VanillaCell,
-)
-from charrnn.nn.fast.cpu_kernels import GRUKernel, VanillaKernel
-from charrnn.nn.fast.scan import scan
-from charrnn.nn.state import State, leaves, map_state, replace_leaves, select_lanes
+from charrnn.nn.cells.base import Cell, TorchLayoutCell
+from charrnn.nn.cells.standard import GRUCell, LSTMCell, VanillaCell
+from charrnn.nn.fast.fused import FUSED, _fused
+from charrnn.nn.sequences import drop, only, real_steps, reverse
+from charrnn.nn.state import State, leaves, map_state, select_lanes
 
 
 class Layer(Protocol):
@@ -79,150 +69,9 @@ def unroll(
     return stacked if real is None else only(real, stacked), state
 
 
-def real_steps(lengths: Tensor, inputs: Tensor) -> Tensor:
-    """(N, T), True where a step of the inputs (N, T, D) is none of the padding."""
-    return torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]
-
-
-def only(real: Tensor, sequence: Tensor) -> Tensor:
-    """The sequence (N, T, D) with zeros for padding, through which no gradient flows.
-
-    Chosen, not multiplied: what stands in the padding may be no number at all.
-    """
-    return sequence.where(real[:, :, None], sequence.new_zeros(()))
-
-
-def reverse(sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """The sequence (N, T, D) from its end to its beginning.
-
-    With `lengths` the real steps of each lane are reversed and the padding stays behind them. Done
-    twice, it is the sequence again.
-    """
-    if lengths is None:
-        return sequence.flip(1)
-    steps = torch.arange(sequence.shape[1], device=sequence.device).expand(sequence.shape[:2])
-    ends = lengths.clamp(max=sequence.shape[1])[:, None] - 1
-    steps = (ends - steps).where(steps <= ends, steps)
-    return sequence.gather(1, steps[:, :, None].expand_as(sequence))
-
-
-def drop(inputs: Tensor, rate: float, training: bool, locked: bool) -> Tensor:
-    """Dropout on (N, T, D), or (N, D) in a step: in training each number is 0 with probability
-    `rate`, else divided by 1 - rate, so that its expectation is itself.
-
-    `locked` draws once for all T of a lane (variational dropout: Gal and Ghahramani 2016).
-    """
-    if not training or not rate:
-        return inputs
-    if not locked:
-        return functional.dropout(inputs, rate)
-    mask = torch.ones_like(inputs[:, :1]) if inputs.dim() == 3 else torch.ones_like(inputs)
-    return inputs * functional.dropout(mask, rate)
-
-
-def _low() -> bool:
-    """Whether products are to be in bfloat16."""
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-
-
-FAR = 1e12  # added to a gate's total: the logistic function of it is 1, exactly, and of -FAR 0
-
-
-def _mark(inputs: Tensor, weights: list[Tensor], real: Tensor, totals: list[float]) -> Any:
-    """Inputs and weights with one input more, which is 1 in the padding and adds to each gate's
-    total what `totals` says, to steer the state through it."""
-    column = weights[0].new_tensor(totals).repeat_interleave(weights[1].shape[1])
-    mark = (~real)[:, :, None].to(inputs.dtype)
-    wider = torch.cat([weights[0], column[:, None]], 1)
-    return torch.cat([inputs, mark], -1), [wider, *weights[1:]]
-
-
 # Each takes inputs, a state and, where there is padding, which steps are real. The first leaf of
 # the state that it returns need not be the one at a lane's last real step (it is among the
 # outputs); every other leaf must be.
-
-
-def _fused_vanilla(
-    cell: VanillaCell, inputs: Tensor, state: Tensor, real: Tensor | None
-) -> tuple[Tensor, State]:
-    weights = cell.weights
-    if real is not None and cell.activation == "relu":
-        # Zero in the padding, where on its own it could grow without bound.
-        inputs, weights = _mark(inputs, weights, real, [-FAR])
-    if inputs.device.type == "cpu":
-        relu = cell.activation == "relu"
-        outputs = VanillaKernel.apply(inputs, state, *weights, relu, _low())  # type: ignore[no-untyped-call]
-        return outputs, outputs[:, -1].clone()
-    kernel = torch.rnn_tanh if cell.activation == "tanh" else torch.rnn_relu
-    outputs, hidden = kernel(
-        inputs, state[None], weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
-    )
-    return outputs, hidden[0].to(state)
-
-
-def _fused_lstm(
-    cell: LSTMCell, inputs: Tensor, state: LSTMState, real: Tensor | None
-) -> tuple[Tensor, State]:
-    weights = cell.weights
-    if real is not None:
-        # No kernel returns the cell state of an inner step. With the input gate shut and the forget
-        # gate open it stays in the padding what it was, to the last bit.
-        inputs, weights = _mark(inputs, weights, real, [-FAR, FAR, 0, 0])
-    initial = (state.hidden[None], state.cell[None])
-    outputs, hidden, memory = torch.lstm(
-        inputs, initial, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
-    )
-    # Under autocast the kernel's state is bfloat16; what is carried on is not.
-    return outputs, LSTMState(hidden[0].to(state.hidden), memory[0].to(state.cell))
-
-
-def _fused_gru(
-    cell: GRUCell, inputs: Tensor, state: Tensor, real: Tensor | None
-) -> tuple[Tensor, State]:
-    if inputs.device.type == "cpu":
-        outputs = GRUKernel.apply(inputs, state, *cell.weights, _low())  # type: ignore[no-untyped-call]
-        return outputs, outputs[:, -1].clone()
-    outputs, hidden = torch.gru(
-        inputs, state[None], cell.weights, True, 1, 0.0, torch.is_grad_enabled(), False, True
-    )
-    return outputs, hidden[0].to(state)
-
-
-def _scanned(
-    cell: LinearCell, inputs: Tensor, state: Tensor, real: Tensor | None
-) -> tuple[Tensor, State]:
-    kept, added = cell.coefficients(inputs.transpose(0, 1).contiguous())
-    outputs = scan(kept, added, state).transpose(0, 1)
-    return outputs, outputs[:, -1].clone()
-
-
-# By exact type: a subclass that changes an equation is a different cell and runs as written. The
-# kernels keep what the backward pass needs only in "training" mode, hence the grad mode above.
-FUSED: dict[type, Callable[..., tuple[Tensor, State]]] = {
-    VanillaCell: _fused_vanilla,
-    LSTMCell: _fused_lstm,
-    GRUCell: _fused_gru,
-    MinGRUCell: _scanned,
-    MinLSTMCell: _scanned,
-}
-
-
-def _fused(
-    cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None
-) -> tuple[Tensor, State]:
-    """`unroll` by a cell's entry in `FUSED`."""
-    if lengths is None:
-        return FUSED[type(cell)](cell, inputs, state, None)
-    real = real_steps(lengths, inputs)
-    outputs, after = FUSED[type(cell)](cell, only(real, inputs), state, real)
-    hidden, *others = leaves(after)
-    last = (lengths.clamp(max=inputs.shape[1]) - 1).clamp(min=0)
-    hidden = select_lanes(  # type: ignore[assignment]
-        lengths > 0,
-        outputs[torch.arange(len(last), device=last.device), last].to(hidden),
-        next(leaves(state)),
-    )
-    return only(real, outputs), replace_leaves(after, iter([hidden, *others]))
 
 
 class Zoneout:
@@ -444,86 +293,3 @@ class Bidirectional(nn.Module):
         """The zero states of the two layers, the forward one's first."""
         layers = (self.forward_layer, self.backward_layer)
         return tuple(layer.initial_state(batch_size) for layer in layers)  # type: ignore[operator]
-
-
-# What torch.nn calls the standard cells' layers.
-IN_TORCH: dict[type, Any] = {VanillaCell: nn.RNN, LSTMCell: nn.LSTM, GRUCell: nn.GRU}
-PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-def from_torch(module: nn.RNNBase) -> Stack:
-    """A stack with the weights of a `torch.nn.RNN`, `LSTM` or `GRU`, copied unchanged.
-
-    Its layers are `Bidirectional` where the module is. Raises ValueError for what our cells do not
-    have: projections, no biases.
-    """
-    if module.proj_size or not module.bias:
-        raise ValueError("only modules with biases and without projections are supported")
-    hidden = module.hidden_size
-
-    def direction(width: int, suffix: str) -> Recurrent:
-        cell: TorchLayoutCell
-        if isinstance(module, nn.LSTM):
-            cell = LSTMCell(width, hidden)
-        elif isinstance(module, nn.GRU):
-            cell = GRUCell(width, hidden)
-        else:
-            activation: Activation = "relu" if module.mode == "RNN_RELU" else "tanh"
-            cell = VanillaCell(width, hidden, activation)
-        reference = getattr(module, f"weight_hh_{suffix}")
-        cell.to(device=reference.device, dtype=reference.dtype)
-        with torch.no_grad():
-            for name in PARTS:
-                getattr(cell, name).copy_(getattr(module, f"{name}_{suffix}"))
-        return Recurrent(cell)
-
-    layers: list[nn.Module] = []
-    width = module.input_size
-    for i in range(module.num_layers):
-        ahead = direction(width, f"l{i}")
-        if module.bidirectional:
-            layers.append(Bidirectional(ahead, direction(width, f"l{i}_reverse")))
-            width = 2 * hidden
-        else:
-            layers.append(ahead)
-            width = hidden
-    return Stack(layers, dropout=float(module.dropout)).train(module.training)
-
-
-def to_torch(stack: Stack) -> nn.RNNBase:
-    """The `torch.nn.RNN`, `LSTM` or `GRU` (batch first) with a stack's weights, copied unchanged.
-
-    Raises ValueError where torch has no such module: layers of different widths, cells or
-    directions, directions that are not concatenated, or skip connections.
-    """
-    cells: dict[str, Any] = {}
-    kinds = set()
-    for i, layer in enumerate(stack.layers):
-        merge = layer.merge if isinstance(layer, Bidirectional) else None
-        both = [layer] if merge is None else [layer.forward_layer, layer.backward_layer]
-        for one, suffix in zip(both, (f"l{i}", f"l{i}_reverse"), strict=False):
-            cell = cells[suffix] = getattr(one, "cell", None)
-            activation = getattr(cell, "activation", None)
-            kinds.add((type(cell), getattr(cell, "hidden_size", 0), activation, merge))
-    kind, width, activation, merge = kinds.pop()
-    fits = not kinds and not stack.skip_connections and merge in (None, "concatenate")
-    if not fits or kind not in IN_TORCH:
-        raise ValueError(
-            "torch.nn needs standard cells of one kind and width, in one direction or in two that "
-            "are concatenated, without skip connections"
-        )
-    first = cells["l0"]
-    module: nn.RNNBase = IN_TORCH[kind](
-        first.input_size,
-        width,
-        num_layers=len(stack.layers),
-        dropout=stack.dropout if len(stack.layers) > 1 else 0.0,
-        batch_first=True,
-        bidirectional=merge is not None,
-        **({"nonlinearity": activation} if activation else {}),
-    ).to(device=first.weight_hh.device, dtype=first.weight_hh.dtype)
-    with torch.no_grad():
-        for suffix, cell in cells.items():
-            for name in PARTS:
-                getattr(module, f"{name}_{suffix}").copy_(getattr(cell, name))
-    return module.train(stack.training)

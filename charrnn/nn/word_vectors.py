@@ -18,7 +18,8 @@ from torch.nn import functional
 from charrnn.data.batching import pad
 from charrnn.data.vocabulary import SPECIALS, CharacterVocabulary, Ids, WordVocabulary, id_type
 from charrnn.nn.cells.standard import LSTMCell
-from charrnn.nn.layers import Bidirectional, Recurrent, only, real_steps
+from charrnn.nn.layers import Bidirectional, Recurrent
+from charrnn.nn.sequences import only, real_steps
 from charrnn.nn.state import leaves
 
 LONGEST = 40  # characters of a word that are read: one long address would pad a whole batch

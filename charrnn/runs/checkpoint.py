@@ -194,3 +194,6 @@ def _json(text: str) -> Any:
         raise ValueError(f"its header holds {constant}")
 
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+
+
+SCHEMA = 1

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from charrnn.config.schema import TASKS, Config, config_from_data, resolve
+from charrnn.config.merge import config_from_data
+from charrnn.config.schema import Config
 from charrnn.data.vocabulary import Vocabularies, read_vocabularies
 from charrnn.errors import CheckpointError, ConfigError
-from charrnn.registry import CELLS, Shapes
+from charrnn.registry import CELLS, TASKS, Shapes, resolve
 from charrnn.runs.checkpoint import Layout
 
 Count = Annotated[int, Field(ge=0, lt=2**62)]

@@ -18,15 +18,11 @@ import difflib
 import itertools
 import json
 import os
-import platform
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +31,7 @@ import filelock
 from charrnn.errors import CheckpointError, ConfigError, LockedError, StorageError
 from charrnn.runs.checkpoint import (
     MAX_HEADER,
+    SCHEMA,
     SUFFIX,
     Arrays,
     Checkpoint,
@@ -45,8 +42,6 @@ from charrnn.runs.checkpoint import (
 )
 from charrnn.runs.checkpoint_check import check_layout, usable_best
 
-SCHEMA = 1
-DISTRIBUTION = "charrnn-trainer"
 _STEP = re.compile(r"step-(\d{8,18})\.safetensors")
 _OWN = {"lock", "owner.json", "checkpoints"}  # what taking the lock makes
 _EARLY = {"environment.json", "config.yaml"}  # what a start writes before its first checkpoint
@@ -294,53 +289,6 @@ def find_checkpoint(
     if step is not None:
         return found.load(step)
     return found.latest(warn) if last else found.best(warn)
-
-
-def environment(device: str, threads: int) -> dict[str, Any]:
-    """What a result depends on beside the configuration: versions, machine, command line."""
-    packages = {}
-    for package in (DISTRIBUTION, "torch", "numpy", "safetensors"):
-        with contextlib.suppress(PackageNotFoundError):
-            packages[package] = version(package)
-    commit = None
-    checkout = Path(__file__).parents[2]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        commit = (checkout / ".git").exists() and subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout.strip()
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "packages": packages,
-        "device": device,
-        "threads": threads,
-        "commit": commit,
-    }
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What has changed between two environments of the things bit-exact resume depends on."""
-    found = []
-    for key in ("python", "platform", "processor", "packages", "device", "threads"):
-        if before.get(key) != now.get(key):
-            found.append(f"{key}: {before.get(key)} before, {now.get(key)} now")
-    return found
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _json(value: Any) -> str:

@@ -13,21 +13,20 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from charrnn.config.schema import Config, dump_yaml, with_values
+from charrnn.config.merge import dump_yaml, with_values
+from charrnn.config.schema import Config
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
 from charrnn.evaluation.score import Evaluation
 from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.directory import Run
+from charrnn.session.events import Evaluated, Event, Finished, Planned, Stepped
 from charrnn.tasks.task import Data, experiment_of
-from charrnn.training.build import build_optimizer
-from charrnn.training.planning import (
+from charrnn.training.budget import (
     AIM,
     EVALUATIONS,
     LONG_SCORE,
@@ -37,58 +36,10 @@ from charrnn.training.planning import (
     steps_bound,
     steps_in_time,
 )
+from charrnn.training.build import build_optimizer
 from charrnn.training.trainer import Trainer
 
 HOPELESS = 10.0  # times the loss of a uniform guess: no run comes back from there
-
-
-@dataclass(frozen=True)
-class Planned:
-    """The number of steps is fixed (again)."""
-
-    steps: int
-    epochs: float
-    evaluate_every: int
-    characters_per_second: float | None  # measured in warm-up; None for a budget in steps
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """A step was taken."""
-
-    step: int
-    characters: int
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A line of metrics.jsonl, the score of validation in it, whether it is the best so far, and a
-    sample of what the model makes."""
-
-    metrics: dict[str, Any]
-    score: Evaluation
-    is_best: bool
-    seconds_left: float | None
-    sample: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """How a start ended: `reason` is budget, patience, interrupted, or unscored, which is
-    interrupted when only the final score was left to do."""
-
-    reason: str
-    step: int
-    best: dict[str, Any]
-    score: Evaluation | None  # of the best checkpoint on validation, whole
-    checkpoint: Path
-    parameters: int
-    unit: str
-    seconds: float
-    characters_per_second: float  # trained over wall time, evaluations and saves included
-
-
-Event = Planned | Stepped | Evaluated | Finished
 
 
 class Session:

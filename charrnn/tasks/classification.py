@@ -16,7 +16,8 @@ from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.vocabulary import Vocabularies, Vocabulary
 from charrnn.evaluation.metrics import accuracy, confusion, macro_f1
-from charrnn.nn.layers import Bidirectional, Stack, drop, real_steps
+from charrnn.nn.layers import Bidirectional, Stack
+from charrnn.nn.sequences import drop, real_steps
 from charrnn.nn.state import State, leaves
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.examples import (

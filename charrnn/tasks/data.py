@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from charrnn.config.schema import TASKS, Config, resolve, with_values
-from charrnn.data.corpus import Corpus, load_corpus, read_cache, split_corpus
+from charrnn.config.merge import with_values
+from charrnn.config.schema import Config
+from charrnn.data.corpus import Corpus, load_corpus, split_corpus
+from charrnn.data.id_cache import read_cache
 from charrnn.data.sources import Sources, find_sources
 from charrnn.data.vocabulary import read_vocabulary
 from charrnn.errors import DataError
+from charrnn.registry import TASKS, resolve
 from charrnn.runs.checkpoint import Checkpoint
 
 Warn = Callable[[str], None]

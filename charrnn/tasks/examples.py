@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from charrnn.config.schema import Config, config_from_data, with_values
+from charrnn.config.merge import config_from_data, with_values
+from charrnn.config.schema import Config
 from charrnn.data.batching import by_length
 from charrnn.data.formats import Examples, Labelled, Pair, Tagged, load_examples
 from charrnn.data.vocabulary import END, START, Ids, Vocabularies, Vocabulary, read_vocabularies

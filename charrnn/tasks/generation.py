@@ -28,9 +28,10 @@ from charrnn.data.vocabulary import (
 )
 from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.inference.sampler import Choice, Cursor, Draws, prime
-from charrnn.inference.trained_model import generate_texts
+from charrnn.inference.text import generate_texts
+from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.layers import Stack
-from charrnn.nn.models import LanguageModel, TorchStepper
+from charrnn.nn.models import LanguageModel
 from charrnn.nn.state import State
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.data import Texts

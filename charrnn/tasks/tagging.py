@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charrnn.config.schema import Config, config_from_data
+from charrnn.config.merge import config_from_data
+from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.formats import read_tagged
 from charrnn.data.vocabulary import (
@@ -28,7 +29,8 @@ from charrnn.data.vocabulary import (
 )
 from charrnn.errors import ConfigError
 from charrnn.evaluation.metrics import accuracy
-from charrnn.nn.layers import Stack, drop
+from charrnn.nn.layers import Stack
+from charrnn.nn.sequences import drop
 from charrnn.nn.word_vectors import WordVectors, characters_of, spell
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.data import Texts

@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from charrnn.config.schema import TASKS, Config, resolve
+from charrnn.config.schema import Config
 from charrnn.data.vocabulary import Vocabularies
 from charrnn.evaluation.score import Evaluation
 from charrnn.inference.trained_model import TrainedModel
+from charrnn.registry import TASKS, resolve
 from charrnn.runs.checkpoint import Arrays, Checkpoint
 from charrnn.runs.checkpoint_check import Expected
 

@@ -29,8 +29,9 @@ from charrnn.data.vocabulary import (
 from charrnn.errors import ConfigError
 from charrnn.evaluation.metrics import bleu, exact_match
 from charrnn.inference.beam import Hypothesis, beam_search
+from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.attention import Attention
-from charrnn.nn.models import EncoderDecoder, TorchStepper
+from charrnn.nn.models import EncoderDecoder
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.data import Texts
 from charrnn.tasks.examples import (

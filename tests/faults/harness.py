@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from charrnn.config.schema import TASKS
+from charrnn.registry import TASKS
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn.runs.directory import Run
 

@@ -32,16 +32,16 @@ import yaml
 from hypothesis import strategies as st
 
 import charrnn.config.schema
-from charrnn.config.schema import (
-    Config,
+from charrnn.config.merge import (
     all_keys,
     build_config,
     config_from_data,
     dump_yaml,
     file_layer,
     flatten,
-    parse_yaml,
 )
+from charrnn.config.schema import Config
+from charrnn.config.strict_yaml import parse_yaml
 from charrnn.data.corpus import load_corpus
 from charrnn.data.sources import find_sources
 from charrnn.errors import CharrnnError, is_out_of_memory
@@ -50,7 +50,8 @@ from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
 from charrnn.runs.directory import Run, find_checkpoint
 from charrnn.session.loop import Session
-from charrnn.training.planning import choose_device, plan
+from charrnn.training.hardware import choose_device
+from charrnn.training.planning import plan
 from tests.faults.harness import (
     Effort,
     Ended,
@@ -778,7 +779,9 @@ def strangers_yaml(effort: Effort, sabotaged: bool) -> Result:
             return f"{name}: no place: {ended.errors[:200]}"
         return "" if took(ended) < SECONDS else f"{name}: {took(ended):.1f} s"
 
-    with mock.patch("charrnn.config.schema._Loader", yaml.SafeLoader) if sabotaged else NOTHING:
+    with (
+        mock.patch("charrnn.config.strict_yaml._Loader", yaml.SafeLoader) if sabotaged else NOTHING
+    ):
         problems = [problem for problem in side_by_side(work, chosen) if problem]
         for text, value in NUMBERS.items():
             found = parse_yaml(f"x: {text}", "numbers")["x"]
@@ -817,7 +820,7 @@ def harmless_source(effort: Effort, sabotaged: bool) -> Result:
     trees = dict(MODULES) | ({"planted": ast.parse(PLANTED)} if sabotaged else {})
     found = [f"{name}: {call}" for name, tree in trees.items() for call in dangerous(tree)]
     strict = "; one yaml.load, with a loader that is a yaml.SafeLoader"
-    if not issubclass(charrnn.config.schema._Loader, yaml.SafeLoader):
+    if not issubclass(charrnn.config.strict_yaml._Loader, yaml.SafeLoader):
         found.append("the configuration's loader is no yaml.SafeLoader")
     shown = f": {', '.join(found)}"[:150] if found else strict
     return Result(not found, f"{len(found)} in {len(trees)} modules{shown}")

@@ -79,7 +79,9 @@ def elsewhere(effort: Effort, sabotaged: bool) -> Result:
     save_checkpoint(path, saved.tensors, metadata)
     text = where / "other.txt"
     text.write_text((where / "text.txt").read_text()[::-1])
-    with patched(mock.patch("charrnn.runs.directory.differences", return_value=[]), when=sabotaged):
+    with patched(
+        mock.patch("charrnn.runs.environment.differences", return_value=[]), when=sabotaged
+    ):
         codes = [
             fork(command(*arguments)).wait().code
             for arguments in (["sample", path, "-n", 5], ["eval", path], ["info", path])
@@ -132,7 +134,7 @@ def run_from_a_gpu(effort: Effort, sabotaged: bool) -> Result:
                 ["going on with --device auto", f"{device} before"],
             ),
         ]
-        as_it_is = mock.patch("charrnn.training.planning.choose_device", torch.device)
+        as_it_is = mock.patch("charrnn.training.hardware.choose_device", torch.device)
         with patched(as_it_is, when=sabotaged):
             for arguments, words in cases:
                 count += 1

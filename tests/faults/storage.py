@@ -434,7 +434,7 @@ def id_cache(effort: Effort, sabotaged: bool) -> Result:
             run = f"during{i}-{in_memory}"
             with (
                 at_step(12, lambda how=how: damage_entry(how)),
-                mock.patch("charrnn.data.corpus.IN_MEMORY", in_memory),
+                mock.patch("charrnn.data.id_cache.IN_MEMORY", in_memory),
                 unchecked_cache(sabotaged),
             ):
                 ended = fork(train(folder, run, steps=20)).wait()
@@ -516,7 +516,7 @@ def unchecked_cache(sabotaged: bool) -> Iterator[None]:
             real = hashlib.sha256
             hidden = stack.enter_context(believing("corpus"))
             hidden.sha256 = real  # The key of the entry is one, too.
-            stack.enter_context(mock.patch("charrnn.data.corpus.IdFile._read", read_unchecked))
+            stack.enter_context(mock.patch("charrnn.data.id_cache.IdFile._read", read_unchecked))
         yield
 
 

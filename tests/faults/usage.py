@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from charrnn.config.schema import all_keys, build_config
+from charrnn.config.merge import all_keys, build_config
 from charrnn.errors import ConfigError
 from charrnn.runs.directory import Run
 from tests.faults.harness import (

@@ -1,0 +1,64 @@
+"""The contract of a cell, and the parameter layout that torch uses."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from charrnn.nn.state import State
+
+Activation = Literal["tanh", "relu"]
+
+
+class Cell(Protocol):
+    """The contract: whatever has these members can be unrolled, stacked, trained and sampled."""
+
+    output_size: int
+
+    def __call__(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step: `inputs` (N, D) and a state give an output (N, output_size) and a state."""
+        ...
+
+    def initial_state(self, batch_size: int) -> State:
+        """The zero state for `batch_size` lanes, on the cell's device and in its dtype."""
+        ...
+
+
+class TorchLayoutCell(nn.Module):
+    """The parameters the three standard cells share, in torch's layout.
+
+    Input weights start Glorot-uniform (Glorot and Bengio 2010), each gate's recurrent weights
+    orthogonal (Saxe et al. 2014), biases zero.
+    """
+
+    gates: int
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.output_size = hidden_size
+        rows = self.gates * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(rows, hidden_size))
+        self.bias_ih = nn.Parameter(torch.zeros(rows))
+        self.bias_hh = nn.Parameter(torch.zeros(rows))
+        for weight_ih, weight_hh in zip(
+            self.weight_ih.chunk(self.gates), self.weight_hh.chunk(self.gates), strict=True
+        ):
+            nn.init.xavier_uniform_(weight_ih)
+            nn.init.orthogonal_(weight_hh)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The four parameters in the order torch's fused kernels take them."""
+        return [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+
+    def zeros(self, batch_size: int) -> Tensor:
+        """A zero tensor (N, H) on the parameters' device and in their dtype."""
+        return self.weight_hh.new_zeros(batch_size, self.hidden_size)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}"
