@@ -52,9 +52,9 @@ def choose_device(wanted: str) -> torch.device:
 
 def choose_precision(wanted: str, device: torch.device, cell: str, work: int = 0) -> str:
     """`auto` is bfloat16 on a GPU that has it, and on a CPU that computes with it for the standard
-    cells where `work`, lanes a process times width, is at least 1,024: from there on it was faster
-    (LOG.md). A function of the machine and the plan, not of a measurement: the same command trains
-    the same way twice.
+    cells where `work`, lanes a process times width, is at least 1,024: from there on it was faster,
+    and the score is the same (docs/experiments/bfloat16-or-float32.md). A function of the machine
+    and the plan, not of a measurement: the same command trains the same way twice.
 
     Raises ConfigError for bfloat16 where there is none.
     """
@@ -104,7 +104,7 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
     `checkpoints.every` and a step count that depends on a wall-clock budget.
 
     `characters` is the length of the training split. The rules are smooth in the size of the
-    text and in the time there is; see LOG.md for the runs they come from.
+    text and in the time there is; the runs that they come from are in docs/experiments.
     """
     model, training = config.model, config.training
     values: dict[str, Any] = {
