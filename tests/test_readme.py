@@ -61,14 +61,3 @@ def test_every_option_and_key_that_is_named_exists() -> None:
         for key in re.findall(r"--set '?([a-z_.]+)=", text):
             assert key in all_keys()
     assert set(re.findall(r"(?:`|^)charrnn ([a-z]+)\b", README, re.M)) <= set(cli.commands)
-
-
-def test_every_config_is_valid_and_says_what_it_scored() -> None:
-    from charrnn.config.merge import build_config, file_layer
-
-    for path in sorted((ROOT / "configs").glob("*.yaml")):
-        config, _ = build_config([file_layer(path)])
-        assert not config.data.sources
-        header = path.read_text("utf-8")
-        assert f"charrnn train --config configs/{path.name}" in header
-        assert re.search(r"# Score: (\d\.\d{4} nats|none. It was never run)", header)

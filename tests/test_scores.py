@@ -1,13 +1,97 @@
-"""Known numbers on Tiny Shakespeare."""
+"""Known numbers on Tiny Shakespeare, and one source for the scores of the recipes."""
 
+import importlib.util
+import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
+from charrnn.config.merge import build_config, file_layer
 from charrnn.data.corpus import load_corpus
 from charrnn.data.sources import NAMED, find_sources
 from tests.tiny import drive, start, tiny_config
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def scores() -> ModuleType:
+    """The script that makes the tables of recipes, as a module."""
+    spec = importlib.util.spec_from_file_location("scores", ROOT / "scripts" / "scores.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "scores", module)  # A dataclass looks its module up there.
+        spec.loader.exec_module(module)
+    return module
+
+
+def test_the_pages_have_the_scores_of_the_configs(scores: ModuleType) -> None:
+    blocks = scores.generate()
+    assert blocks["scores"].count("\n") == 1 + len(list((ROOT / "configs").glob("*.yaml")))
+    for name in scores.PAGES:
+        page = (ROOT / name).read_text("utf-8")
+        assert scores.fill(page, blocks) == page, f"run: python scripts/scores.py --write ({name})"
+    recipes = (ROOT / "docs" / "use" / "recipes.md").read_text("utf-8")
+    assert all(block in recipes for block in blocks.values())
+
+
+def test_every_config_is_valid_and_its_header_is_true_of_it(scores: ModuleType) -> None:
+    for recipe in scores.read_recipes():
+        config, _ = build_config([file_layer(ROOT / "configs" / recipe.name)])
+        assert not config.data.sources
+        commands = recipe.header["Command"]
+        assert commands[-1].startswith("charrnn train ")
+        assert f" --config configs/{recipe.name} " in commands[-1]
+        text, seeds = scores.join_scores(recipe)
+        assert seeds[:1] == [config.training.seed] or text == "never run"
+
+
+def test_the_experiments_have_the_scores_of_the_configs(scores: ModuleType) -> None:
+    """Each loss, accuracy and perplexity in a header is written on a page of experiments."""
+    pages = (ROOT / "docs" / "experiments").glob("*.md")
+    written = set(re.findall(r"\d+\.\d+", "\n".join(page.read_text("utf-8") for page in pages)))
+    for recipe in scores.read_recipes():
+        if recipe.name == "tiny.yaml":
+            continue  # It is an example, not an experiment.
+        for score in recipe.header["Score"]:
+            figures = [figure for figure in scores.FIGURE.findall(score) if "%" not in figure]
+            assert figures or score == "never run"
+            assert set(figures) <= written, recipe.name
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("# Waht: a\n", "known key"),
+        ("# no key\n", "known key"),
+        ("# What: a\n# What: b\n", "occurs twice"),
+        ("# What: a\n# Command: b\n", "lacks Scored on, Score, Machine"),
+    ],
+)
+def test_a_header_of_another_form_is_refused(
+    scores: ModuleType, tmp_path: Path, header: str, message: str
+) -> None:
+    (tmp_path / "x.yaml").write_text(header + "seed: 1\n")
+    with pytest.raises(ValueError, match=message):
+        scores.read_recipe(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["1.5 nats"],
+        ["1.5 nats (seed 1)", "accuracy 0.5 (seed 2)"],
+        ["1.5 nats, accuracy high (seed 1)"],
+    ],
+)
+def test_scores_that_cannot_be_joined_are_refused(scores: ModuleType, lines: list[str]) -> None:
+    with pytest.raises(ValueError, match="score"):
+        scores.join_scores(scores.Recipe("x.yaml", {"Score": lines}))
 
 
 @pytest.mark.shared_data

@@ -28,7 +28,9 @@ from charrnn.runs.checkpoint import Arrays
 from charrnn.training.text_windows import NOT_SCORED, LanguageModelTask
 from charrnn.training.trainer import full_precision
 
-NGRAM_ORDER = 9  # of the model that counts as it reads; longer ones gain nothing (LOG.md)
+# Order of the n-grams that keep counting; longer ones gain nothing
+# (docs/experiments/dynamic-evaluation.md).
+NGRAM_ORDER = 9
 CHOOSING = 30_000  # characters of a first half on which rates are chosen
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.0, 1e-3, 3e-3, 1e-2, 3e-2)

@@ -24,7 +24,7 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
     `checkpoints.every` and a step count that depends on a wall-clock budget.
 
     `characters` is the length of the training split. The rules are smooth in the size of the
-    text and in the time there is; see LOG.md for the runs they come from.
+    text and in the time there is; see docs/experiments for the runs behind them.
     """
     model, training = config.model, config.training
     values: dict[str, Any] = {

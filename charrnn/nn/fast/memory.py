@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
 
     By default glibc returns large buffers to the system when they are freed, and the next step
     finds them again page by page: in training 1.3 times slower at 2 x 256, and slower still after
-    an evaluation (LOG.md). Other C libraries are left as they are.
+    an evaluation (docs/experiments/freed-memory.md). Other C libraries are left as they are.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # Other C libraries have no mallopt.

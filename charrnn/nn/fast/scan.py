@@ -6,7 +6,7 @@ of steps are composed until few are left, and what lies between is filled in on 
 2 log_2 T operations one after the other in the place of T, and about twice the arithmetic. Nothing
 is divided by and no logarithm is taken. The logarithmic form of Feng et al. (2024), with
 logcumsumexp, subtracts sums of logarithms that grow with T: in float32 it was off by 5e-5 after
-1,000 steps, and 2 to 8 times slower on a CPU (LOG.md).
+1,000 steps, and 1.6 to 6.9 times slower on a CPU (docs/experiments/scan.md).
 
 Everything is time first: (T, N, H).
 """
