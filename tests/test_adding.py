@@ -56,7 +56,12 @@ def test_a_cell_is_one_file_and_one_line(tmp_path: Path) -> None:
     assert len(run("charrnn", "sample", "run", "--length", "20", "--seed", "1")) >= 20
     assert "nats per character" in run("charrnn", "eval", "run")
     assert "plain mgu" in run("charrnn", "info", "run")
-    contracts = ["test_layers", "test_layout", "test_models", "test_session"]
+    contracts = [
+        "nn/test_layers",
+        "runs/test_checkpoint_check",
+        "nn/test_models",
+        "session/test_loop",
+    ]
     words = "mgu and not bfloat16 and not float32-2"
     tested = run("pytest", *(f"tests/{file}.py" for file in contracts), "-q", "-k", words)
     passed = re.search(r"(\d+) passed", tested)

@@ -37,9 +37,9 @@ def choose_device(wanted: str) -> torch.device:
 
 def choose_precision(wanted: str, device: torch.device, cell: str, work: int = 0) -> str:
     """`auto` is bfloat16 on a GPU that has it, and on a CPU that computes with it for the standard
-    cells where `work`, lanes a process times width, is at least 1,024: from there on it was faster
-    (docs/experiments/bfloat16-or-float32.md). A function of the machine and the plan, not of a measurement: the same command trains
-    the same way twice.
+    cells where `work`, lanes a process times width, is at least 1,024. The choice follows from the
+    machine and the plan, not from a measurement, so that the same command trains the same way
+    twice. The scores are the same: docs/experiments/bfloat16-or-float32.md.
 
     Raises ConfigError for bfloat16 where there is none.
     """

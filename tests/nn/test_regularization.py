@@ -29,8 +29,8 @@ from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
 from charrnn.training.text_windows import LanguageModelTask
 from tests import reference
-from tests.test_layers import NORMED, filled
-from tests.test_session import fingerprint, metrics
+from tests.nn.test_layers import NORMED, filled
+from tests.session.test_loop import fingerprint, metrics
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 V = 7

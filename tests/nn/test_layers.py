@@ -23,8 +23,8 @@ from charrnn.nn.state import leaves, map_state, replace_leaves
 from charrnn.nn.torch_weights import from_torch, to_torch
 from charrnn.registry import CELLS as REGISTERED
 from tests import reference
+from tests.nn.test_cells import CELLS as EVERY_CELL
 from tests.reference import differences
-from tests.test_cells import CELLS as EVERY_CELL
 
 CELLS: dict[str, Callable[[int, int], Any]] = {
     "tanh": VanillaCell,

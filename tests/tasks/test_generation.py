@@ -23,12 +23,12 @@ from charrnn.tasks.generation import Generation, Generator, read, surprisals
 from charrnn.tasks.labelled import read as read_texts
 from charrnn.tasks.task import built_layout
 from tests.reference import lstm_step
-from tests.test_classification import write_texts
+from tests.tasks.test_classification import write_texts
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
 TINY: dict[str, Any] = ON_EXAMPLES | {"task": "generation"}
 CPU = torch.device("cpu")
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "conditioned_names.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "conditioned_names.py"
 
 
 def begin(folder: Path, run: Path, **changes: Any) -> Session:
