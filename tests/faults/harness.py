@@ -54,16 +54,22 @@ class Check:
     sabotage: str
     measure: Callable[[Effort, bool], Result]
     slow: bool
+    ci: bool
 
 
 CHECKS: list[Check] = []
 
 
-def check(name: str, *, sabotage: str, slow: bool = False) -> Callable[[Any], Any]:
-    """Make `measure(effort, sabotaged)` a row; `slow` ones are left out of the fast part."""
+def check(
+    name: str, *, sabotage: str, slow: bool = False, ci: bool = False
+) -> Callable[[Any], Any]:
+    """Make `measure(effort, sabotaged)` a row.
+
+    `slow` rows are left out of `--fast`; `ci` rows are the ones that `.ci/run` measures.
+    """
 
     def decorate(measure: Callable[[Effort, bool], Result]) -> Callable[[Effort, bool], Result]:
-        CHECKS.append(Check(name, sabotage, measure, slow))
+        CHECKS.append(Check(name, sabotage, measure, slow, ci))
         return measure
 
     return decorate
