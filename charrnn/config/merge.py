@@ -17,7 +17,7 @@ from pydantic import (
 from charrnn.config.schema import Config, Section
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
 from charrnn.errors import ConfigError
-from charrnn.registry import TASKS
+from charrnn.registry import ignored_settings
 
 Layer = tuple[str, Mapping[str, Any]]
 """Where values come from ("default", a file, a flag), and the values by dotted key."""
@@ -42,7 +42,7 @@ def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     except ValidationError as error:
         raise ConfigError(_explain(error, sources)) from error
     given, usual = flatten(config.model_dump()), flatten(Config().model_dump())
-    for key in TASKS[config.task].ignores:
+    for key in ignored_settings(config.task):
         if given[key] != usual[key]:
             where = f"{sources[key]}: " if key in sources else ""
             shown = f"{where}{key} = {given[key]!r}"

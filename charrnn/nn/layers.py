@@ -138,7 +138,7 @@ class Recurrent(nn.Module):
         if weight_dropout and not isinstance(getattr(cell, "weight_hh", None), nn.Parameter):
             raise ValueError(
                 f"weight dropout falls on the matrix from hidden to hidden state, weight_hh, "
-                f"which {type(cell).__name__} does not have"
+                f"which {type(cell).__name__} does not have; set it to 0, or use another cell"
             )
         self.weight_dropout = weight_dropout
         self.zoneout = zoneout if any(zoneout) else ()
