@@ -29,8 +29,8 @@ from charrnn.data.vocabulary import (
 )
 from charrnn.errors import ConfigError
 from charrnn.evaluation.metrics import accuracy
+from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
-from charrnn.nn.sequences import drop
 from charrnn.nn.word_vectors import WordVectors, characters_of, spell
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.data import Texts
@@ -44,7 +44,7 @@ from charrnn.tasks.examples import (
     trained_network,
 )
 from charrnn.tasks.task import Prediction
-from charrnn.training.build import build_stack, build_words
+from charrnn.training.build import build_dropouts, build_stack, build_words
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # sentences in a sample
@@ -174,24 +174,20 @@ class Tagger(nn.Module):
         words: WordVectors,
         stack: Stack,
         head: nn.Module,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        locked: bool = False,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
         super().__init__()
         self.words = words
         self.stack = stack
         self.head = head
-        self.input_dropout = input_dropout
-        self.output_dropout = output_dropout
-        self.locked = locked
+        self.dropouts = dropouts
 
     def forward(self, batch: Batch) -> Tensor:
         distinct = self.words(batch.ids, batch.characters, batch.spelled, batch.chances)
         vectors = functional.embedding(batch.words, distinct)
-        vectors = drop(vectors, self.input_dropout, self.training, self.locked)
+        vectors = self.dropouts.on_input(vectors, self.training)
         outputs, _ = self.stack(vectors, self.stack.initial_state(len(vectors)), batch.lengths)
-        outputs = drop(outputs, self.output_dropout, self.training, self.locked)
+        outputs = self.dropouts.on_output(outputs, self.training)
         logits: Tensor = self.head(outputs)
         return logits
 
@@ -218,9 +214,7 @@ class Tagging(ExamplesExperiment[Example, Batch]):
             words,
             stack,
             nn.Linear(stack.output_size, parts.tag.size),
-            float(model.input_dropout),
-            float(model.output_dropout),
-            model.locked_dropout,
+            build_dropouts(model),
         )
 
     @staticmethod

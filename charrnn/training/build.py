@@ -16,6 +16,7 @@ from charrnn.config.schema import Config, ModelConfig
 from charrnn.data.corpus import Corpus
 from charrnn.data.vocabulary import UNKNOWN, Vocabulary, WordVocabulary
 from charrnn.errors import ConfigError
+from charrnn.nn.dropout import Dropouts
 from charrnn.nn.layers import Recurrent, Stack
 from charrnn.nn.models import LanguageModel, embedding_of, language_model, recurrent_stack
 from charrnn.nn.word_vectors import (
@@ -44,9 +45,6 @@ def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
             embedding=embedding,
             embedding_size=width,
             embedding_scale=_scale(model),
-            input_dropout=float(model.input_dropout),
-            output_dropout=float(model.output_dropout),
-            embedding_dropout=model.embedding_dropout,
             tie_embeddings=model.tie_embeddings,
             **_layers(model),
         )
@@ -57,6 +55,19 @@ def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
 def build_stack(model: ModelConfig, input_size: int, bidirectional: bool) -> Stack:
     """The recurrent layers that a resolved configuration describes. Raises ConfigError."""
     return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
+
+
+def build_dropouts(model: ModelConfig) -> Dropouts:
+    """The rates of dropout that a resolved configuration describes."""
+    return Dropouts(
+        input=float(model.input_dropout),
+        layers=float(model.dropout),
+        output=float(model.output_dropout),
+        embedding=model.embedding_dropout,
+        weight=model.weight_dropout,
+        zoneout=(model.zoneout, model.zoneout_cell)[: CELLS[model.cell].states],
+        locked=model.locked_dropout,
+    )
 
 
 def build_embedding(model: ModelConfig, vocabulary: Vocabulary) -> tuple[nn.Module, int]:
@@ -136,10 +147,7 @@ def _layers(model: ModelConfig) -> dict[str, Any]:
         "forget_bias": model.forget_bias,
         "recurrence_depth": model.recurrence_depth,
         "transform_bias": model.transform_bias,
-        "dropout": float(model.dropout),
-        "weight_dropout": model.weight_dropout,
-        "zoneout": [model.zoneout, model.zoneout_cell][: CELLS[model.cell].states],
-        "locked_dropout": model.locked_dropout,
+        "dropouts": build_dropouts(model),
         "layer_norm": model.layer_norm,
         "skip_connections": model.skip_connections,
     }
