@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import (
@@ -19,6 +19,7 @@ from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
 from charrnn.errors import ConfigError
 from charrnn.registry import TASKS
 
+AnyConfig = TypeVar("AnyConfig", bound=Config)  # With its `auto` values, or resolved.
 Layer = tuple[str, Mapping[str, Any]]
 """Where values come from ("default", a file, a flag), and the values by dotted key."""
 
@@ -114,9 +115,13 @@ def _check_layers(config: Config, by_hand: Mapping[str, Any], sources: Mapping[s
         )
 
 
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """Return the configuration with some dotted keys replaced. Raises ConfigError."""
-    return _merge([("config", flatten(config.model_dump())), ("plan", values)])[0]
+def with_values(config: AnyConfig, values: Mapping[str, Any]) -> AnyConfig:
+    """Replace the values of some dotted keys. Raises ConfigError."""
+    merged, _ = _merge([("config", flatten(config.model_dump())), ("plan", values)])
+    try:
+        return type(config).model_validate(merged.model_dump())
+    except ValidationError as error:  # A resolved configuration allows no `auto`.
+        raise ConfigError(_explain(error, {})) from error
 
 
 def config_from_data(data: Any, name: str) -> Config:
