@@ -128,7 +128,7 @@ class TaskEntry(NamedTuple):
     layout: str
     """What must stand in its checkpoints: a configuration and the vocabularies."""
     experiment: str
-    """What a session runs (`tasks.task.Experiment`)."""
+    """What a session runs (`tasks.task.Task`)."""
     writer: str | None = None
     """What writes for `charrnn sample`, in the way of `trained.TrainedModel`, if it writes."""
     traits: tuple[str, ...] = ()
