@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import sys
-from importlib.metadata import PackageNotFoundError, version
+import textwrap
+from importlib import metadata
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -15,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from charrnn.cli.main import _add_commands  # noqa: E402
-from charrnn.config import Config, describe_keys, flatten  # noqa: E402
+from charrnn.config.schema import Config, describe_keys, flatten  # noqa: E402
 
 _add_commands()  # So that sphinx-click finds them in the group.
 
@@ -23,8 +28,8 @@ project = "charrnn"
 author = "the charrnn authors"
 project_copyright = author
 try:
-    release = version("charrnn-trainer")
-except PackageNotFoundError:
+    release = metadata.version("charrnn-trainer")
+except metadata.PackageNotFoundError:
     release = ""
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx_click"]
@@ -56,6 +61,36 @@ html_theme_options = {
 }
 
 
+class Source(SphinxDirective):
+    """The source of `package.module:Name`, as it is now, with the place where it stands.
+
+    `body` leaves out its docstring. What is not found fails the build.
+    """
+
+    required_arguments = 1
+    option_spec = {"body": directives.flag}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        """A block of code, and a line that names its file."""
+        thing = resolve_name(self.arguments[0])
+        code = textwrap.dedent(inspect.getsource(thing))
+        if "body" in self.options:
+            code = _without_docstring(code)
+        block = nodes.literal_block(code, code, language="python")
+        path = Path(inspect.getsourcefile(thing) or "")
+        self.env.note_dependency(str(path))
+        place = f"{path.relative_to(ROOT)}, line {inspect.getsourcelines(thing)[1]}"
+        return [block, nodes.paragraph(place, place, classes=["source-place"])]
+
+
+def _without_docstring(code: str) -> str:
+    body = ast.parse(code).body[0].body  # type: ignore[attr-defined]
+    lines = code.splitlines()
+    if ast.get_docstring(ast.parse(code).body[0]) is not None:  # type: ignore[arg-type]
+        del lines[body[0].lineno - 1 : body[0].end_lineno]
+    return "\n".join(lines)
+
+
 class Drawing(SphinxDirective):
     """A drawing from `pictures/`, put into the page so that it takes the page's colours."""
 
@@ -71,6 +106,32 @@ class Drawing(SphinxDirective):
         start = f'<figure class="drawing">{path.read_text("utf-8")}<figcaption>'
         end = nodes.raw("", "</figcaption></figure>", format="html")
         return [nodes.raw("", start, format="html"), *caption.children, end]
+
+
+class PublicNames(SphinxDirective):
+    """The public names in sections, one a line as `Title: name name`; each must be there once."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """A section for each line, documented by autodoc."""
+        import charrnn
+
+        listed, text = [], []
+        for line in self.content:
+            title, _, names = line.partition(": ")
+            listed += names.split()
+            text += [title, "-" * len(title), ""]
+            for name in names.split():
+                is_class = isinstance(getattr(charrnn, name), type)
+                text += [f".. auto{'class' if is_class else 'function'}:: charrnn.{name}"]
+                text += ["   :members:", "   :exclude-members: forward", ""] if is_class else [""]
+        if sorted(listed) != sorted(charrnn.__all__):
+            odd = set(listed) ^ set(charrnn.__all__)
+            raise self.error(f"reference/python.md and charrnn.__all__ differ in: {sorted(odd)}")
+        return self.parse_text_to_nodes(
+            "\n".join(["```{eval-rst}", *text, "```"]), allow_section_headings=True
+        )
 
 
 class ConfigurationKeys(SphinxDirective):
@@ -139,6 +200,8 @@ def _in_words(part: dict[str, Any], schema: dict[str, Any]) -> str:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add what is generated from the package."""
+    app.add_directive("source", Source)
     app.add_directive("drawing", Drawing)
+    app.add_directive("public-names", PublicNames)
     app.add_directive("configuration-keys", ConfigurationKeys)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

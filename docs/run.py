@@ -9,8 +9,9 @@ The pages of a folder run one after another, in the order of its index, in one c
 checkout's example data, so that a page can sample from a run that an earlier page trained. A page's
 snippets share their names. A command that fails is an error.
 
-Long output is shortened by a line `...`: as many lines stay before and after it as there are in the
-page. A block that is marked `varies` (as in `console varies`) shows a model's own writing, which
+Long output is shortened by lines `...`. As many lines stay before, between and after them as there
+are in the page; after a `...` the output goes on at the next line that begins with the same word. A
+block that is marked `varies` (as in `console varies`) shows a model's own writing, which
 differs between processors. `tests/test_docs.py` runs all of it again and compares with `alike`.
 """
 
@@ -25,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ VOLATILE = re.compile(
     r"|\b[\d,.]+ seconds?\b"
     r"|\b\d+[smh] ago\b"
 )
+WRITING = re.compile(r"^(step [\d,]+/.*\n)(?:    .*\n|\n)+", re.MULTILINE)
 DECIMAL = re.compile(r"(\d[\d,]*\.\d+)")
 
 
@@ -82,7 +85,7 @@ class Session:
         """What a command prints to both streams. Raises RuntimeError where it fails."""
         with self.here() as caught:
             if line.startswith("charrnn ") and not re.search(r"[|;<>&]", line):
-                code, printed = _charrnn(shlex.split(line)[1:], caught), caught.getvalue()
+                code, printed = _charrnn(shlex.split(line)[1:]), caught.getvalue()
             else:
                 shell = f'charrnn() {{ "{sys.executable}" -m charrnn "$@"; }}\n'
                 shell += f'python() {{ "{sys.executable}" "$@"; }}\n{line}'
@@ -115,14 +118,16 @@ class Session:
             return f"{code}\n```output{block['varies'] or ''}\n{printed}```\n"
         lines = []
         for line, shown in _commands(block["console"]):
-            lines.append(f"$ {line}\n{_shortened(self.command(line.replace(chr(92), '')), shown)}")
+            printed = self.command(line.replace("\\\n", " "))
+            lines.append(f"$ {line}\n{_shortened(printed, shown)}")
         return f"```console{block['mark']}\n{''.join(lines)}```\n"
 
 
-def _charrnn(arguments: list[str], caught: io.StringIO) -> int:
+def _charrnn(arguments: list[str]) -> int:
     from charrnn.cli.main import main
 
-    with mock.patch.object(sys, "argv", ["charrnn", *arguments]):
+    nothing = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with mock.patch.object(sys, "argv", ["charrnn", *arguments]), mock.patch("sys.stdin", nothing):
         try:
             main()
         except SystemExit as ended:
@@ -140,26 +145,44 @@ def _commands(console: str) -> Iterator[tuple[str, str]]:
 
 def _shortened(printed: str, shown: str) -> str:
     """What was printed, cut where what was shown before is cut."""
-    lines = [line.rstrip() + "\n" for line in printed.splitlines()]
-    before, cut, after = shown.partition("...\n")
-    head, tail = before.count("\n"), after.count("\n")
-    if cut and len(lines) > head + tail:
-        lines = [*lines[:head], "...\n", *(lines[-tail:] if tail else [])]
-    return "".join(lines)
+    lines = [line.rstrip() for line in printed.splitlines()]
+    pieces = [[]]  # type: list[list[str]]
+    for line in shown.splitlines():
+        if line == "...":
+            pieces.append([])
+        else:
+            pieces[-1].append(line)
+    if len(pieces) == 1:
+        return "".join(f"{line}\n" for line in lines)
+    place = len(pieces[0])
+    kept = lines[:place]
+    for piece in pieces[1:]:
+        kept.append("...")
+        if piece:
+            word = piece[0].split()[0]
+            while lines[place].split()[:1] != [word]:
+                place += 1
+            kept += lines[place : place + len(piece)]
+            place += len(piece)
+    return "".join(f"{line}\n" for line in kept)
 
 
 def alike(shown: str, now: str) -> bool:
-    """Whether two blocks say the same: times and speeds may differ, and other numbers with a
-    decimal point by a twentieth or 0.02."""
+    """Whether two blocks say the same: times, speeds and what a model in training writes may differ,
+    and other numbers with a decimal point by a twentieth or 0.02."""
     header = shown.partition("\n")[0]
     if header.endswith(" varies") or "\n```output varies\n" in shown:
         return True
-    old, new = (DECIMAL.split(VOLATILE.sub("#", block)) for block in (shown, now))
+    old, new = (DECIMAL.split(_stable(block)) for block in (shown, now))
     if len(old) != len(new) or old[::2] != new[::2]:
         return False
     pairs = zip(old[1::2], new[1::2], strict=True)
     numbers = [[float(n.replace(",", "")) for n in pair] for pair in pairs]
     return all(abs(a - b) <= max(0.05 * abs(a), 0.02) for a, b in numbers)
+
+
+def _stable(block: str) -> str:
+    return VOLATILE.sub("#", WRITING.sub(r"\1    #\n", block))
 
 
 def pages(folder: str) -> list[Path]:
@@ -186,11 +209,14 @@ def main(names: list[str]) -> None:
         if wanted and not wanted & set(pages(folder)):
             continue
         with tempfile.TemporaryDirectory() as scratch:
+            begun = time.perf_counter()
             for page, shown, now in run_folder(folder, Path(scratch)):
+                seconds, begun = time.perf_counter() - begun, time.perf_counter()
                 if not wanted or page in wanted:
                     text = page.read_text("utf-8")
                     page.write_text(text.replace(shown, now, 1), "utf-8")
-                    sys.stderr.write(f"{page.relative_to(ROOT)}: {now.splitlines()[1]}\n")
+                    what = f"{page.relative_to(ROOT)}: {now.splitlines()[1]}"
+                    sys.stderr.write(f"{seconds:5.1f}s  {what}\n")
 
 
 if __name__ == "__main__":
