@@ -159,7 +159,8 @@ def _advance(
     width = beams.totals.shape[1]
     lanes = np.array(rows, np.int64)
     places = lanes[:, None], np.array(kept, np.int64).reshape(-1, width)
-    parents, symbols, totals = (part[places] for part in extensions)
+    parents, symbols = extensions.parents[places], extensions.symbols[places]
+    totals = extensions.totals[places]
     sequences = np.concatenate(
         [beams.sequences[lanes[:, None], parents], symbols[:, :, None]], axis=2
     )
