@@ -20,8 +20,8 @@ MODULES = {
 # Floor by floor: a room imports only from itself and from rooms that come before it.
 FLOORS = [
     ["errors", "registry"],
-    ["config", "data"],
-    ["baselines", "nn", "runs"],
+    ["config", "data", "nn"],
+    ["baselines", "runs"],
     ["training"],
     ["evaluation"],
     ["inference"],

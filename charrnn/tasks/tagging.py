@@ -18,6 +18,7 @@ from charrnn.config.merge import config_from_data
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.formats import read_tagged
+from charrnn.data.spelling import characters_of, spell
 from charrnn.data.vocabulary import (
     SPECIALS,
     UNKNOWN,
@@ -31,7 +32,7 @@ from charrnn.errors import ConfigError
 from charrnn.evaluation.metrics import accuracy
 from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
-from charrnn.nn.word_vectors import WordVectors, characters_of, spell
+from charrnn.nn.word_vectors import WordVectors
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.data import Texts
 from charrnn.tasks.examples import (

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from charrnn.config.schema import Config, ModelConfig
 from charrnn.data.corpus import Corpus
+from charrnn.data.spelling import characters_of, spellings, word_characters
 from charrnn.data.vocabulary import UNKNOWN, Vocabulary, WordVocabulary
 from charrnn.errors import ConfigError
 from charrnn.nn.dropout import Dropouts
@@ -24,7 +25,6 @@ from charrnn.nn.word_vectors import (
     RecurrentComposer,
     SpelledEmbedding,
     WordVectors,
-    characters_of,
 )
 from charrnn.registry import CELLS
 from charrnn.training.text_windows import LanguageModelTask
@@ -81,9 +81,10 @@ def build_embedding(model: ModelConfig, vocabulary: Vocabulary) -> tuple[nn.Modu
         )
     if vocabulary.specials != (UNKNOWN,):
         raise ConfigError(f"words are composed beside {UNKNOWN} and no other special symbol")
-    characters = characters_of(vocabulary.symbols[: vocabulary.unknown])
+    characters = word_characters(vocabulary)
     vectors = build_words(model, vocabulary.size, characters.size)
-    return SpelledEmbedding(vectors, vocabulary, characters), vectors.size
+    spelled, lengths = map(torch.from_numpy, spellings(vocabulary, characters))
+    return SpelledEmbedding(vectors, spelled, lengths), vectors.size
 
 
 def build_words(model: ModelConfig, words: int, characters: int) -> WordVectors:
@@ -186,7 +187,9 @@ def adopt_weights(
     of_symbols = of_characters = _common(symbols, source_symbols)
     spelled, source_spelled = model.embedding, source.embedding
     if isinstance(spelled, SpelledEmbedding) and isinstance(source_spelled, SpelledEmbedding):
-        of_characters = _common(spelled.characters.symbols, source_spelled.characters.symbols)
+        # The last symbol of a vocabulary of composed words is `<unk>`, which has no characters.
+        here, there = (characters_of(map(str, words[:-1])) for words in (symbols, source_symbols))
+        of_characters = _common(here.symbols, there.symbols)
     theirs = source.state_dict()
     over_input = {
         f"stack.layers.0.cell.{name}"
