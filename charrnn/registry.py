@@ -139,7 +139,8 @@ class TaskEntry(NamedTuple):
     """One task."""
 
     experiment: str
-    """The reference of the class that a session runs (`charrnn.tasks.task.Experiment`)."""
+    task: str
+    """The reference of its class (`charrnn.tasks.task.Task`)."""
     read: str
     """The reference of the function that reads its data from a configuration, the texts that it
     names and a vocabulary or None."""
@@ -149,34 +150,13 @@ class TaskEntry(NamedTuple):
     shapes: str = ""
     """The reference of a function that lists the tensors of its checkpoints without torch, where
     it can (`charrnn.runs.checkpoint_check.numpy_tensors`)."""
-    settings: str = ""
-    """The task in this table with the same settings, where it is another."""
-    ignores: tuple[str, ...] = ()
-    """The settings that do not belong to it and are refused where they are set."""
+    traits: tuple[str, ...] = ()
+    """Its traits (`charrnn.config.schema.TRAITS`): a key of the configuration that needs a trait is
+    refused for a task without it."""
 
 
 def _installed_task(_: str, reference: str) -> TaskEntry:
     return TaskEntry(reference, f"{reference}.read", f"{reference}.writer")
-
-
-OF_A_TEXT = (
-    "data.unknown",
-    "data.reset_state_at_documents",
-    "model.tie_embeddings",
-    "training.carry_state",
-    "training.random_windows",
-    "training.reset_probability",
-    "evaluation.lanes",
-    "evaluation.warmup",
-    "evaluation.characters",
-    "evaluation.window",
-)
-
-OF_EXAMPLES = ("data.form", "data.split_by")
-
-OF_WHOLE_INPUTS = ("model.bidirectional", "model.pooling")
-
-OF_COMPOSED_WORDS = ("model.character_embedding_size", "model.character_hidden_size")
 
 
 TASKS: Table[TaskEntry] = Table(
@@ -187,67 +167,49 @@ TASKS: Table[TaskEntry] = Table(
             "charrnn.tasks.data:read_corpus",
             "charrnn.inference.trained_model:TrainedModel",
             "charrnn.runs.checkpoint_check:numpy_tensors",
-            ignores=(*OF_EXAMPLES, *OF_WHOLE_INPUTS, "model.attention"),
+            traits=("running text", "composed words", "vocabulary", "embedding dropout"),
         ),
         "classification": TaskEntry(
             "charrnn.tasks.classification:Classification",
             "charrnn.tasks.labelled:read",
-            ignores=(*OF_A_TEXT, "model.embedding_dropout", "model.attention"),
+            traits=(
+                "examples",
+                "classes",
+                "one class",
+                "both directions",
+                "composed words",
+                "vocabulary",
+            ),
         ),
         "generation": TaskEntry(
             "charrnn.tasks.generation:Generation",
             "charrnn.tasks.generation:read",
             "charrnn.tasks.generation:Generator",
-            ignores=(*OF_A_TEXT, *OF_WHOLE_INPUTS, *OF_COMPOSED_WORDS, "model.attention"),
+            traits=("examples", "classes", "vocabulary", "embedding dropout"),
         ),
         "tagging": TaskEntry(
             "charrnn.tasks.tagging:Tagging",
             "charrnn.tasks.tagging:read",
-            ignores=(
-                *OF_A_TEXT,
-                "data.form",
-                "data.vocabulary",
-                "model.pooling",
-                "model.embedding_dropout",
-                "model.attention",
-            ),
+            traits=("examples", "both directions", "composed words"),
         ),
         "translation": TaskEntry(
             "charrnn.tasks.translation:Translation",
             "charrnn.tasks.translation:read",
-            ignores=(
-                *OF_A_TEXT,
-                *OF_COMPOSED_WORDS,
-                "data.form",
-                "model.pooling",
-                "model.embedding_dropout",
-            ),
+            traits=("examples", "both directions", "vocabulary", "attention"),
         ),
     },
     _installed_task,
 )
 
 
-def settings_of(task: str) -> str:
-    """Name the task of ours with the same settings as `task`, which may be itself.
+def traits_of(task: str) -> tuple[str, ...]:
+    """List the traits of a task; the class of an installed one has them as `traits`.
 
-    An installed task's class names it in `settings_of`. Raises ConfigError where it does not.
+    Raises ConfigError where such a class has none.
     """
-    if task in TASKS.own:
-        return TASKS[task].settings or task
-    reference = TASKS[task].experiment
-    like = getattr(resolve(reference), "settings_of", None)
-    if like not in TASKS.own:
-        raise ConfigError(
-            f"the task {task} cannot be used: {reference}.settings_of is {like!r}; it must be "
-            f"{one_of(TASKS.own)}"
-        )
-    return str(like)
-
-
-def ignored_settings(task: str) -> tuple[str, ...]:
-    """List the settings that do not belong to a task, by dotted key. Raises ConfigError."""
-    return TASKS[settings_of(task)].ignores
+    entry = TASKS[task]
+    traits: tuple[str, ...] = entry.traits or resolve(f"{entry.task}.traits")
+    return traits
 
 
 def writer_of_task(task: str) -> Any:

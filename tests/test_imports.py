@@ -21,9 +21,9 @@ MODULES = {
 FLOORS = [
     ["errors"],
     ["registry"],
-    ["config", "data"],
-    ["baselines", "nn"],
-    ["runs", "training"],
+    ["config", "data", "nn"],
+    ["baselines", "runs"],
+    ["training"],
     ["evaluation"],
     ["inference"],
     ["tasks"],

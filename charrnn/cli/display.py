@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.registry import CELLS, ignored_settings
+from charrnn.registry import CELLS
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -72,7 +72,9 @@ def duration(seconds: float) -> str:
 
 def describe_model(config: Config) -> str:
     """`2 x LSTM 256, embedding 64, dropout 0.25`, and what else is not as it is by default."""
-    model, ignored = config.model, ignored_settings(config.task)
+    from charrnn.config.schema import unused_keys
+
+    model, ignored = config.model, unused_keys(config.task)
     widths = model.widths
     name = CELLS[model.cell].title.format_map(vars(model))
     shape = (

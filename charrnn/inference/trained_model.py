@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from charrnn.config.merge import config_from_data
 from charrnn.config.schema import Config
-from charrnn.data.vocabulary import Unknown, Vocabulary, read_vocabulary, shortened, split_words
+from charrnn.data.spelling import spell, word_characters
+from charrnn.data.vocabulary import (
+    Unknown,
+    Vocabulary,
+    WordVocabulary,
+    read_vocabulary,
+    shortened,
+    split_words,
+)
 from charrnn.errors import CheckpointError, DataError
 from charrnn.inference.numpy_stepper import NumpyModel
 from charrnn.inference.sampler import Choice, Cursor, Draws, Stepper, prime
@@ -176,14 +184,15 @@ class TrainedModel:
 
         number, embedding = int(self.vocabulary.encode(word)[0]), self.model.embedding
         with torch.inference_mode():
-            composed = self.config.model.word_parts != ["lookup"]
-            vector: Any = (
-                embedding.vector_of(word, number)  # type: ignore[operator]
-                if composed
-                else embedding(torch.tensor(number, device=self.device))
-            )
-        made: NDArray[np.float32] = vector.cpu().numpy()
-        return made
+            if isinstance(self.vocabulary, WordVocabulary) and self.config.model.word_parts != [
+                "lookup"
+            ]:
+                spelling = spell(word, word_characters(self.vocabulary)).astype(np.int64)
+                vector: Any = embedding.vector_of(number, torch.from_numpy(spelling))  # type: ignore[operator]
+            else:
+                vector = embedding(torch.tensor(number, device=self.device))
+        values: NDArray[np.float32] = vector.cpu().numpy()
+        return values
 
     @property
     def training_step(self) -> int | None:

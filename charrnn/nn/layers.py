@@ -23,8 +23,9 @@ from torch.nn import functional
 
 from charrnn.nn.cells.base import Cell, TorchLayoutCell
 from charrnn.nn.cells.standard import GRUCell, LSTMCell, VanillaCell
+from charrnn.nn.dropout import drop
 from charrnn.nn.fast.fused import FUSED, _fused
-from charrnn.nn.sequences import drop, only, real_steps, reverse
+from charrnn.nn.sequences import only, real_steps, reverse
 from charrnn.nn.state import State, leaves, map_state, select_lanes
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from charrnn.nn.attention import Attention, Memory
 from charrnn.nn.cells.base import Activation, Cell
+from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Bidirectional, Layer, Recurrent, Stack
-from charrnn.nn.sequences import drop
 from charrnn.nn.state import State, leaves, replace_leaves
 from charrnn.nn.word_vectors import SpelledEmbedding
 from charrnn.registry import CELLS, LAYER_NORM_CELLS, one_of, resolve
@@ -37,10 +37,8 @@ class LanguageModel(nn.Module):
     """Next-token logits from the tokens so far.
 
     `embedding` takes ids to vectors, `stack` is a causal layer over them, `head` takes its
-    outputs to one logit (unnormalised log-probability, nats) a symbol. Dropout on the
-    embedding's and on the stack's output acts in training mode only (`layers.drop`), as does
-    `embedding_dropout`, which takes away whole symbols for one call (Gal and Ghahramani 2016;
-    AWD-LSTM: Merity et al. 2018).
+    outputs to one logit (unnormalised log-probability, nats) a symbol. `dropouts` act in training
+    mode only; its `input`, `output` and `embedding` are applied here.
     """
 
     def __init__(
@@ -48,19 +46,13 @@ class LanguageModel(nn.Module):
         embedding: nn.Module,
         stack: Layer,
         head: nn.Module,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
-        locked: bool = False,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
         super().__init__()
         self.embedding = embedding
         self.stack = stack
         self.head = head
-        self.input_dropout = input_dropout
-        self.output_dropout = output_dropout
-        self.embedding_dropout = embedding_dropout
-        self.locked = locked
+        self.dropouts = dropouts
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Ids (N, T) and a state give logits (N, T, V) and the state after the last id."""
@@ -78,16 +70,14 @@ class LanguageModel(nn.Module):
 
     def _embed(self, ids: Tensor) -> Tensor:
         vectors: Tensor = self.embedding(ids)
-        of = self.embedding
-        kinds = nn.Embedding | OneHot | SpelledEmbedding
-        if self.training and self.embedding_dropout and isinstance(of, kinds):
-            symbols = vectors.new_ones(of.num_embeddings, 1)
-            vectors = vectors * functional.dropout(symbols, self.embedding_dropout)[ids]
-        return drop(vectors, self.input_dropout, self.training, self.locked)
+        if isinstance(self.embedding, nn.Embedding | OneHot | SpelledEmbedding):
+            symbols = self.embedding.num_embeddings
+            vectors = self.dropouts.on_symbols(vectors, ids, symbols, self.training)
+        return self.dropouts.on_input(vectors, self.training)
 
     def _read_out(self, outputs: Tensor) -> Tensor:
-        read: Tensor = self.head(drop(outputs, self.output_dropout, self.training, self.locked))
-        return read
+        logits: Tensor = self.head(self.dropouts.on_output(outputs, self.training))
+        return logits
 
 
 class Decoding(NamedTuple):
@@ -120,9 +110,7 @@ class EncoderDecoder(nn.Module):
         decoder: Stack,
         head: nn.Module,
         attention: Attention | None = None,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        locked: bool = False,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
         super().__init__()
         self.source_embedding = source_embedding
@@ -131,9 +119,7 @@ class EncoderDecoder(nn.Module):
         self.decoder = decoder
         self.head = head
         self.attention = attention
-        self.input_dropout = input_dropout
-        self.output_dropout = output_dropout
-        self.locked = locked
+        self.dropouts = dropouts
         given = _final(encoder, encoder.initial_state(1))
         self.bridges = nn.ModuleList(
             nn.Linear(part.shape[1], leaf.shape[1])
@@ -182,7 +168,7 @@ class EncoderDecoder(nn.Module):
         return self._read_out(self.decoder(vectors, state.layers)[0], state.memory)
 
     def _drop_input(self, vectors: Tensor) -> Tensor:
-        return drop(vectors, self.input_dropout, self.training, self.locked)
+        return self.dropouts.on_input(vectors, self.training)
 
     def _read_out(
         self, outputs: Tensor, memory: Memory | tuple[()]
@@ -192,7 +178,7 @@ class EncoderDecoder(nn.Module):
             assert isinstance(memory, Memory)
             contexts, weights = self.attention(outputs, memory)
             outputs = torch.tanh(self.combine(torch.cat([contexts, outputs], -1)))
-        outputs = drop(outputs, self.output_dropout, self.training, self.locked)
+        outputs = self.dropouts.on_output(outputs, self.training)
         return self.head(outputs), weights
 
 
@@ -246,10 +232,7 @@ def recurrent_stack(
     forget_bias: float = 1.0,
     recurrence_depth: int = 5,
     transform_bias: float = -2.0,
-    dropout: float = 0.0,
-    weight_dropout: float = 0.0,
-    zoneout: Sequence[float] = (),
-    locked_dropout: bool = False,
+    dropouts: Dropouts = NO_DROPOUT,
     layer_norm: bool = False,
     skip_connections: bool = False,
     bidirectional: bool = False,
@@ -258,8 +241,8 @@ def recurrent_stack(
 
     `cell` is a name in `registry.CELLS`, `layer_norm` takes its kind with layer normalisation
     inside. `activation`, `forget_bias`, `recurrence_depth` and `transform_bias` go to the cells
-    that have them. A `bidirectional` layer is two of that width, side by side. The kinds of dropout
-    are those of `Stack` and `Recurrent`. Raises ValueError for a cell that there is not.
+    that have them. A `bidirectional` layer is two of that width, side by side. Of `dropouts` the
+    stack uses `layers`, `weight`, `zoneout` and `locked`. Raises ValueError for an unknown cell.
     """
     options = {
         "activation": activation,
@@ -271,8 +254,8 @@ def recurrent_stack(
     def layer(d: int, h: int) -> Recurrent:
         one = make_cell(cell, d, h, options, layer_norm)
         parts = len([*leaves(one.initial_state(1))])
-        rates = [*zoneout, *[0.0] * parts][:parts]
-        return Recurrent(one, weight_dropout=weight_dropout, zoneout=rates)
+        zoneout = [*dropouts.zoneout, *[0.0] * parts][:parts]
+        return Recurrent(one, weight_dropout=dropouts.weight, zoneout=zoneout)
 
     layers: list[nn.Module] = []
     width = input_size
@@ -280,7 +263,7 @@ def recurrent_stack(
         both = bidirectional
         layers.append(Bidirectional(layer(width, h), layer(width, h)) if both else layer(width, h))
         width = 2 * h if both else h
-    return Stack(layers, dropout, skip_connections, locked_dropout)
+    return Stack(layers, dropouts.layers, skip_connections, dropouts.locked)
 
 
 def embedding_of(vocabulary_size: int, embedding_size: int | None, scale: float = 1.0) -> nn.Module:
@@ -300,24 +283,19 @@ def language_model(
     embedding_size: int | None = None,
     embedding: nn.Module | None = None,
     embedding_scale: float = 1.0,
-    input_dropout: float = 0.0,
-    output_dropout: float = 0.0,
-    embedding_dropout: float = 0.0,
-    locked_dropout: bool = False,
+    dropouts: Dropouts = NO_DROPOUT,
     tie_embeddings: bool = False,
     **layers: Any,
 ) -> LanguageModel:
     """A language model over `vocabulary_size` symbols.
 
     `layers` are the options of `recurrent_stack`. `embedding_size` None feeds one-hot vectors; an
-    `embedding` of that width stands in for the lookup, which starts at `embedding_scale`. The kinds
-    of dropout are those of `LanguageModel`. `tie_embeddings` uses the embedding's matrix as the
+    `embedding` of that width stands in for the lookup, which starts at `embedding_scale`.
+    `tie_embeddings` uses the embedding's matrix as the
     head's weights, which start as such (Press and Wolf 2017; Inan et al. 2017). Raises ValueError
     where tied widths do not fit, and for a cell that there is not.
     """
-    stack = recurrent_stack(
-        embedding_size or vocabulary_size, locked_dropout=locked_dropout, **layers
-    )
+    stack = recurrent_stack(embedding_size or vocabulary_size, dropouts=dropouts, **layers)
     embedding = embedding or embedding_of(vocabulary_size, embedding_size, embedding_scale)
     head = nn.Linear(stack.output_size, vocabulary_size)
     nn.init.zeros_(head.bias)
@@ -337,6 +315,4 @@ def language_model(
             )
         # The head's scale: unit-variance embeddings would start with logits of order sqrt(H).
         tied.weight = head.weight
-    return LanguageModel(
-        embedding, stack, head, input_dropout, output_dropout, embedding_dropout, locked_dropout
-    )
+    return LanguageModel(embedding, stack, head, dropouts)

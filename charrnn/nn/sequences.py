@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def real_steps(lengths: Tensor, inputs: Tensor) -> Tensor:
@@ -32,17 +31,3 @@ def reverse(sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
     ends = lengths.clamp(max=sequence.shape[1])[:, None] - 1
     steps = (ends - steps).where(steps <= ends, steps)
     return sequence.gather(1, steps[:, :, None].expand_as(sequence))
-
-
-def drop(inputs: Tensor, rate: float, training: bool, locked: bool) -> Tensor:
-    """Dropout on (N, T, D), or (N, D) in a step: in training each number is 0 with probability
-    `rate`, else divided by 1 - rate, so that its expectation is itself.
-
-    `locked` draws once for all T of a lane (variational dropout: Gal and Ghahramani 2016).
-    """
-    if not training or not rate:
-        return inputs
-    if not locked:
-        return functional.dropout(inputs, rate)
-    mask = torch.ones_like(inputs[:, :1]) if inputs.dim() == 3 else torch.ones_like(inputs)
-    return inputs * functional.dropout(mask, rate)

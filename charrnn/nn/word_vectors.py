@@ -10,37 +10,18 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charrnn.data.batching import pad
-from charrnn.data.vocabulary import SPECIALS, CharacterVocabulary, Ids, WordVocabulary, id_type
 from charrnn.nn.cells.standard import LSTMCell
 from charrnn.nn.layers import Bidirectional, Recurrent
 from charrnn.nn.sequences import only, real_steps
 from charrnn.nn.state import leaves
 
-LONGEST = 40  # characters of a word that are read: one long address would pad a whole batch
 WIDTHS = range(1, 7)  # of convolutions
 ALIKE = 64  # words of similar length that are composed at a time
 AT_A_TIME = 4096  # words of a whole vocabulary that are composed
-
-
-def characters_of(words: Iterable[str]) -> CharacterVocabulary:
-    """The characters that words consist of, and the special symbols."""
-    return CharacterVocabulary.of(words, specials=SPECIALS)
-
-
-def spell(word: str, characters: CharacterVocabulary) -> Ids:
-    """The ids of a word's characters between `<s>` and `</s>`; of a word of more than 40
-    characters, those of its first 20 and its last 20."""
-    if len(word) > LONGEST:
-        word = word[: LONGEST // 2] + word[-LONGEST // 2 :]
-    return np.array(
-        [characters.start, *characters.encode(word), characters.end], id_type(characters.size)
-    )
 
 
 class RecurrentComposer(nn.Module):
@@ -179,24 +160,25 @@ class WordVectors(nn.Module):
 
 
 class SpelledEmbedding(nn.Module):
-    """Ids (...,) of a word vocabulary to vectors (..., size), from how its words are spelled.
+    """An embedding that composes the vector of each word from its characters.
 
-    A word and the same word with a space before it differ in one character. `<unk>` is the word of
-    no characters. The distinct words of a call are composed once. It stands in for `nn.Embedding`.
+    It takes word ids (...) to vectors (..., size), as `nn.Embedding` does. `spellings` (V, L) are
+    the character ids of each word of the vocabulary, padded after `lengths` (V,). A call composes
+    each distinct word once.
+
+    >>> vectors = WordVectors(4, None, [RecurrentComposer(10, 3, 5, 4)], unknown=2)
+    >>> spellings, lengths = torch.tensor([[7, 8], [9, 0], [1, 0]]), torch.tensor([2, 1, 1])
+    >>> SpelledEmbedding(vectors, spellings, lengths)(torch.tensor([[0, 2, 0, 1]])).shape
+    torch.Size([1, 4, 4])
     """
 
-    def __init__(
-        self, vectors: WordVectors, words: WordVocabulary, characters: CharacterVocabulary
-    ) -> None:
+    def __init__(self, vectors: WordVectors, spellings: Tensor, lengths: Tensor) -> None:
         super().__init__()
         self.vectors = vectors
-        self.characters = characters
-        self.num_embeddings, self.embedding_dim = words.size, vectors.size
-        spelled = [spell(word, characters) for word in words.symbols[: words.unknown]]
-        ids, lengths = map(torch.from_numpy, pad([*spelled, spell("", characters)]))
+        self.num_embeddings, self.embedding_dim = len(spellings), vectors.size
         self.spellings: Tensor
         self.lengths: Tensor
-        self.register_buffer("spellings", ids, persistent=False)
+        self.register_buffer("spellings", spellings, persistent=False)
         self.register_buffer("lengths", lengths, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -211,17 +193,17 @@ class SpelledEmbedding(nn.Module):
         characters = self.spellings[distinct, : int(lengths.max())]
         return functional.embedding(places, self.vectors(distinct, characters, lengths))
 
-    def vector_of(self, word: str, number: int) -> Tensor:
-        """The vector of any word, whether it is in the vocabulary or not, (size,); `number` is its
-        id, that of `<unk>` where it has none."""
-        spelled = torch.from_numpy(spell(word, self.characters).astype(np.int64))
-        ids, characters = (
-            part.to(self.spellings.device)[None] for part in (torch.tensor(number), spelled)
-        )
-        made: Tensor = self.vectors(ids, characters, torch.full_like(ids, len(spelled)))
-        return made[0]
+    def vector_of(self, word_id: int, spelling: Tensor) -> Tensor:
+        """Compose the vector (size,) of any word from its character ids `spelling` (L,).
+
+        A word outside the vocabulary has the id of the unknown word.
+        """
+        spelling = spelling.to(self.spellings.device)
+        ids, length = spelling.new_tensor([word_id]), spelling.new_tensor([len(spelling)])
+        vectors: Tensor = self.vectors(ids, spelling[None], length)
+        return vectors[0]
 
     def table(self) -> Tensor:
-        """The vectors of the whole vocabulary, (V, size)."""
+        """Compose the vectors (V, size) of the whole vocabulary."""
         ids = torch.arange(self.num_embeddings, device=self.spellings.device)
         return torch.cat([self(part) for part in torch.split(ids, AT_A_TIME)])

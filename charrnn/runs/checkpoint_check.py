@@ -23,7 +23,7 @@ from charrnn.data.vocabulary import (
     read_vocabularies,
 )
 from charrnn.errors import CheckpointError, ConfigError
-from charrnn.registry import CELLS, TASKS, ignored_settings, not_installed, resolve
+from charrnn.registry import CELLS, TASKS, not_installed, resolve, traits_of
 from charrnn.runs.checkpoint import Layout
 
 Shapes = dict[str, tuple[int, ...]]
@@ -253,11 +253,11 @@ def _built_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
 
     from charrnn.nn.state import leaves
 
-    experiment = resolve(TASKS[config.task].experiment)
-    carries = "training.carry_state" not in ignored_settings(config.task)
+    task = resolve(TASKS[config.task].task)
+    carries = "running text" in traits_of(config.task)
     try:
         with torch.device("meta"):
-            network = experiment.build(config, vocabularies)
+            network = task.build(config, vocabularies)
             state = network.initial_state(1) if carries else ()
     except RuntimeError as error:
         raise ConfigError(f"its network cannot be built: {error}") from error

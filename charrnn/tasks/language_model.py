@@ -41,7 +41,7 @@ class LanguageModelling:
         self.unit = corpus.unit
         self.guess = math.log(corpus.vocabulary.size)
         self.model = placed(self.build(config, {"text": corpus.vocabulary}), config)
-        self.task = build_task(config, corpus)
+        self.objective = build_task(config, corpus)
         self.per_step = (
             f"{config.training.batch_size} lanes x {config.training.window} {self.unit}s"
         )
@@ -106,13 +106,13 @@ class LanguageModelling:
         evaluation = self.config.evaluation
         span = self.corpus.splits["validation"]
         most = max(1, evaluation.characters // evaluation.lanes)
-        batches = self.task.in_lanes(span, evaluation.lanes, evaluation.warmup, most)
-        score = evaluate(self.model, self.task, batches)
+        batches = self.objective.in_lanes(span, evaluation.lanes, evaluation.warmup, most)
+        score = evaluate(self.model, self.objective, batches)
         protocol = f"{evaluation.lanes} lanes, warm-up {evaluation.warmup}"
         if score.scored < len(span):
             protocol += f", {score.scored} of {len(span)} {self.unit}s"
         if not self.config.training.carry_state:
-            protocol = f"windows of {self.task.window} from the zero state"
+            protocol = f"windows of {self.objective.window} from the zero state"
         return Evaluation("validation", score.mean, score.scored, protocol, self.unit, step=step)
 
     def final_seconds(self) -> float:
@@ -123,8 +123,8 @@ class LanguageModelling:
         seconds = math.inf
         for _ in range(2):
             start = time.perf_counter()
-            batches = self.task.unbroken(stretch, self.config.evaluation.window)
-            evaluate(self.model, self.task, batches)
+            batches = self.objective.unbroken(stretch, self.config.evaluation.window)
+            evaluate(self.model, self.objective, batches)
             seconds = min(seconds, time.perf_counter() - start)
         return seconds * len(span) / size
 

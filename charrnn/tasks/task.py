@@ -74,7 +74,7 @@ class Searching(Predictor, Protocol):
         ...
 
 
-class Experiment(Protocol):
+class Task(Protocol):
     """What a session needs of an experiment beside its training.
 
     A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `task`, on so
@@ -87,7 +87,7 @@ class Experiment(Protocol):
     use: str
     guess: float
     model: Any
-    task: Any
+    objective: Any
 
     def __init__(self, config: Config, data: Any, about: dict[str, Any]) -> None: ...
 
@@ -149,7 +149,7 @@ class Experiment(Protocol):
         ...
 
 
-def experiment_of(task: str) -> type[Experiment]:
+def task_of(task: str) -> type[Task]:
     """The kind of experiment that a task's name stands for."""
-    kind: type[Experiment] = resolve(TASKS[task].experiment)
+    kind: type[Task] = resolve(TASKS[task].task)
     return kind

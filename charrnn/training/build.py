@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from charrnn.config.schema import Config, ModelConfig
 from charrnn.data.corpus import Corpus
+from charrnn.data.spelling import characters_of, spellings, word_characters
 from charrnn.data.vocabulary import UNKNOWN, Vocabulary, WordVocabulary
 from charrnn.errors import ConfigError
+from charrnn.nn.dropout import Dropouts
 from charrnn.nn.layers import Recurrent, Stack
 from charrnn.nn.models import (
     LanguageModel,
@@ -29,7 +31,6 @@ from charrnn.nn.word_vectors import (
     RecurrentComposer,
     SpelledEmbedding,
     WordVectors,
-    characters_of,
 )
 from charrnn.training.text_windows import LanguageModelTask
 
@@ -49,9 +50,6 @@ def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
             embedding=embedding,
             embedding_size=width,
             embedding_scale=_scale(model),
-            input_dropout=float(model.input_dropout),
-            output_dropout=float(model.output_dropout),
-            embedding_dropout=model.embedding_dropout,
             tie_embeddings=model.tie_embeddings,
             **_layers(model),
         )
@@ -82,6 +80,19 @@ def _cell_weights(model: ModelConfig, input_size: int, hidden_size: int) -> dict
     return dict(cell.named_parameters())
 
 
+def build_dropouts(model: ModelConfig) -> Dropouts:
+    """The rates of dropout that a resolved configuration describes."""
+    return Dropouts(
+        input=float(model.input_dropout),
+        layers=float(model.dropout),
+        output=float(model.output_dropout),
+        embedding=model.embedding_dropout,
+        weight=model.weight_dropout,
+        zoneout=(model.zoneout, model.zoneout_cell),
+        locked=model.locked_dropout,
+    )
+
+
 def build_embedding(model: ModelConfig, vocabulary: Vocabulary) -> tuple[nn.Module, int]:
     """What takes ids to vectors, and their width. Raises ConfigError."""
     if model.word_parts == ["lookup"]:
@@ -93,9 +104,10 @@ def build_embedding(model: ModelConfig, vocabulary: Vocabulary) -> tuple[nn.Modu
         )
     if vocabulary.specials != (UNKNOWN,):
         raise ConfigError(f"words are composed beside {UNKNOWN} and no other special symbol")
-    characters = characters_of(vocabulary.symbols[: vocabulary.unknown])
+    characters = word_characters(vocabulary)
     vectors = build_words(model, vocabulary.size, characters.size)
-    return SpelledEmbedding(vectors, vocabulary, characters), vectors.size
+    spelled, lengths = map(torch.from_numpy, spellings(vocabulary, characters))
+    return SpelledEmbedding(vectors, spelled, lengths), vectors.size
 
 
 def build_words(model: ModelConfig, words: int, characters: int) -> WordVectors:
@@ -156,10 +168,7 @@ def _layers(model: ModelConfig) -> dict[str, Any]:
         "cell": model.cell,
         "hidden_sizes": model.widths,
         **_options(model),
-        "dropout": float(model.dropout),
-        "weight_dropout": model.weight_dropout,
-        "zoneout": [model.zoneout, model.zoneout_cell],
-        "locked_dropout": model.locked_dropout,
+        "dropouts": build_dropouts(model),
         "layer_norm": model.layer_norm,
         "skip_connections": model.skip_connections,
     }
@@ -214,7 +223,9 @@ def adopt_weights(
     of_symbols = of_characters = _common(symbols, source_symbols)
     spelled, source_spelled = model.embedding, source.embedding
     if isinstance(spelled, SpelledEmbedding) and isinstance(source_spelled, SpelledEmbedding):
-        of_characters = _common(spelled.characters.symbols, source_spelled.characters.symbols)
+        # The last symbol of a vocabulary of composed words is `<unk>`, which has no characters.
+        here, there = (characters_of(map(str, words[:-1])) for words in (symbols, source_symbols))
+        of_characters = _common(here.symbols, there.symbols)
     theirs = source.state_dict()
     over_input = {f"stack.layers.0.cell.{name}" for name in _over_input(config)}
     with torch.no_grad():
