@@ -25,12 +25,15 @@ _HOMES = {
     "Recurrent": "nn.layers",
     "Stack": "nn.layers",
     "TrainedModel": "inference.trained_model",
+    "TrainedRun": "session.start",
     "detach": "nn.state",
     "from_torch": "nn.torch_weights",
     "language_model": "nn.models",
     "load": "inference.trained_model",
+    "resume": "session.start",
     "reverse": "nn.sequences",
     "to_torch": "nn.torch_weights",
+    "train": "session.start",
     "unroll": "nn.layers",
 }
 
