@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,7 +16,7 @@ from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Bidirectional, Layer, Recurrent, Stack
 from charrnn.nn.state import State, leaves, replace_leaves
 from charrnn.nn.word_vectors import SpelledEmbedding
-from charrnn.registry import CELLS, one_of
+from charrnn.registry import CELLS, LAYER_NORM_CELLS, one_of, resolve
 
 
 class OneHot(nn.Module):
@@ -208,15 +208,34 @@ def _final_parts(stack: Stack, state: State) -> list[list[Tensor]]:
 
 
 def cell_class(name: str, layer_norm: bool = False) -> Callable[..., Cell]:
-    """The class of the cell of that name in `registry.CELLS`. Raises ValueError for another."""
-    homes = {n: entry.normed if layer_norm else entry.home for n, entry in CELLS.items()}
-    homes = {n: home for n, home in homes.items() if home}
-    if name not in homes:
+    """Load the class of a cell by its name in `registry.CELLS`.
+
+    Raises ValueError for a name that is not there, ConfigError where an installed package's class
+    cannot be loaded.
+    """
+    known: Mapping[str, Any] = LAYER_NORM_CELLS if layer_norm else CELLS
+    if name not in known:
         normed = " with layer normalisation" if layer_norm else ""
-        raise ValueError(f"there is no cell {name!r}{normed}; use {one_of(homes)}")
-    module, _, kind = homes[name].rpartition(".")
-    made: Callable[..., Cell] = getattr(importlib.import_module(f"charrnn.{module}"), kind)
-    return made
+        raise ValueError(f"there is no cell {name!r}{normed}; use {one_of(known)}")
+    kind: Callable[..., Cell] = resolve(known[name] if layer_norm else known[name].cell)
+    return kind
+
+
+def make_cell(
+    name: str,
+    input_size: int,
+    hidden_size: int,
+    options: Mapping[str, Any],
+    layer_norm: bool = False,
+) -> Cell:
+    """Make a cell with those of the `options` that its constructor names.
+
+    Raises as `cell_class` does.
+    """
+    kind = cell_class(name, layer_norm)
+    named = inspect.signature(kind).parameters
+    known = {option: value for option, value in options.items() if option in named}
+    return kind(input_size, hidden_size, **known)
 
 
 def recurrent_stack(
@@ -250,13 +269,12 @@ def recurrent_stack(
         "recurrence_depth": recurrence_depth,
         "transform_bias": transform_bias,
     }
-    make_cell = cell_class(cell, layer_norm)
-    options = {name: options[name] for name in CELLS[cell].options}
 
     def layer(d: int, h: int) -> Recurrent:
-        return Recurrent(
-            make_cell(d, h, **options), weight_dropout=dropouts.weight, zoneout=dropouts.zoneout
-        )
+        one = make_cell(cell, d, h, options, layer_norm)
+        parts = len([*leaves(one.initial_state(1))])
+        zoneout = [*dropouts.zoneout, *[0.0] * parts][:parts]
+        return Recurrent(one, weight_dropout=dropouts.weight, zoneout=zoneout)
 
     layers: list[nn.Module] = []
     width = input_size
