@@ -138,7 +138,6 @@ def one_of(names: Iterable[str]) -> str:
 class TaskEntry(NamedTuple):
     """One task."""
 
-    experiment: str
     task: str
     """The reference of its class (`charrnn.tasks.task.Task`)."""
     read: str

@@ -48,6 +48,12 @@ class LanguageModel(nn.Module):
     turns its outputs into one logit for each symbol: an unnormalised log-probability in nats. The
     `input`, `output` and `embedding` rates of `dropouts` apply here, in training mode only.
     `language_model` builds one.
+
+    >>> stack = recurrent_stack(16, cell="gru", hidden_sizes=(32,))
+    >>> model = LanguageModel(nn.Embedding(65, 16), stack, nn.Linear(32, 65))
+    >>> logits, state = model.step(torch.tensor([3, 7]), model.initial_state(2))
+    >>> logits.shape
+    torch.Size([2, 65])
     """
 
     def __init__(
@@ -90,7 +96,7 @@ class LanguageModel(nn.Module):
 
 
 class Decoding(NamedTuple):
-    """The state of a decoder: the state of its layers, and the memory that it attends to, if any."""
+    """The state of a decoder: that of its layers, and the memory that it attends to, if any."""
 
     layers: State
     memory: Memory | tuple[()]

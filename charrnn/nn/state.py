@@ -57,7 +57,13 @@ def replace_leaves(state: State, new: Iterator[Tensor]) -> State:
 
 
 def detach(state: State) -> State:
-    """Return the same values without the graph that computed them: the cut of truncated BPTT."""
+    """Return the same values without the graph that computed them: the cut of truncated BPTT.
+
+    >>> import torch
+    >>> weight = torch.ones(1, requires_grad=True)
+    >>> detach((weight * 2, weight * 3))
+    (tensor([2.]), tensor([3.]))
+    """
     return map_state(lambda leaf: leaf.detach(), state)
 
 

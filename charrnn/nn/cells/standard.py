@@ -55,7 +55,11 @@ class VanillaCell(TorchLayoutCell):
 
 
 class LSTMState(NamedTuple):
-    """The state of an LSTM: its hidden state and its cell state, each (N, H)."""
+    """The state of an LSTM: its hidden state and its cell state, each (N, H).
+
+    >>> LSTMState(hidden=torch.zeros(1, 2), cell=torch.ones(1, 2)).cell
+    tensor([[1., 1.]])
+    """
 
     hidden: Tensor
     cell: Tensor
@@ -149,6 +153,10 @@ class ResetFirstGRUCell(GRUCell):
     .. math:: n = \tanh(W_{in} x_t + b_{in} + W_{hn} (r \odot h_{t-1}) + b_{hn})
 
     The product has to wait for the gate, so no fused kernel computes it.
+
+    >>> cell = ResetFirstGRUCell(input_size=3, hidden_size=5)
+    >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
+    torch.Size([2, 5])
     """
 
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
