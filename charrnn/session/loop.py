@@ -28,7 +28,7 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.directory import Run
 from charrnn.session.events import Evaluated, Event, Finished, Planned, Stepped
 from charrnn.session.tensorboard import event_writer
-from charrnn.tasks.task import Data, experiment_of
+from charrnn.tasks.task import Data, task_of
 from charrnn.training.budget import (
     AIM,
     EVALUATIONS,
@@ -111,8 +111,8 @@ class Session:
         self.about = about
         self.clock = clock
         torch.manual_seed(config.training.seed)
-        self.experiment = experiment_of(config.task)(config, data, about)
-        self.model, self.task = self.experiment.model, self.experiment.task
+        self.experiment = task_of(config.task)(config, data, about)
+        self.model, self.task = self.experiment.model, self.experiment.objective
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.trainer: Trainer[Any] = Trainer(
             self.model,

@@ -93,13 +93,13 @@ class TrainedRun:
         """The best model, for use on the CPU: one that writes texts, else one that predicts."""
         from charrnn.inference.trained_model import writer_of
         from charrnn.registry import TASKS
-        from charrnn.tasks.task import experiment_of
+        from charrnn.tasks.task import task_of
 
         checkpoint = self.run.best(warn_in_python)
         task = str(checkpoint.metadata["config"]["task"])
         if TASKS[task].writer:
             return writer_of(checkpoint).from_checkpoint(checkpoint)
-        return experiment_of(task).predictor(checkpoint, "cpu")
+        return task_of(task).predictor(checkpoint, "cpu")
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one for each evaluation and one for the final score."""
@@ -568,9 +568,9 @@ def new_session(
 
     from charrnn.runs.environment import environment
     from charrnn.session.loop import Session
-    from charrnn.tasks.task import experiment_of
+    from charrnn.tasks.task import task_of
 
-    kind = experiment_of(config.task)
+    kind = task_of(config.task)
     before = flatten(config.model_dump())
     config = kind.plan(config, data, device)
     planned = flatten(config.model_dump())

@@ -107,7 +107,7 @@ class Judged(NamedTuple):
     of: str = ""
 
 
-class ExamplesExperiment(ABC, Generic[Example, Batch]):
+class TaskOnExamples(ABC, Generic[Example, Batch]):
     """A model of examples; `unit` is what a loss is of one of, `noun` what an example is called.
 
     A kind of experiment on examples says how a model is built, how examples become a batch, what a
@@ -127,7 +127,7 @@ class ExamplesExperiment(ABC, Generic[Example, Batch]):
         batch_size = config.training.batch_size
         assert not isinstance(batch_size, str)
         self.side_by_side = partial(self.collate, device=torch.device(config.device))
-        self.task: ExamplesTask[Example, Batch] = ExamplesTask(
+        self.objective: ExamplesTask[Example, Batch] = ExamplesTask(
             data.splits["train"],
             self.side_by_side,
             self.cost,
@@ -296,7 +296,7 @@ def outputs(
 
 
 def trained_network(
-    kind: type[ExamplesExperiment[Any, Any]], checkpoint: Checkpoint, device: str
+    kind: type[TaskOnExamples[Any, Any]], checkpoint: Checkpoint, device: str
 ) -> tuple[nn.Module, Vocabularies]:
     """The network of a checkpoint, on a device, and its vocabularies."""
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))

@@ -30,6 +30,7 @@ from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.inference.sampler import Choice, Cursor, Draws, prime
 from charrnn.inference.text import generate_texts
 from charrnn.inference.torch_stepper import TorchStepper
+from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
 from charrnn.nn.models import LanguageModel
 from charrnn.nn.state import State
@@ -37,8 +38,8 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.data import Texts
 from charrnn.tasks.examples import (
     ExampleData,
-    ExamplesExperiment,
     Judged,
+    TaskOnExamples,
     between_ends,
     ends_of,
     few_enough,
@@ -47,13 +48,13 @@ from charrnn.tasks.examples import (
 from charrnn.tasks.labelled import describe, text_and_label
 from charrnn.tasks.labelled import read as read_texts
 from charrnn.tasks.task import Predictor
-from charrnn.training.build import build_lookup, build_stack
+from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # labels in a sample, and texts of each
 
 
-class Example(NamedTuple):
+class GenerationExample(NamedTuple):
     """A text and its class, as ids: what is read, and what is to be said of it."""
 
     inputs: Ids  # <s> and the text
@@ -61,7 +62,7 @@ class Example(NamedTuple):
     label: int
 
 
-class Batch(NamedTuple):
+class GenerationBatch(NamedTuple):
     """Texts side by side."""
 
     inputs: Tensor  # (N, T), 0 past a text's end
@@ -70,12 +71,12 @@ class Batch(NamedTuple):
     scored: int  # how many targets are asked
 
 
-def read(config: Config, texts: Texts, vocabulary: Any = None) -> ExampleData[Example]:
+def read(config: Config, texts: Texts, vocabulary: Any = None) -> ExampleData[GenerationExample]:
     """Labelled texts with their beginnings and ends, as `labelled.read` has them."""
     data = read_texts(config, texts, vocabulary, [START, END])
     text, _ = text_and_label(data.vocabularies)
     splits = {
-        name: [Example(*between_ends(e.ids, text), e.label) for e in examples]
+        name: [GenerationExample(*between_ends(e.ids, text), e.label) for e in examples]
         for name, examples in data.splits.items()
     }
     return ExampleData(splits, data.vocabularies, data.sha256)
@@ -91,8 +92,7 @@ class ConditionedState(NamedTuple):
 class ConditionedLanguageModel(LanguageModel):
     """P(text | label): a language model that reads the label's vector beside each symbol's.
 
-    The label of a lane is a leaf of its state, where `step` and `forward` find it. The kinds of
-    `dropout` are those of `LanguageModel`.
+    The label of a lane is a leaf of its state, where `step` and `forward` find it.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class ConditionedLanguageModel(LanguageModel):
         label_embedding: nn.Module,
         stack: Stack,
         head: nn.Module,
-        **dropout: Any,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
-        super().__init__(embedding, stack, head, **dropout)
+        super().__init__(embedding, stack, head, dropouts)
         self.label_embedding = label_embedding
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
@@ -126,13 +126,15 @@ class ConditionedLanguageModel(LanguageModel):
         return ConditionedState(label, self.stack.initial_state(batch_size))
 
 
-class Generation(ExamplesExperiment[Example, Batch]):
+class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     """Texts, given their classes."""
 
     unit = "character"
     use = "sample"
 
-    def __init__(self, config: Config, data: ExampleData[Example], about: dict[str, Any]) -> None:
+    def __init__(
+        self, config: Config, data: ExampleData[GenerationExample], about: dict[str, Any]
+    ) -> None:
         super().__init__(config, data, about)
         text, self.label = text_and_label(data.vocabularies)
         self.unit = unit_of(text)
@@ -152,14 +154,11 @@ class Generation(ExamplesExperiment[Example, Batch]):
             label_embedding,
             stack,
             nn.Linear(stack.output_size, text.size),
-            input_dropout=float(model.input_dropout),
-            output_dropout=float(model.output_dropout),
-            embedding_dropout=model.embedding_dropout,
-            locked=model.locked_dropout,
+            build_dropouts(model),
         )
 
     @staticmethod
-    def defaults(config: Config, data: ExampleData[Example]) -> dict[str, Any]:
+    def defaults(config: Config, data: ExampleData[GenerationExample]) -> dict[str, Any]:
         """What suits some ten thousand short texts."""
         return {
             "training.epochs": 20.0,
@@ -174,7 +173,7 @@ class Generation(ExamplesExperiment[Example, Batch]):
     describe = staticmethod(describe)
 
     @staticmethod
-    def facts(data: ExampleData[Example]) -> dict[str, Any]:
+    def facts(data: ExampleData[GenerationExample]) -> dict[str, Any]:
         """How many texts of each label there are to learn from, by which labels are drawn."""
         labels = [example.label for example in data.splits["train"]]
         return {
@@ -182,26 +181,26 @@ class Generation(ExamplesExperiment[Example, Batch]):
         }
 
     @staticmethod
-    def length(example: Example) -> int:
+    def length(example: GenerationExample) -> int:
         """Symbols and the end."""
         return len(example.targets)
 
     @staticmethod
-    def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+    def collate(examples: Sequence[GenerationExample], device: torch.device) -> GenerationBatch:
         """Texts side by side, padded to the longest."""
         inputs, lengths = pad([example.inputs for example in examples])
         targets, _ = pad([example.targets for example in examples], NOT_SCORED)
         labels = np.array([example.label for example in examples])
         there = [torch.from_numpy(part).to(device) for part in (inputs, targets, labels)]
-        return Batch(there[0], there[1], there[2], int(lengths.sum()))
+        return GenerationBatch(there[0], there[1], there[2], int(lengths.sum()))
 
     @staticmethod
-    def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
+    def cost(model: Any, batch: GenerationBatch) -> tuple[Tensor, int]:
         """The summed surprisal of each symbol, and of the end, after those before it."""
         return surprisals(model, batch).sum(), batch.scored
 
     def judge(
-        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+        self, model: nn.Module, examples: Sequence[GenerationExample], stop: Callable[[], bool]
     ) -> Judged:
         """Likewise, as many texts at a time as have few enough logits."""
         text, _ = text_and_label(self.data.vocabularies)
@@ -231,7 +230,7 @@ class Generation(ExamplesExperiment[Example, Batch]):
         )
 
 
-def surprisals(model: Any, batch: Batch) -> Tensor:
+def surprisals(model: Any, batch: GenerationBatch) -> Tensor:
     """-ln P of each target given the label and what stands before it, (N, T) in nats, 0 in the
     padding."""
     state = model.initial_state(len(batch.labels))._replace(label=batch.labels)

@@ -20,7 +20,6 @@ from charrnn.evaluation.score import Evaluation
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.registry import TASKS, resolve
 from charrnn.runs.checkpoint import Arrays, Checkpoint
-from charrnn.runs.checkpoint_check import Expected
 
 
 class Data(Protocol):
@@ -75,7 +74,7 @@ class Searching(Predictor, Protocol):
         ...
 
 
-class Experiment(Protocol):
+class Task(Protocol):
     """What a session needs of an experiment beside its training.
 
     A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `task`, on so
@@ -88,7 +87,7 @@ class Experiment(Protocol):
     use: str
     guess: float
     model: Any
-    task: Any
+    objective: Any
 
     def __init__(self, config: Config, data: Any, about: dict[str, Any]) -> None: ...
 
@@ -150,15 +149,7 @@ class Experiment(Protocol):
         ...
 
 
-def experiment_of(task: str) -> type[Experiment]:
+def task_of(task: str) -> type[Task]:
     """The kind of experiment that a task's name stands for."""
-    kind: type[Experiment] = resolve(TASKS[task].experiment)
+    kind: type[Task] = resolve(TASKS[task].task)
     return kind
-
-
-def built_layout(config: Config, vocabularies: Vocabularies) -> Expected:
-    """What must stand in a checkpoint, of the model that its configuration describes, which is
-    built without memory for its weights. Raises ConfigError."""
-    with torch.device("meta"):
-        model = experiment_of(config.task).build(config, vocabularies)
-    return Expected({name: tuple(value.shape) for name, value in model.state_dict().items()}, [])

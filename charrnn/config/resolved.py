@@ -1,0 +1,90 @@
+"""A configuration without `auto`: what training and networks are built from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from charrnn.config.merge import flatten, with_values
+from charrnn.config.schema import (
+    Config,
+    ModelConfig,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Seconds,
+    TrainingConfig,
+    Width,
+    Words,
+)
+from charrnn.errors import ConfigError
+
+# Keys that older checkpoints lack. A model with its weights already loaded, or one that is not
+# trained any further, computes the same whatever they are.
+UNIMPORTANT_ONCE_TRAINED = {
+    "model.embedding_scale": 1.0,
+    "model.words": "lookup",
+    "device": "cpu",
+    "precision": "float32",
+    "threads": 1,
+    "processes": 1,
+}
+# The session decides these two once it knows how many steps there will be.
+DECIDED_LATER = {"evaluation.every", "checkpoints.every"}
+
+
+class ResolvedModel(ModelConfig):
+    """The section `model` with every `auto` decided."""
+
+    hidden_size: Width | Annotated[list[Width], Field(min_length=1, max_length=64)]
+    embedding_size: Width | Literal["one_hot"]
+    embedding_scale: PositiveFloat
+    words: Words | Annotated[list[Words], Field(min_length=1)]
+    dropout: Probability
+    input_dropout: Probability
+    output_dropout: Probability
+
+
+class ResolvedTraining(TrainingConfig):
+    """The section `training` with every `auto` decided."""
+
+    epochs: PositiveFloat | None
+    max_time: Seconds | None
+    batch_size: PositiveInt
+    window: PositiveInt
+    learning_rate: PositiveFloat
+    weight_decay: Annotated[float, Field(ge=0)]
+
+
+class ResolvedConfig(Config):
+    """A configuration with every `auto` decided except `evaluation.every` and `checkpoints.every`.
+
+    It has the keys of `Config` and writes the same YAML. `charrnn.training.planning` makes one from
+    the text and the hardware; `resolved` makes one from the configuration of a checkpoint.
+    """
+
+    model: ResolvedModel
+    training: ResolvedTraining
+    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
+    precision: Literal["float32", "bfloat16"]
+    threads: PositiveInt
+    processes: Annotated[int, Field(gt=0, le=128)]
+
+
+def resolved(config: Config) -> ResolvedConfig:
+    """Check that a configuration has no `auto` left, and return it with plain types.
+
+    Keys that a trained model does not depend on may still be `auto` (a checkpoint may be older than
+    the key) and are filled in. Raises ConfigError that names the keys left open.
+    """
+    values = flatten(config.model_dump())
+    auto = [key for key, value in values.items() if value == "auto" and key not in DECIDED_LATER]
+    missing = [key for key in auto if key not in UNIMPORTANT_ONCE_TRAINED]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)}: still 'auto', which only the start of a training run decides; "
+            f"give a value"
+        )
+    filled = with_values(config, {key: UNIMPORTANT_ONCE_TRAINED[key] for key in auto})
+    return ResolvedConfig.model_validate(filled.model_dump())
