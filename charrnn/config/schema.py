@@ -8,30 +8,55 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from charrnn.errors import ConfigError
-from charrnn.registry import CELLS, TASKS, Shapes, one_of
+from charrnn.registry import CELLS, LAYER_NORM_CELLS, TASKS, Table, one_of, traits_of
 
 Auto = Literal["auto"]
 
 
-if TYPE_CHECKING:
-    TaskName: TypeAlias = str
-    CellName: TypeAlias = str
-else:
-    TaskName = Literal[tuple(TASKS)]
-    CellName = Literal[tuple(CELLS)]
+@dataclass(frozen=True)
+class NameIn:
+    """A name in a table of the registry, judged and described as a `Literal` of its names.
+
+    The names are listed only for a message or a JSON schema, because that asks all packages.
+    """
+
+    table: Table[Any]
+
+    def check(self, name: str) -> str:
+        """Return the name. Raises pydantic's literal_error where the table lacks it."""
+        if name not in self.table:
+            expected = one_of(map(repr, self.table))
+            raise PydanticKnownError("literal_error", {"expected": expected})
+        return name
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(str))
+
+    def __get_pydantic_json_schema__(
+        self, _: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "enum": [*self.table]}
+
+
+TaskName = Annotated[str, NameIn(TASKS)]
+CellName = Annotated[str, NameIn(CELLS)]
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", re.ASCII
 )
@@ -224,15 +249,10 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _cell_supports_options(self) -> ModelConfig:
-        if self.layer_norm and not CELLS[self.cell].normed:
+        if self.layer_norm and self.cell not in LAYER_NORM_CELLS:
             raise ValueError(
                 f"a {self.cell} has no layer normalisation; set model.layer_norm to false, or "
-                f"model.cell to {one_of(name for name, cell in CELLS.items() if cell.normed)}"
-            )
-        if self.weight_dropout and "weight_hh" not in self.cell_shapes(1, 1):
-            raise ValueError(
-                f"a {self.cell} has no hidden-to-hidden matrix for model.weight_dropout; set it to "
-                f"0, or use another model.cell"
+                f"model.cell to {one_of(LAYER_NORM_CELLS)}"
             )
         return self
 
@@ -260,15 +280,6 @@ class ModelConfig(Section):
         """The kinds of vector that a word's vector is concatenated from; lookup for `auto`."""
         words = "lookup" if self.words == "auto" else self.words
         return [*words] if isinstance(words, list) else [words]
-
-    def cell_shapes(self, inputs: int, hidden: int) -> Shapes:
-        """Return the name and shape of each weight of a cell with these widths."""
-        entry = CELLS[self.cell]
-        options = {name: getattr(self, name) for name in entry.options}
-        norms = entry.norms if self.layer_norm else {}
-        return entry.shapes(inputs, hidden, options) | {
-            norm: (multiple * hidden,) for norm, multiple in norms.items()
-        }
 
     @property
     def fused(self) -> bool:
@@ -416,12 +427,12 @@ def key_of(field: FieldInfo) -> Key:
 
 
 def unused_keys(task: str) -> frozenset[str]:
-    """Return the dotted keys that need a trait which a registered task does not have."""
-    traits = {None, *TASKS[task].traits}
+    """Return the dotted keys that need a trait which a task does not have."""
+    traits = {None, *traits_of(task)}
     return frozenset(key for key, field in fields().items() if key_of(field).needs not in traits)
 
 
 def tasks_with(key: str) -> list[str]:
-    """Return the registered tasks that use a dotted key; an empty list stands for all of them."""
+    """Return the tasks that use a dotted key; an empty list stands for all of them."""
     needs = key_of(fields()[key]).needs
-    return [] if needs is None else [name for name, task in TASKS.items() if needs in task.traits]
+    return [] if needs is None else [name for name in TASKS if needs in traits_of(name)]

@@ -306,7 +306,7 @@ def test_what_a_cell_does_not_have_cannot_be_asked_of_it(run: Run) -> None:
     dropped = ["--set", "model.weight_dropout=0.5"]
     result = run("train", "book.txt", *TINY, "--cell", "minlstm", *dropped)
     assert result.code == 2
-    assert "no hidden-to-hidden matrix for model.weight_dropout" in result.err
+    assert "weight_dropout falls on the matrix from hidden to hidden state" in result.err
 
 
 def test_regularisers_and_the_plain_path_are_named(run: Run) -> None:
