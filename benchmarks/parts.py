@@ -28,7 +28,7 @@ def main() -> None:
     lanes = given.lanes // processes
     torch.set_num_threads(1 if processes > 1 else torch.get_num_threads())
     model, optimizer = session.model.train(), session.trainer.optimizer
-    batches = session.task.share(0, processes).batches(0)
+    batches = session.objective.share(0, processes).batches(0)
     state = model.initial_state(lanes)
     parts: dict[str, list[float]] = {}
     clock = time.perf_counter()

@@ -308,7 +308,7 @@ def _start(
     session = Session(config, data, about, lambda: time.monotonic() - began)
     if checkpoint is not None:
         session.restore(checkpoint)
-        bound = steps_bound(config, session.task.batches_per_epoch)
+        bound = steps_bound(config, session.objective.batches_per_epoch)
         unscored = run is not None and session.best and run.read_best().get("score") is None
         if bound is not None and bound <= session.trainer.progress.step and not unscored:
             raise click.UsageError(

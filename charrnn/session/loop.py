@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from charrnn.config.merge import dump_yaml, with_values
-from charrnn.config.schema import Config
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
 from charrnn.evaluation.score import Evaluation
 from charrnn.inference.trained_model import TrainedModel, model_weights
@@ -52,7 +52,7 @@ class Session:
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         data: Data,
         about: dict[str, Any],
         clock: Callable[[], float],
@@ -63,17 +63,17 @@ class Session:
         self.clock = clock
         torch.manual_seed(config.training.seed)
         self.experiment = experiment_of(config.task)(config, data, about)
-        self.model, self.task = self.experiment.model, self.experiment.task
+        self.model, self.objective = self.experiment.model, self.experiment.objective
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.trainer: Trainer[Any] = Trainer(
             self.model,
-            self.task,
+            self.objective,
             build_optimizer(config, self.model),
             learning_rate_schedule(config, None),
             clip=config.training.clip,
             seed=config.training.seed,
             precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-            processes=int(config.processes),
+            processes=config.processes,
             graph=config.graph,
             average=config.training.average,
         )
@@ -140,8 +140,8 @@ class Session:
         self.run = run
         progress = self.trainer.progress
         budget = self.config.training.max_time
-        max_time = budget if isinstance(budget, float) else math.inf
-        bound = steps_bound(self.config, self.task.batches_per_epoch)
+        max_time = math.inf if budget is None else budget
+        bound = steps_bound(self.config, self.objective.batches_per_epoch)
         total: int | None = None
         every = 0
         if max_time == math.inf:
@@ -231,7 +231,7 @@ class Session:
             return self.experiment.sample(length)
 
     def _planned(self, total: int, speed: float | None) -> Planned:
-        epochs = total / self.task.batches_per_epoch
+        epochs = total / self.objective.batches_per_epoch
         return Planned(total, epochs, evaluation_interval(self.config, total), speed)
 
     def _fix(self, total: int, evaluations: int = EVALUATIONS) -> int:
@@ -283,7 +283,7 @@ class Session:
                 self.since_drop = 0
         line = {
             "step": progress.step,
-            "epoch": progress.epoch + progress.batch / self.task.batches_per_epoch,
+            "epoch": progress.epoch + progress.batch / self.objective.batches_per_epoch,
             "learning_rate": learning_rate,
             "train": {nats: train.mean, f"bits_per_{unit}": train.mean / math.log(2)},
             "validation": {

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.vocabulary import (
@@ -132,14 +133,16 @@ class Generation(ExamplesExperiment[Example, Batch]):
     unit = "character"
     use = "sample"
 
-    def __init__(self, config: Config, data: ExampleData[Example], about: dict[str, Any]) -> None:
+    def __init__(
+        self, config: ResolvedConfig, data: ExampleData[Example], about: dict[str, Any]
+    ) -> None:
         super().__init__(config, data, about)
         text, self.label = text_and_label(data.vocabularies)
         self.unit = unit_of(text)
         self.guess = math.log(text.size)
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> ConditionedLanguageModel:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> ConditionedLanguageModel:
         """Embeddings, layers and head. Raises ConfigError."""
         model = config.model
         text, label = text_and_label(vocabularies)

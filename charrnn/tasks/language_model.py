@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.corpus import Corpus
 from charrnn.data.vocabulary import Vocabularies, Vocabulary
@@ -21,7 +22,7 @@ from charrnn.inference.trained_model import TrainedModel
 from charrnn.nn.models import LanguageModel
 from charrnn.runs.checkpoint import Arrays, Checkpoint
 from charrnn.tasks.task import Predictor
-from charrnn.training.build import adopt_weights, build_model, build_task, load_arrays, placed
+from charrnn.training.build import adopt_weights, build_model, build_objective, load_arrays, placed
 from charrnn.training.planning import plan
 from charrnn.training.trainer import evaluate
 
@@ -33,20 +34,20 @@ class LanguageModelling:
 
     use = "sample"
 
-    def __init__(self, config: Config, corpus: Corpus, about: dict[str, Any]) -> None:
+    def __init__(self, config: ResolvedConfig, corpus: Corpus, about: dict[str, Any]) -> None:
         self.config = config
         self.corpus = corpus
         self.about = about
         self.unit = corpus.unit
         self.guess = math.log(corpus.vocabulary.size)
         self.model = placed(self.build(config, {"text": corpus.vocabulary}), config)
-        self.task = build_task(config, corpus)
+        self.objective = build_objective(config, corpus)
         self.per_step = (
             f"{config.training.batch_size} lanes x {config.training.window} {self.unit}s"
         )
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> LanguageModel:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> LanguageModel:
         """Embedding, stack and head."""
         return build_model(config, cast(Vocabulary, vocabularies["text"]))
 
@@ -65,7 +66,7 @@ class LanguageModelling:
         return model.evaluate_split(data, split)
 
     @staticmethod
-    def plan(config: Config, data: Corpus, device: torch.device) -> Config:
+    def plan(config: Config, data: Corpus, device: torch.device) -> ResolvedConfig:
         """From the length of the text, its vocabulary and the machine."""
         return plan(config, len(data.splits["train"]), data.vocabulary.size, device)
 
@@ -105,13 +106,13 @@ class LanguageModelling:
         evaluation = self.config.evaluation
         span = self.corpus.splits["validation"]
         most = max(1, evaluation.characters // evaluation.lanes)
-        batches = self.task.in_lanes(span, evaluation.lanes, evaluation.warmup, most)
-        score = evaluate(self.model, self.task, batches)
+        batches = self.objective.in_lanes(span, evaluation.lanes, evaluation.warmup, most)
+        score = evaluate(self.model, self.objective, batches)
         protocol = f"{evaluation.lanes} lanes, warm-up {evaluation.warmup}"
         if score.scored < len(span):
             protocol += f", {score.scored} of {len(span)} {self.unit}s"
         if not self.config.training.carry_state:
-            protocol = f"windows of {self.task.window} from the zero state"
+            protocol = f"windows of {self.objective.window} from the zero state"
         return Evaluation("validation", score.mean, score.scored, protocol, self.unit, step=step)
 
     def final_seconds(self) -> float:
@@ -122,8 +123,8 @@ class LanguageModelling:
         seconds = math.inf
         for _ in range(2):
             start = time.perf_counter()
-            batches = self.task.unbroken(stretch, self.config.evaluation.window)
-            evaluate(self.model, self.task, batches)
+            batches = self.objective.unbroken(stretch, self.config.evaluation.window)
+            evaluate(self.model, self.objective, batches)
             seconds = min(seconds, time.perf_counter() - start)
         return seconds * len(span) / size
 

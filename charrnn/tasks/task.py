@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from charrnn.config.resolved import ResolvedConfig, resolved
 from charrnn.config.schema import Config
 from charrnn.data.vocabulary import Vocabularies
 from charrnn.evaluation.score import Evaluation
@@ -78,9 +79,9 @@ class Searching(Predictor, Protocol):
 class Experiment(Protocol):
     """What a session needs of an experiment beside its training.
 
-    A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `task`, on so
-    much `per_step`; `use` is the command that the trained model is for. What writes for `sample` is
-    named in `config.TASKS`, so that a language model does without torch.
+    A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `objective`, on
+    so much `per_step`; `use` is the command that the trained model is for. What writes for `sample`
+    is named in `config.TASKS`, so that a language model does without torch.
     """
 
     unit: str
@@ -88,12 +89,12 @@ class Experiment(Protocol):
     use: str
     guess: float
     model: Any
-    task: Any
+    objective: Any
 
-    def __init__(self, config: Config, data: Any, about: dict[str, Any]) -> None: ...
+    def __init__(self, config: ResolvedConfig, data: Any, about: dict[str, Any]) -> None: ...
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> nn.Module:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> nn.Module:
         """The network that a resolved configuration describes. Raises ConfigError."""
         ...
 
@@ -108,7 +109,7 @@ class Experiment(Protocol):
         ...
 
     @staticmethod
-    def plan(config: Config, data: Any, device: torch.device) -> Config:
+    def plan(config: Config, data: Any, device: torch.device) -> ResolvedConfig:
         """The configuration with its `auto` values decided, as `planning.plan` does."""
         ...
 
@@ -160,5 +161,5 @@ def built_layout(config: Config, vocabularies: Vocabularies) -> Expected:
     """What must stand in a checkpoint, of the model that its configuration describes, which is
     built without memory for its weights. Raises ConfigError."""
     with torch.device("meta"):
-        model = experiment_of(config.task).build(config, vocabularies)
+        model = experiment_of(config.task).build(resolved(config), vocabularies)
     return Expected({name: tuple(value.shape) for name, value in model.state_dict().items()}, [])
