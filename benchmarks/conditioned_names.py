@@ -27,7 +27,7 @@ from charrnn.inference.trained_model import writer_of
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.directory import find_checkpoint
 from charrnn.tasks.generation import Generator
-from charrnn.tasks.task import experiment_of
+from charrnn.tasks.task import task_of
 
 LONGEST = 200  # symbols of a text
 
@@ -58,7 +58,7 @@ def measure(
         raise DataError(f"{generator} writes without a label; give a run of the task generation")
     if configs[1].task != "classification":
         raise DataError(f"{classifier} is no classifier; give a run of the task classification")
-    predictor = experiment_of(configs[1].task).predictor(checkpoints[1], "cpu")
+    predictor = task_of(configs[1].task).predictor(checkpoints[1], "cpu")
 
     def classes(texts: list[str]) -> list[str]:
         return [str(said.record["label"]) for said in predictor.predict(texts)]

@@ -128,34 +128,12 @@ class TaskEntry(NamedTuple):
     layout: str
     """What must stand in its checkpoints: a configuration and the vocabularies."""
     experiment: str
-    """What a session runs (`tasks.task.Experiment`)."""
+    """What a session runs (`tasks.task.Task`)."""
     writer: str | None = None
     """What writes for `charrnn sample`, in the way of `trained.TrainedModel`, if it writes."""
-    ignores: tuple[str, ...] = ()
-    """The keys that say nothing to it, and are refused where they are set."""
-
-
-OF_A_TEXT = (
-    "data.unknown",
-    "data.reset_state_at_documents",
-    "model.tie_embeddings",
-    "training.carry_state",
-    "training.random_windows",
-    "training.reset_probability",
-    "evaluation.lanes",
-    "evaluation.warmup",
-    "evaluation.characters",
-    "evaluation.window",
-)
-
-
-OF_EXAMPLES = ("data.form", "data.split_by")
-
-
-OF_WHOLE_INPUTS = ("model.bidirectional", "model.pooling")
-
-
-OF_COMPOSED_WORDS = ("model.character_embedding_size", "model.character_hidden_size")
+    traits: tuple[str, ...] = ()
+    """The traits of the task (`config.schema.TRAITS`). A key of the configuration that needs a
+    trait is refused for a task without it."""
 
 
 TASKS = {
@@ -164,45 +142,39 @@ TASKS = {
         "runs.checkpoint_check.language_model_layout",
         "tasks.language_model.LanguageModelling",
         "inference.trained_model.TrainedModel",
-        (*OF_EXAMPLES, *OF_WHOLE_INPUTS, "model.attention"),
+        traits=("running text", "composed words", "vocabulary", "embedding dropout"),
     ),
     "classification": TaskEntry(
         "tasks.labelled.read",
         "tasks.task.built_layout",
         "tasks.classification.Classification",
-        ignores=(*OF_A_TEXT, "model.embedding_dropout", "model.attention"),
+        traits=(
+            "examples",
+            "classes",
+            "one class",
+            "both directions",
+            "composed words",
+            "vocabulary",
+        ),
     ),
     "generation": TaskEntry(
         "tasks.generation.read",
         "tasks.task.built_layout",
         "tasks.generation.Generation",
         "tasks.generation.Generator",
-        (*OF_A_TEXT, *OF_WHOLE_INPUTS, *OF_COMPOSED_WORDS, "model.attention"),
+        traits=("examples", "classes", "vocabulary", "embedding dropout"),
     ),
     "tagging": TaskEntry(
         "tasks.tagging.read",
         "tasks.task.built_layout",
         "tasks.tagging.Tagging",
-        ignores=(
-            *OF_A_TEXT,
-            "data.form",
-            "data.vocabulary",
-            "model.pooling",
-            "model.embedding_dropout",
-            "model.attention",
-        ),
+        traits=("examples", "both directions", "composed words"),
     ),
     "translation": TaskEntry(
         "tasks.translation.read",
         "tasks.task.built_layout",
         "tasks.translation.Translation",
-        ignores=(
-            *OF_A_TEXT,
-            *OF_COMPOSED_WORDS,
-            "data.form",
-            "model.pooling",
-            "model.embedding_dropout",
-        ),
+        traits=("examples", "both directions", "vocabulary", "attention"),
     ),
 }
 

@@ -14,7 +14,7 @@ from charrnn.runs.directory import Run
 from charrnn.runs.environment import environment
 from charrnn.session.events import Event
 from charrnn.session.loop import Session
-from charrnn.tasks.task import Data, experiment_of
+from charrnn.tasks.task import Data, task_of
 
 TINY: dict[str, Any] = {
     "model.hidden_size": 8,
@@ -68,7 +68,7 @@ def start(
     clock: Any = lambda: 0.0,
     on: str = "cpu",
 ) -> Session:
-    kind = experiment_of(config.task)
+    kind = task_of(config.task)
     config = kind.plan(config, data, torch.device(on))
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     about = {

@@ -72,9 +72,9 @@ def duration(seconds: float) -> str:
 
 def describe_model(config: Config) -> str:
     """`2 x LSTM 256, embedding 64, dropout 0.25`, and what else is not as it is by default."""
-    from charrnn.registry import TASKS
+    from charrnn.config.schema import unused_keys
 
-    model, ignored = config.model, TASKS[config.task].ignores
+    model, ignored = config.model, unused_keys(config.task)
     widths = model.widths
     name = CELLS[model.cell].title.format_map(vars(model))
     shape = (

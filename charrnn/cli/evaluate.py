@@ -202,7 +202,7 @@ def _score(
     from charrnn.config.merge import config_from_data, with_values
     from charrnn.errors import DataError
     from charrnn.tasks.data import data_of_checkpoint
-    from charrnn.tasks.task import experiment_of
+    from charrnn.tasks.task import task_of
     from charrnn.training.hardware import choose_device
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
@@ -210,7 +210,7 @@ def _score(
     if split not in own.splits:
         raise DataError(f"the run has no {split!r} split; it has {', '.join(own.splits)}")
     config = with_values(config, {"device": str(choose_device(device))})
-    _show(experiment_of(config.task).score(checkpoint, config, own, split), as_json)
+    _show(task_of(config.task).score(checkpoint, config, own, split), as_json)
 
 
 def _temperature(given: str) -> float | None:

@@ -62,11 +62,11 @@ def predict(
     from charrnn.runs.directory import find_checkpoint
 
     checkpoint = find_checkpoint(run, warn, step, last)
-    from charrnn.tasks.task import Searching, experiment_of
+    from charrnn.tasks.task import Searching, task_of
     from charrnn.training.hardware import choose_device
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-    predictor = experiment_of(config.task).predictor(checkpoint, str(choose_device(device)))
+    predictor = task_of(config.task).predictor(checkpoint, str(choose_device(device)))
 
     if beam is not None or attention is not None:
         if not isinstance(predictor, Searching):

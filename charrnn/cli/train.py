@@ -282,7 +282,7 @@ def _start(
     from charrnn.runs.directory import claim_run
     from charrnn.runs.environment import differences, environment
     from charrnn.session.loop import Session
-    from charrnn.tasks.task import experiment_of
+    from charrnn.tasks.task import task_of
     from charrnn.training.budget import steps_bound
     from charrnn.training.hardware import choose_device, prepare_process
 
@@ -291,7 +291,7 @@ def _start(
     device = choose_device(config.device)
     _be_deterministic(config)
     prepare_process(config.threads)
-    kind = experiment_of(config.task)
+    kind = task_of(config.task)
     config = kind.plan(config, data, device)
     here = environment(str(device), torch.get_num_threads())
     about = {

@@ -14,7 +14,7 @@ from pydantic import (
     ValidationError,
 )
 
-from charrnn.config.schema import Config, Section
+from charrnn.config.schema import Config, Section, fields, unused_keys
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
 from charrnn.errors import ConfigError
 from charrnn.registry import TASKS
@@ -25,16 +25,42 @@ Layer = tuple[str, Mapping[str, Any]]
 
 
 def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
-    """The configuration from layers, later ones winning, and the source of each dotted key.
+    """Merge layers that a user wrote, later ones winning; return the source of each key as well.
 
-    Raises ConfigError naming the key, the value, where it came from and what is allowed.
+    A key that the task does not use is refused, whatever its value. A layer that sets most keys of
+    a section is the `config.yaml` of a run: there, such a key may have its default, or what `auto`
+    was resolved to.
+
+    Raises ConfigError naming the key, the value, its source and the values that are allowed.
+
+    >>> config, sources = build_config([("my.yaml", {"model.cell": "gru"})])
+    >>> config.model.cell, sources["model.cell"], sources["model.layers"]
+    ('gru', 'my.yaml', 'default')
     """
+    config, sources = _merge(layers)
+    by_hand: dict[str, Any] = {}
+    for _, layer in layers:
+        for key, value in layer.items():
+            if _is_of_a_run(layer, key):
+                by_hand.pop(key, None)
+            else:
+                by_hand[key] = value
+    for key in sorted(unused_keys(config.task) & by_hand.keys()):
+        raise ConfigError(_unused(key, by_hand[key], sources[key], config.task))
+    _check_minimum_count(config, by_hand, sources)
+    _check_layers(config, by_hand, sources)
+    return config, sources
+
+
+def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
+    """Merge and validate layers; refuse a key that the task does not use if it is not at its
+    default, unless that is `auto`, which planning resolves for every task."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for source, layer in layers:
         for key, value in layer.items():
             if value is None and key in Config.model_fields:
-                continue  # A section whose keys are all commented out.
+                continue  # A section with all its keys commented out.
             _check_key(key, source)
             values[key] = value
             sources[key] = source
@@ -42,18 +68,56 @@ def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
         config = Config.model_validate(nest(values))
     except ValidationError as error:
         raise ConfigError(_explain(error, sources)) from error
-    given, usual = flatten(config.model_dump()), flatten(Config().model_dump())
-    for key in TASKS[config.task].ignores:
-        if given[key] != usual[key]:
-            where = f"{sources[key]}: " if key in sources else ""
-            shown = f"{where}{key} = {given[key]!r}"
-            raise ConfigError(f"{shown} says nothing to the task {config.task}; leave it out")
-    return config, {key: sources.get(key, "default") for key in given}
+    resolved, defaults = flatten(config.model_dump()), flatten(Config().model_dump())
+    for key in sorted(unused_keys(config.task)):
+        if defaults[key] not in ("auto", resolved[key]):
+            raise ConfigError(_unused(key, resolved[key], sources[key], config.task))
+    return config, {key: sources.get(key, "default") for key in resolved}
+
+
+def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
+    """Whether a layer sets most keys of the section of `key`, as the `config.yaml` of a run does.
+
+    That of an older version may lack some keys.
+    """
+    section = key.rpartition(".")[0]
+    known = [name for name in all_keys() if name.rpartition(".")[0] == section]
+    return 2 * sum(name in layer for name in known) > len(known)
+
+
+def _unused(key: str, value: Any, source: str, task: str) -> str:
+    return f"{source}: {key} = {value!r} is not used by the task {task}; leave it out"
+
+
+def _check_minimum_count(
+    config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]
+) -> None:
+    """Refuse a minimum count that nothing would be counted for."""
+    key, kind = "data.minimum_count", config.data.vocabulary
+    if by_hand.get(key, 1) == 1 or kind == "word":
+        return
+    shown = f"{sources[key]}: {key} = {by_hand[key]!r}"
+    if "running text" in TASKS[config.task].traits:
+        raise ConfigError(
+            f"{shown} counts words in a {config.task}; leave it out, or set data.vocabulary to word"
+        )
+    if kind == "byte":
+        raise ConfigError(f"{shown} is not used by a vocabulary of bytes; leave it out")
+
+
+def _check_layers(config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Refuse a number of layers that is not the length of the list of widths."""
+    layers, widths = by_hand.get("model.layers"), config.model.hidden_size
+    if isinstance(layers, int) and isinstance(widths, list) and layers != len(widths):
+        raise ConfigError(
+            f"{sources['model.layers']}: model.layers = {layers}, but model.hidden_size lists "
+            f"{len(widths)} widths, one a layer; leave model.layers out, or list {layers}"
+        )
 
 
 def with_values(config: AnyConfig, values: Mapping[str, Any]) -> AnyConfig:
     """Replace the values of some dotted keys. Raises ConfigError."""
-    merged, _ = build_config([("config", flatten(config.model_dump())), ("plan", values)])
+    merged, _ = _merge([("config", flatten(config.model_dump())), ("plan", values)])
     try:
         return type(config).model_validate(merged.model_dump())
     except ValidationError as error:  # A resolved configuration allows no `auto`.
@@ -61,10 +125,10 @@ def with_values(config: AnyConfig, values: Mapping[str, Any]) -> AnyConfig:
 
 
 def config_from_data(data: Any, name: str) -> Config:
-    """A configuration from plain nested data, as a checkpoint holds it. Raises ConfigError."""
+    """Read a configuration from nested data, as a checkpoint holds it. Raises ConfigError."""
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: a config is a mapping of sections, not {type(data).__name__}")
-    return build_config([(name, flatten(data))])[0]
+    return _merge([(name, flatten(data))])[0]
 
 
 def file_layer(path: Path) -> Layer:
@@ -96,19 +160,14 @@ def override_layers(overrides: Sequence[str]) -> list[Layer]:
 
 
 def all_keys() -> list[str]:
-    """Every dotted key of the schema."""
-    return list(flatten(Config().model_dump()))
+    """List every dotted key of the schema."""
+    return list(fields())
 
 
 def describe_keys() -> Iterator[tuple[str, str]]:
-    """Every dotted key with its one-line description."""
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            for inner, inner_field in section.model_fields.items():
-                yield f"{name}.{inner}", " ".join((inner_field.description or "").split())
-        else:
-            yield name, " ".join((field.description or "").split())
+    """Yield every dotted key with its description on one line."""
+    for key, field in fields().items():
+        yield key, " ".join((field.description or "").split())
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,8 +6,9 @@ own `config.yaml` holds no `auto` any more.
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -17,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from charrnn.errors import ConfigError
 from charrnn.registry import CELLS, TASKS, Shapes, one_of
@@ -54,8 +56,30 @@ Seconds = Annotated[PositiveFloat, BeforeValidator(parse_duration)]
 Words = Literal["lookup", "recurrent", "convolving"]
 
 
+TRAITS = {
+    "running text": "reads one long text in windows, with the state carried from one to the next",
+    "examples": "reads separate examples, each as a whole",
+    "classes": "reads texts that are labelled with a class",
+    "one class": "predicts one class for a whole text",
+    "both directions": "has the whole input at once, and may read it from both ends",
+    "composed words": "may compose the vectors of words from their characters",
+    "vocabulary": "reads characters, bytes or words, as `data.vocabulary` says",
+    "embedding dropout": "may drop whole symbols from what it reads",
+    "attention": "has a decoder that may attend to the source",
+}
+"""The traits of tasks that keys of the configuration name. A task lists its own in its registry
+entry."""
+
+
+class Key(NamedTuple):
+    """The tasks and the readers for whom a key is meant, beside its type."""
+
+    needs: str | None = None
+    """The trait that a task must have to use this key (one of `TRAITS`); None for every task."""
+
+
 class Section(BaseModel):
-    """A part of the configuration: unknown keys and wrong types are errors."""
+    """A part of the configuration; an unknown key or a value of another type is an error."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -74,12 +98,14 @@ class DataConfig(Section):
     split: Annotated[list[Probability], Field(min_length=2, max_length=3)] = [0.9, 0.1]
     """Fractions for training, validation and, if three, testing: of a text by position, of
     examples by `split_by`."""
-    split_by: Literal["hash", "position"] = "hash"
+    split_by: Annotated[Literal["hash", "position"], Key(needs="examples")] = "hash"
     """What decides on the split of an example: its text's SHA-256, or its place."""
-    form: Literal["detect", "files", "folders", "rows"] = "detect"
+    form: Annotated[Literal["detect", "files", "folders", "rows"], Key(needs="classes")] = "detect"
     """How labelled texts are laid out: a file a class, a folder a class, or rows of text, tab and
     class; or what of these they look like."""
-    vocabulary: Literal["character", "byte", "word"] = "character"
+    vocabulary: Annotated[Literal["character", "byte", "word"], Key(needs="vocabulary")] = (
+        "character"
+    )
     """One symbol a Unicode character, one a byte, or one a word."""
     minimum_count: PositiveInt = 1
     """Words that occur less often are one symbol, `<unk>`."""
@@ -87,9 +113,9 @@ class DataConfig(Section):
     """How the text is encoded (not used by a byte vocabulary)."""
     errors: str = "strict"
     """What to do with bytes that are not in that encoding: strict, replace, ignore, ..."""
-    unknown: Literal["error", "skip"] = "error"
+    unknown: Annotated[Literal["error", "skip"], Key(needs="running text")] = "error"
     """Characters that a vocabulary taken from another run lacks: an error, or left out."""
-    reset_state_at_documents: bool = False
+    reset_state_at_documents: Annotated[bool, Key(needs="running text")] = False
     """Zero the hidden state where each file begins."""
 
     @field_validator("split")
@@ -128,11 +154,11 @@ class ModelConfig(Section):
     """What a word's vector is: one of its own (lookup), or composed from its characters by an LSTM
     in both directions (recurrent) or by convolutions (convolving), `embedding_size` wide; or a list
     of these, side by side. auto is lookup, and in tagging lookup and recurrent."""
-    character_embedding_size: Width = 32
+    character_embedding_size: Annotated[Width, Key(needs="composed words")] = 32
     """Width of the embedding of a word's characters."""
-    character_hidden_size: Width = 64
+    character_hidden_size: Annotated[Width, Key(needs="composed words")] = 64
     """Hidden width of each direction over a word's characters; half the number of filters."""
-    tie_embeddings: bool = False
+    tie_embeddings: Annotated[bool, Key(needs="running text")] = False
     """Use the embedding's matrix as the output layer's (the widths must be equal)."""
     skip_connections: bool = True
     """Let the output layer read every layer, not only the last."""
@@ -150,7 +176,7 @@ class ModelConfig(Section):
     """Dropout on what the output layer reads."""
     locked_dropout: bool = False
     """Draw these three once for a whole window (variational dropout)."""
-    embedding_dropout: Probability = 0.0
+    embedding_dropout: Annotated[Probability, Key(needs="embedding dropout")] = 0.0
     """Take away whole symbols for a window."""
     weight_dropout: Probability = 0.0
     """Dropout on the recurrent matrices, one draw a window (AWD-LSTM)."""
@@ -160,12 +186,14 @@ class ModelConfig(Section):
     """Likewise of the cell state of an lstm or mlstm."""
     layer_norm: bool = False
     """Layer normalisation inside the cell (vanilla, lstm and gru)."""
-    bidirectional: bool = True
+    bidirectional: Annotated[bool, Key(needs="both directions")] = True
     """Read a whole input from both ends, where it is there as a whole: not in a language model."""
-    pooling: Literal["last", "mean", "max"] = "max"
+    pooling: Annotated[Literal["last", "mean", "max"], Key(needs="one class")] = "max"
     """What of an input's outputs a class is read from: the last (of each direction), or their mean
     or maximum over time."""
-    attention: Literal["none", "additive", "dot", "general"] = "general"
+    attention: Annotated[Literal["none", "additive", "dot", "general"], Key(needs="attention")] = (
+        "general"
+    )
     """How a translation's decoder scores what it reads of the source (Bahdanau et al. 2015; Luong
     et al. 2015); with none, it has the encoder's final state and nothing else."""
 
@@ -182,6 +210,17 @@ class ModelConfig(Section):
                 f"{self.cell} does not have; set it to 0, or use another cell"
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_listed_layers(cls, values: Any) -> Any:
+        """Set `layers` to the length of a list of widths; runs of before left it at its default."""
+        if not isinstance(values, dict) or type(values.get("layers", 1)) is not int:
+            return values
+        widths = values.get("hidden_size")
+        if not isinstance(widths, list) or not 0 < len(widths) <= 64:
+            return values
+        return values | {"layers": len(widths)}
 
     @field_validator("words")
     @classmethod
@@ -231,9 +270,9 @@ class TrainingConfig(Section):
     """Budget: wall-clock time of the whole command, as 90s, 10m or 1h30m."""
     batch_size: PositiveInt | Auto = "auto"
     """Lanes read side by side."""
-    window: PositiveInt | Auto = "auto"
+    window: Annotated[PositiveInt | Auto, Key(needs="running text")] = "auto"
     """Characters a lane between two steps: how far gradients reach back (truncated BPTT)."""
-    carry_state: bool = True
+    carry_state: Annotated[bool, Key(needs="running text")] = True
     """Carry the hidden state from window to window; without, every window starts from zero."""
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adamw"
     """The update rule."""
@@ -260,10 +299,10 @@ class TrainingConfig(Section):
     average: Probability = 0.0
     """Decay of a moving average of the weights, which is what is evaluated and sampled; 0 for none.
     It grows from 0.1 to this as training goes on."""
-    random_windows: bool = False
+    random_windows: Annotated[bool, Key(needs="running text")] = False
     """Draw each window's length and where an epoch's lanes begin, the rate scaled with the length
     (AWD-LSTM)."""
-    reset_probability: Probability = 0.0
+    reset_probability: Annotated[Probability, Key(needs="running text")] = 0.0
     """How often a lane's state is reset to zero at the start of a window."""
     clip: PositiveFloat = 1.0
     """Bound on the global norm of the gradient."""
@@ -276,13 +315,13 @@ class EvaluationConfig(Section):
 
     every: PositiveInt | Auto = "auto"
     """Steps between evaluations."""
-    lanes: PositiveInt = 64
+    lanes: Annotated[PositiveInt, Key(needs="running text")] = 64
     """Lanes of the estimate made during training."""
-    warmup: Annotated[int, Field(ge=0)] = 1000
+    warmup: Annotated[int, Field(ge=0), Key(needs="running text")] = 1000
     """Characters each lane of the estimate first reads."""
-    characters: PositiveInt = 262_144
+    characters: Annotated[PositiveInt, Key(needs="running text")] = 262_144
     """At most so many characters are scored by the estimate."""
-    window: PositiveInt = 1000
+    window: Annotated[PositiveInt, Key(needs="running text")] = 1000
     """Characters computed at a time in an unbroken score; does not change the score."""
     sample_length: Annotated[int, Field(ge=0)] = 160
     """Characters of sample text at each evaluation."""
@@ -323,3 +362,27 @@ class Config(Section):
     """On a GPU, use only operations whose results repeat bit for bit."""
     tensorboard: bool = False
     """Also write TensorBoard events (needs the extra `tensorboard`)."""
+
+
+@functools.cache
+def fields() -> dict[str, FieldInfo]:
+    """Every dotted key of the configuration with its pydantic field, in the order of the schema."""
+    by_key: dict[str, FieldInfo] = {}
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            by_key |= {f"{name}.{key}": inside for key, inside in section.model_fields.items()}
+        else:
+            by_key[name] = field
+    return by_key
+
+
+def key_of(field: FieldInfo) -> Key:
+    """The `Key` that a field is annotated with, or that of an everyday key of every task."""
+    return next((mark for mark in field.metadata if isinstance(mark, Key)), Key())
+
+
+def unused_keys(task: str) -> frozenset[str]:
+    """The dotted keys that a registered task does not use, as its traits say."""
+    traits = {None, *TASKS[task].traits}
+    return frozenset(key for key, field in fields().items() if key_of(field).needs not in traits)

@@ -1,7 +1,16 @@
-"""The most probable sequences that a stepper generates: greedy and beam search.
+"""Greedy and beam search: the most probable sequences that a stepper generates.
 
-Nothing here knows text or torch: a stepper gives numpy logits, and the leaves of its state, one
-lane a row, are arrays or tensors.
+Each lane (one source to translate, say) keeps `width` hypotheses. A step of the search scores every
+symbol after every hypothesis, here for one lane, a width of 2 and the symbols a, b and the end `.`
+(log-probabilities of the whole sequence, in nats)::
+
+                       a      b      .
+    "ba"   -0.7      -3.5   -1.8   -1.2        among the 2 best, ended: "ba." -1.2
+    "ab"   -1.2      -1.5   -3.2   -3.3        the 2 best that go on: "aba" -1.5, "bab" -1.8
+
+"ba." is a finished hypothesis; the next step starts from "aba" and "bab". Nothing here knows text
+or torch: a stepper gives numpy logits, and the leaves of its state, one hypothesis a row, are
+arrays or tensors.
 """
 
 from __future__ import annotations
@@ -15,6 +24,9 @@ from numpy.typing import NDArray
 from charrnn.inference.sampler import Stepper
 from charrnn.nn.state import map_state
 
+Places = NDArray[np.int64]
+Nats = NDArray[np.float64]
+
 
 class Hypothesis(NamedTuple):
     """A sequence without its end symbol, its log-probability in nats (with that of the end), and
@@ -25,10 +37,33 @@ class Hypothesis(NamedTuple):
     ended: bool
 
     def score(self, alpha: float) -> float:
-        """By which hypotheses are ranked: the log-probability over length**alpha, the length with
-        the end symbol, so that 0 is no normalisation and 1 the mean."""
+        """Return the rank of the hypothesis: log-probability / length**alpha.
+
+        The length counts the end symbol. Alpha 0 does not normalise; 1 takes the mean of a symbol.
+
+        >>> Hypothesis((4, 2), -3.0, ended=True).score(alpha=1.0)
+        -1.0
+        """
         length = max(1, len(self.ids) + self.ended)
         return float(self.log_probability / length**alpha)
+
+
+class _Beams(NamedTuple):
+    """The L lanes that are still searched, with W hypotheses each."""
+
+    lanes: Places  # (L,) their numbers
+    state: Any  # of the stepper, L * W rows
+    tokens: Places  # (L * W,) the last symbol of each hypothesis
+    totals: Nats  # (L, W) log-probabilities, -inf for a hypothesis that does not exist
+    sequences: Places  # (L, W, t) the symbols so far
+
+
+class _Extensions(NamedTuple):
+    """The best extensions of each lane's hypotheses by one symbol, the best first: (L, K) each."""
+
+    parents: Places  # the number of the hypothesis
+    symbols: Places
+    totals: Nats
 
 
 def beam_search(
@@ -40,82 +75,124 @@ def beam_search(
     width: int = 1,
     alpha: float = 1.0,
 ) -> list[list[Hypothesis]]:
-    """For each lane of `state`, up to `width` sequences from `start` to `end`, the best first.
+    """Return for each lane of `state` up to `width` sequences from `start` to `end`, best first.
 
-    At each step the `width` most probable extensions of the hypotheses so far are kept; those that
-    end are done. A lane is finished when it has `width` of them, when none that goes on can get a
-    better score, or at its limit, which counts symbols with the end symbol; only where none has
-    ended by then are those that did not given. Width 1 takes the most probable symbol each time.
-    What a lane gives does not depend on its neighbours.
+    A lane is finished when it has `width` ended hypotheses, when none that goes on can get a better
+    score, or at its limit, which counts symbols with the end symbol. Hypotheses that did not end
+    are returned only for a lane where none ended. Width 1 is greedy search. A lane's result does
+    not depend on the other lanes, and a finished lane is not stepped any more.
 
     Raises ValueError for logits that are not numbers.
     """
-    lanes = np.arange(len(limits))
-    state = _select(state, np.repeat(lanes, width))
-    tokens = np.full(len(limits) * width, start, np.int64)
-    # A dead hypothesis has probability 0: at first all but one of each lane.
-    totals = np.full((len(limits), width), -np.inf)
-    totals[:, 0] = 0
-    sequences = np.zeros((len(limits), width, 0), np.int64)
-    found: list[list[Hypothesis]] = [[] for _ in limits]
+    beams = _begin(state, start, len(limits), width)
+    finished: list[list[Hypothesis]] = [[] for _ in limits]
     length = 0
-    while len(lanes):
+    while len(beams.lanes):
         length += 1
-        logits, state = stepper.step(tokens, state)
-        logs = _log_softmax(logits).reshape(len(lanes), width, -1)
-        parents, symbols, values = _best(totals[:, :, None] + logs, 2 * width)
-        ends = symbols == end
-        going_on = []
-        for row, lane in enumerate(lanes.tolist()):
-            for rank in np.flatnonzero(ends[row, :width]):
-                if np.isfinite(values[row, rank]):
-                    ids = tuple(sequences[row, parents[row, rank]].tolist())
-                    found[lane].append(Hypothesis(ids, float(values[row, rank]), True))
-            # Of twice as many as are needed at most half end.
-            kept = np.flatnonzero(~ends[row])[:width]
-            limit = limits[lane]
-            best = max((h.score(alpha) for h in found[lane]), default=-np.inf)
-            hope = values[row, kept[0]] / max(limit, 1) ** alpha
-            if length < limit and len(found[lane]) < width and hope > best:
-                going_on.append((row, kept))
-            elif not found[lane]:
-                for rank in kept[np.isfinite(values[row, kept])]:
-                    ids = (*sequences[row, parents[row, rank]].tolist(), int(symbols[row, rank]))
-                    found[lane].append(Hypothesis(ids, float(values[row, rank]), False))
-        rows = np.array([row for row, _ in going_on], np.int64)
-        places = rows[:, None], np.array([k for _, k in going_on], np.int64).reshape(-1, width)
-        parents, symbols, totals = parents[places], symbols[places], values[places]
-        sequences = np.concatenate([sequences[rows[:, None], parents], symbols[:, :, None]], 2)
-        chosen = (rows[:, None] * width + parents).ravel()
-        if not np.array_equal(chosen, np.arange(len(tokens))):
-            state = _select(state, chosen)
-        lanes, tokens = lanes[rows], symbols.ravel()
-    return [sorted(of, key=lambda h: -h.score(alpha))[:width] for of in found]
+        logits, state = stepper.step(beams.tokens, beams.state)
+        extensions = _extend(beams, logits)
+        rows, kept = [], []
+        for row, lane in enumerate(beams.lanes.tolist()):
+            ended = extensions.symbols[row] == end
+            going_on = np.flatnonzero(~ended)[:width]  # At most half of the 2 * width end.
+            finished[lane] += _hypotheses(beams, extensions, row, np.flatnonzero(ended[:width]), 1)
+            best = extensions.totals[row, going_on[0]]
+            if _can_improve(finished[lane], best, length, limits[lane], width, alpha):
+                rows.append(row)
+                kept.append(going_on)
+            elif not finished[lane]:
+                finished[lane] = _hypotheses(beams, extensions, row, going_on, 0)
+        beams = _advance(beams, extensions, state, rows, kept)
+    return [sorted(lane, key=lambda h: -h.score(alpha))[:width] for lane in finished]
 
 
-def _select(state: Any, rows: NDArray[np.int64]) -> Any:
+def _begin(state: Any, start: int, lanes: int, width: int) -> _Beams:
+    """Begin each lane with one hypothesis, the empty one; the others do not exist yet."""
+    totals = np.full((lanes, width), -np.inf)
+    totals[:, 0] = 0
+    return _Beams(
+        np.arange(lanes),
+        _select(state, np.repeat(np.arange(lanes), width)),
+        np.full(lanes * width, start, np.int64),
+        totals,
+        np.zeros((lanes, width, 0), np.int64),
+    )
+
+
+def _extend(beams: _Beams, logits: NDArray[np.floating[Any]]) -> _Extensions:
+    """Return the 2 * width best extensions of each lane: enough for `width` that do not end."""
+    lanes, width = beams.totals.shape
+    logs = _log_softmax(logits).reshape(lanes, width, -1)
+    return _best(beams.totals[:, :, None] + logs, 2 * width)
+
+
+def _hypotheses(
+    beams: _Beams, extensions: _Extensions, row: int, places: Places, ended: int
+) -> list[Hypothesis]:
+    """Turn the extensions at some places of a row into hypotheses; leave out the impossible."""
+    hypotheses = []
+    for place in places[np.isfinite(extensions.totals[row, places])]:
+        ids = beams.sequences[row, extensions.parents[row, place]].tolist()
+        ids += [] if ended else [int(extensions.symbols[row, place])]
+        total = float(extensions.totals[row, place])
+        hypotheses.append(Hypothesis(tuple(ids), total, bool(ended)))
+    return hypotheses
+
+
+def _can_improve(
+    finished: list[Hypothesis], best: float, length: int, limit: int, width: int, alpha: float
+) -> bool:
+    """Whether going on from the `best` log-probability can still beat the finished hypotheses.
+
+    A log-probability only falls; its score is highest when it is divided by the largest length.
+    """
+    if length >= limit or len(finished) >= width:
+        return False
+    highest = best / max(limit, 1) ** alpha
+    return bool(highest > max((h.score(alpha) for h in finished), default=-np.inf))
+
+
+def _advance(
+    beams: _Beams, extensions: _Extensions, state: Any, rows: list[int], kept: list[Places]
+) -> _Beams:
+    """Go on with the `kept` extensions of the lanes in `rows`; drop the other lanes."""
+    width = beams.totals.shape[1]
+    lanes = np.array(rows, np.int64)
+    places = lanes[:, None], np.array(kept, np.int64).reshape(-1, width)
+    parents, symbols = extensions.parents[places], extensions.symbols[places]
+    totals = extensions.totals[places]
+    sequences = np.concatenate(
+        [beams.sequences[lanes[:, None], parents], symbols[:, :, None]], axis=2
+    )
+    chosen = (lanes[:, None] * width + parents).ravel()
+    if not np.array_equal(chosen, np.arange(len(beams.tokens))):
+        state = _select(state, chosen)
+    return _Beams(beams.lanes[lanes], state, symbols.ravel(), totals, sequences)
+
+
+def _select(state: Any, rows: Places) -> Any:
     return map_state(lambda leaf: leaf[rows], state)
 
 
-def _log_softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def _log_softmax(logits: NDArray[np.floating[Any]]) -> Nats:
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
-    logs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    logs: Nats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     if np.isnan(logs).any():
         raise ValueError("the model's logits are not finite")
     return logs
 
 
-def _best(
-    values: NDArray[np.float64], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Of values (N, W, V) the `count` largest of each row, largest first, of equal ones that which
-    stands first: where they stand, as hypotheses and symbols, and what they are."""
+def _best(values: Nats, count: int) -> _Extensions:
+    """Return the `count` largest of each row of values (L, W, V), the largest first.
+
+    Among equal values the one that stands first wins.
+    """
     flat = values.reshape(len(values), -1)
     count = min(count, flat.shape[1])
     places = np.sort(np.argpartition(-flat, count - 1, axis=1)[:, :count], axis=1)
-    found = np.take_along_axis(flat, places, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
+    largest = np.take_along_axis(flat, places, axis=1)
+    order = np.argsort(-largest, axis=1, kind="stable")
     places = np.take_along_axis(places, order, axis=1)
-    hypotheses, symbols = np.divmod(places, values.shape[2])
-    return hypotheses, symbols, np.take_along_axis(found, order, axis=1)
+    parents, symbols = np.divmod(places, values.shape[2])
+    return _Extensions(parents, symbols, np.take_along_axis(largest, order, axis=1))

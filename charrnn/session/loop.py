@@ -25,7 +25,7 @@ from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.directory import Run
 from charrnn.session.events import Evaluated, Event, Finished, Planned, Stepped
-from charrnn.tasks.task import Data, experiment_of
+from charrnn.tasks.task import Data, task_of
 from charrnn.training.budget import (
     AIM,
     EVALUATIONS,
@@ -62,7 +62,7 @@ class Session:
         self.about = about  # of the text and the machine: goes into each checkpoint
         self.clock = clock
         torch.manual_seed(config.training.seed)
-        self.experiment = experiment_of(config.task)(config, data, about)
+        self.experiment = task_of(config.task)(config, data, about)
         self.model, self.objective = self.experiment.model, self.experiment.objective
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.trainer: Trainer[Any] = Trainer(

@@ -22,13 +22,13 @@ from charrnn.nn.sequences import drop, real_steps
 from charrnn.nn.state import State, leaves
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.examples import (
-    ExamplesExperiment,
     Judged,
+    TaskOnExamples,
     outputs,
     refuse_empty,
     trained_network,
 )
-from charrnn.tasks.labelled import Example, LabelledTexts, describe, text_and_label
+from charrnn.tasks.labelled import LabelledExample, LabelledTexts, describe, text_and_label
 from charrnn.tasks.task import Prediction
 from charrnn.training.build import build_embedding, build_stack
 
@@ -36,7 +36,7 @@ Pooling = Literal["last", "mean", "max"]
 SHOWN = 3  # examples in a sample
 
 
-class Batch(NamedTuple):
+class ClassificationBatch(NamedTuple):
     """Texts side by side."""
 
     ids: Tensor  # (N, T), 0 past a text's end
@@ -112,7 +112,7 @@ def last_outputs(stack: Stack, state: State) -> Tensor:
     return torch.cat([next(leaves(end)) for end in ends], -1)
 
 
-class Classification(ExamplesExperiment[Example, Batch]):
+class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
     """Texts and their classes."""
 
     unit = "label"
@@ -145,25 +145,27 @@ class Classification(ExamplesExperiment[Example, Batch]):
     describe = staticmethod(describe)
 
     @staticmethod
-    def length(example: Example) -> int:
+    def length(example: LabelledExample) -> int:
         """Symbols."""
         return len(example.ids)
 
     @staticmethod
-    def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+    def collate(examples: Sequence[LabelledExample], device: torch.device) -> ClassificationBatch:
         """Texts side by side, padded to the longest."""
         ids, lengths = pad([example.ids for example in examples])
         labels = np.array([example.label for example in examples])
-        return Batch(*(torch.from_numpy(part).to(device) for part in (ids, lengths, labels)))
+        return ClassificationBatch(
+            *(torch.from_numpy(part).to(device) for part in (ids, lengths, labels))
+        )
 
     @staticmethod
-    def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
+    def cost(model: Any, batch: ClassificationBatch) -> tuple[Tensor, int]:
         """The summed cross-entropy of the right classes."""
         logits = model(batch.ids, batch.lengths)
         return functional.cross_entropy(logits.float(), batch.labels, reduction="sum"), len(logits)
 
     def judge(
-        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+        self, model: nn.Module, examples: Sequence[LabelledExample], stop: Callable[[], bool]
     ) -> Judged:
         """Surprisal of the right class, accuracy and macro-F1."""
         gold = np.array([example.label for example in examples])
@@ -191,18 +193,18 @@ class Classification(ExamplesExperiment[Example, Batch]):
         return "\n".join(lines)
 
     @staticmethod
-    def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
+    def predictor(checkpoint: Checkpoint, device: str) -> ClassPredictor:
         """The classifier of a checkpoint."""
-        return Predictor(checkpoint, device)
+        return ClassPredictor(checkpoint, device)
 
 
-def log_probabilities(model: Any, batch: Batch) -> Any:
+def log_probabilities(model: Any, batch: ClassificationBatch) -> Any:
     """Of the classes, (N, C)."""
     logits = model(batch.ids, batch.lengths)
     return torch.log_softmax(logits.double(), -1).cpu().numpy()
 
 
-class Predictor:
+class ClassPredictor:
     """A trained classifier, for texts from outside."""
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
@@ -215,7 +217,7 @@ class Predictor:
 
         Raises DataError for a text of which the vocabulary leaves nothing.
         """
-        examples = [Example(self.text.encode(text), 0, text) for text in texts]
+        examples = [LabelledExample(self.text.encode(text), 0, text) for text in texts]
         refuse_empty((len(example.ids) for example in examples), "characters")
         logs = np.zeros((len(examples), self.label.size))
         for rows, part in outputs(

@@ -108,7 +108,7 @@ class Judged(NamedTuple):
     of: str = ""
 
 
-class ExamplesExperiment(ABC, Generic[Example, Batch]):
+class TaskOnExamples(ABC, Generic[Example, Batch]):
     """A model of examples; `unit` is what a loss is of one of, `noun` what an example is called.
 
     A kind of experiment on examples says how a model is built, how examples become a batch, what a
@@ -298,7 +298,7 @@ def outputs(
 
 
 def trained_network(
-    kind: type[ExamplesExperiment[Any, Any]], checkpoint: Checkpoint, device: str
+    kind: type[TaskOnExamples[Any, Any]], checkpoint: Checkpoint, device: str
 ) -> tuple[nn.Module, Vocabularies]:
     """The network of a checkpoint, on a device, and its vocabularies."""
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))

@@ -38,8 +38,8 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.data import Texts
 from charrnn.tasks.examples import (
     ExampleData,
-    ExamplesExperiment,
     Judged,
+    TaskOnExamples,
     between_ends,
     ends_of,
     few_enough,
@@ -54,7 +54,7 @@ from charrnn.training.text_windows import NOT_SCORED
 SHOWN = 3  # labels in a sample, and texts of each
 
 
-class Example(NamedTuple):
+class GenerationExample(NamedTuple):
     """A text and its class, as ids: what is read, and what is to be said of it."""
 
     inputs: Ids  # <s> and the text
@@ -62,7 +62,7 @@ class Example(NamedTuple):
     label: int
 
 
-class Batch(NamedTuple):
+class GenerationBatch(NamedTuple):
     """Texts side by side."""
 
     inputs: Tensor  # (N, T), 0 past a text's end
@@ -71,12 +71,12 @@ class Batch(NamedTuple):
     scored: int  # how many targets are asked
 
 
-def read(config: Config, texts: Texts, vocabulary: Any = None) -> ExampleData[Example]:
+def read(config: Config, texts: Texts, vocabulary: Any = None) -> ExampleData[GenerationExample]:
     """Labelled texts with their beginnings and ends, as `labelled.read` has them."""
     data = read_texts(config, texts, vocabulary, [START, END])
     text, _ = text_and_label(data.vocabularies)
     splits = {
-        name: [Example(*between_ends(e.ids, text), e.label) for e in examples]
+        name: [GenerationExample(*between_ends(e.ids, text), e.label) for e in examples]
         for name, examples in data.splits.items()
     }
     return ExampleData(splits, data.vocabularies, data.sha256)
@@ -127,14 +127,14 @@ class ConditionedLanguageModel(LanguageModel):
         return ConditionedState(label, self.stack.initial_state(batch_size))
 
 
-class Generation(ExamplesExperiment[Example, Batch]):
+class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     """Texts, given their classes."""
 
     unit = "character"
     use = "sample"
 
     def __init__(
-        self, config: ResolvedConfig, data: ExampleData[Example], about: dict[str, Any]
+        self, config: ResolvedConfig, data: ExampleData[GenerationExample], about: dict[str, Any]
     ) -> None:
         super().__init__(config, data, about)
         text, self.label = text_and_label(data.vocabularies)
@@ -162,7 +162,7 @@ class Generation(ExamplesExperiment[Example, Batch]):
         )
 
     @staticmethod
-    def defaults(config: Config, data: ExampleData[Example]) -> dict[str, Any]:
+    def defaults(config: Config, data: ExampleData[GenerationExample]) -> dict[str, Any]:
         """What suits some ten thousand short texts."""
         return {
             "training.epochs": 20.0,
@@ -177,7 +177,7 @@ class Generation(ExamplesExperiment[Example, Batch]):
     describe = staticmethod(describe)
 
     @staticmethod
-    def facts(data: ExampleData[Example]) -> dict[str, Any]:
+    def facts(data: ExampleData[GenerationExample]) -> dict[str, Any]:
         """How many texts of each label there are to learn from, by which labels are drawn."""
         labels = [example.label for example in data.splits["train"]]
         return {
@@ -185,26 +185,26 @@ class Generation(ExamplesExperiment[Example, Batch]):
         }
 
     @staticmethod
-    def length(example: Example) -> int:
+    def length(example: GenerationExample) -> int:
         """Symbols and the end."""
         return len(example.targets)
 
     @staticmethod
-    def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+    def collate(examples: Sequence[GenerationExample], device: torch.device) -> GenerationBatch:
         """Texts side by side, padded to the longest."""
         inputs, lengths = pad([example.inputs for example in examples])
         targets, _ = pad([example.targets for example in examples], NOT_SCORED)
         labels = np.array([example.label for example in examples])
         there = [torch.from_numpy(part).to(device) for part in (inputs, targets, labels)]
-        return Batch(there[0], there[1], there[2], int(lengths.sum()))
+        return GenerationBatch(there[0], there[1], there[2], int(lengths.sum()))
 
     @staticmethod
-    def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
+    def cost(model: Any, batch: GenerationBatch) -> tuple[Tensor, int]:
         """The summed surprisal of each symbol, and of the end, after those before it."""
         return surprisals(model, batch).sum(), batch.scored
 
     def judge(
-        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+        self, model: nn.Module, examples: Sequence[GenerationExample], stop: Callable[[], bool]
     ) -> Judged:
         """Likewise, as many texts at a time as have few enough logits."""
         text, _ = text_and_label(self.data.vocabularies)
@@ -234,7 +234,7 @@ class Generation(ExamplesExperiment[Example, Batch]):
         )
 
 
-def surprisals(model: Any, batch: Batch) -> Tensor:
+def surprisals(model: Any, batch: GenerationBatch) -> Tensor:
     """-ln P of each target given the label and what stands before it, (N, T) in nats, 0 in the
     padding."""
     state = model.initial_state(len(batch.labels))._replace(label=batch.labels)

@@ -25,7 +25,7 @@ from charrnn.tasks.data import Texts
 from charrnn.tasks.examples import ExampleData, load
 
 
-class Example(NamedTuple):
+class LabelledExample(NamedTuple):
     """A text and its class, as ids."""
 
     ids: Ids
@@ -33,7 +33,7 @@ class Example(NamedTuple):
     text: str
 
 
-LabelledTexts: TypeAlias = ExampleData[Example]
+LabelledTexts: TypeAlias = ExampleData[LabelledExample]
 
 
 def read(
@@ -54,7 +54,8 @@ def read(
     text, label = text_and_label(vocabularies)
     splits = {
         name: [
-            Example(text.encode(e.text), int(label.encode([e.label])[0]), e.text) for e in examples
+            LabelledExample(text.encode(e.text), int(label.encode([e.label])[0]), e.text)
+            for e in examples
         ]
         for name, examples in found.splits.items()
     }

@@ -37,8 +37,8 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.data import Texts
 from charrnn.tasks.examples import (
     ExampleData,
-    ExamplesExperiment,
     Judged,
+    TaskOnExamples,
     load,
     outputs,
     refuse_empty,
@@ -61,14 +61,14 @@ class Word(NamedTuple):
     chance: float  # that training takes it for an unknown one
 
 
-class Example(NamedTuple):
+class TaggingExample(NamedTuple):
     """A sentence and its tags as ids."""
 
     words: tuple[Word, ...]
     tags: Ids
 
 
-class Batch(NamedTuple):
+class TaggingBatch(NamedTuple):
     """Sentences side by side, and their W distinct words."""
 
     words: Tensor  # (N, T) numbers of distinct words, 0 past a sentence's end
@@ -80,7 +80,7 @@ class Batch(NamedTuple):
     chances: Tensor  # (W,) that a word is taken for an unknown one in training
 
 
-TaggedSentences: TypeAlias = ExampleData[Example]
+TaggedSentences: TypeAlias = ExampleData[TaggingExample]
 
 
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentences:
@@ -102,7 +102,7 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentence
     made = parts_of(vocabularies)
     lexicon = Lexicon(made, lookup_key(config), training)
     splits = {
-        name: [Example(lexicon.words(e.words), made.tag.encode(e.tags)) for e in examples]
+        name: [TaggingExample(lexicon.words(e.words), made.tag.encode(e.tags)) for e in examples]
         for name, examples in found.splits.items()
     }
     return ExampleData(splits, vocabularies, found.sha256)
@@ -187,7 +187,7 @@ class Tagger(nn.Module):
         self.output_dropout = output_dropout
         self.locked = locked
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: TaggingBatch) -> Tensor:
         distinct = self.words(batch.ids, batch.characters, batch.spelled, batch.chances)
         vectors = functional.embedding(batch.words, distinct)
         vectors = drop(vectors, self.input_dropout, self.training, self.locked)
@@ -197,7 +197,7 @@ class Tagger(nn.Module):
         return logits
 
 
-class Tagging(ExamplesExperiment[Example, Batch]):
+class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
     """Sentences and the tags of their words."""
 
     unit = "token"
@@ -254,12 +254,12 @@ class Tagging(ExamplesExperiment[Example, Batch]):
         )
 
     @staticmethod
-    def length(example: Example) -> int:
+    def length(example: TaggingExample) -> int:
         """Words."""
         return len(example.words)
 
     @staticmethod
-    def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+    def collate(examples: Sequence[TaggingExample], device: torch.device) -> TaggingBatch:
         """Sentences side by side, padded to the longest; each word spelled once."""
         distinct = {word.text: word for example in examples for word in example.words}
         places = {text: place for place, text in enumerate(distinct)}
@@ -269,10 +269,10 @@ class Tagging(ExamplesExperiment[Example, Batch]):
         ids = np.array([word.id for word in distinct.values()])
         chances = np.array([word.chance for word in distinct.values()], np.float32)
         parts = (words, lengths, tags, ids, characters, spelled, chances)
-        return Batch(*(torch.from_numpy(part).to(device) for part in parts))
+        return TaggingBatch(*(torch.from_numpy(part).to(device) for part in parts))
 
     @staticmethod
-    def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
+    def cost(model: Any, batch: TaggingBatch) -> tuple[Tensor, int]:
         """The summed cross-entropy of the right tags."""
         logits = model(batch).flatten(0, 1).float()
         nats = functional.cross_entropy(
@@ -281,7 +281,7 @@ class Tagging(ExamplesExperiment[Example, Batch]):
         return nats, int(batch.lengths.sum())
 
     def judge(
-        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+        self, model: nn.Module, examples: Sequence[TaggingExample], stop: Callable[[], bool]
     ) -> Judged:
         """Surprisal of the right tag, accuracy, and that of words that training lacks."""
         nats = 0.0
@@ -314,9 +314,9 @@ class Tagging(ExamplesExperiment[Example, Batch]):
         return "\n".join(lines)
 
     @staticmethod
-    def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
+    def predictor(checkpoint: Checkpoint, device: str) -> TagPredictor:
         """The tagger of a checkpoint."""
-        return Predictor(checkpoint, device)
+        return TagPredictor(checkpoint, device)
 
 
 def tagged(words: Sequence[str], tags: Sequence[str]) -> str:
@@ -324,13 +324,13 @@ def tagged(words: Sequence[str], tags: Sequence[str]) -> str:
     return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
 
 
-def log_probabilities(model: Any, batch: Batch) -> list[NDArray[np.float64]]:
+def log_probabilities(model: Any, batch: TaggingBatch) -> list[NDArray[np.float64]]:
     """Of the tags, (T, C) a sentence, each of its own length."""
     logs = torch.log_softmax(model(batch).double(), -1).cpu().numpy()
     return [part[:length] for part, length in zip(logs, batch.lengths.tolist(), strict=True)]
 
 
-class Predictor:
+class TagPredictor:
     """A trained tagger, for texts from outside, which are split into words at white space."""
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
@@ -346,7 +346,7 @@ class Predictor:
         Raises DataError for a text without words.
         """
         nothing = np.zeros(0, np.int64)
-        examples = [Example(self._lexicon.words(t.split()), nothing) for t in texts]
+        examples = [TaggingExample(self._lexicon.words(t.split()), nothing) for t in texts]
         refuse_empty((len(example.words) for example in examples), "words")
         found: list[Prediction | None] = [None] * len(examples)
         for rows, sentences in outputs(

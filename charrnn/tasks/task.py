@@ -76,7 +76,7 @@ class Searching(Predictor, Protocol):
         ...
 
 
-class Experiment(Protocol):
+class Task(Protocol):
     """What a session needs of an experiment beside its training.
 
     A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `objective`, on
@@ -151,9 +151,9 @@ class Experiment(Protocol):
         ...
 
 
-def experiment_of(task: str) -> type[Experiment]:
+def task_of(task: str) -> type[Task]:
     """The kind of experiment that a task's name stands for."""
-    kind: type[Experiment] = resolve(TASKS[task].experiment)
+    kind: type[Task] = resolve(TASKS[task].experiment)
     return kind
 
 
@@ -161,5 +161,5 @@ def built_layout(config: Config, vocabularies: Vocabularies) -> Expected:
     """What must stand in a checkpoint, of the model that its configuration describes, which is
     built without memory for its weights. Raises ConfigError."""
     with torch.device("meta"):
-        model = experiment_of(config.task).build(resolved(config), vocabularies)
+        model = task_of(config.task).build(resolved(config), vocabularies)
     return Expected({name: tuple(value.shape) for name, value in model.state_dict().items()}, [])

@@ -38,8 +38,8 @@ from charrnn.tasks.data import Texts
 from charrnn.tasks.examples import (
     AT_A_TIME,
     ExampleData,
-    ExamplesExperiment,
     Judged,
+    TaskOnExamples,
     between_ends,
     ends_of,
     few_enough,
@@ -56,7 +56,7 @@ SHOWN = 3  # examples in a sample
 DECODED = 200  # examples of validation during training; decoding takes one step a symbol
 
 
-class Example(NamedTuple):
+class TranslationExample(NamedTuple):
     """A source and a target as ids, the target as a decoder reads it and as it writes it."""
 
     source: Ids
@@ -65,7 +65,7 @@ class Example(NamedTuple):
     pair: Pair
 
 
-class Batch(NamedTuple):
+class TranslationBatch(NamedTuple):
     """Pairs side by side."""
 
     sources: Tensor  # (N, S), 0 past the end
@@ -75,7 +75,7 @@ class Batch(NamedTuple):
     scored: int  # labels
 
 
-Pairs: TypeAlias = ExampleData[Example]
+Pairs: TypeAlias = ExampleData[TranslationExample]
 
 
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> Pairs:
@@ -113,12 +113,12 @@ def _both(vocabularies: Vocabularies) -> tuple[Vocabulary, Vocabulary]:
     raise ConfigError("a translation has a vocabulary of its sources and one of its targets")
 
 
-def example_of(source: Ids, ids: Ids, target: Vocabulary, pair: Pair) -> Example:
+def example_of(source: Ids, ids: Ids, target: Vocabulary, pair: Pair) -> TranslationExample:
     """A pair as ids, its target with a start and an end."""
-    return Example(source, *between_ends(ids, target), pair)
+    return TranslationExample(source, *between_ends(ids, target), pair)
 
 
-class Translation(ExamplesExperiment[Example, Batch]):
+class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
     """Sources and their targets."""
 
     noun = "pairs"
@@ -179,21 +179,21 @@ class Translation(ExamplesExperiment[Example, Batch]):
         return f"{count:,} pairs of {source.size:,} and {target.size:,} symbols"
 
     @staticmethod
-    def length(example: Example) -> int:
+    def length(example: TranslationExample) -> int:
         """Symbols of both."""
         return len(example.source) + len(example.labels)
 
     @staticmethod
-    def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+    def collate(examples: Sequence[TranslationExample], device: torch.device) -> TranslationBatch:
         """Pairs side by side, sources and targets padded to the longest."""
         sources, lengths = pad([example.source for example in examples])
         inputs, counts = pad([example.inputs for example in examples])
         labels, _ = pad([example.labels for example in examples], NOT_SCORED)
         parts = [torch.from_numpy(part).to(device) for part in (sources, lengths, inputs, labels)]
-        return Batch(parts[0], parts[1], parts[2], parts[3], int(counts.sum()))
+        return TranslationBatch(parts[0], parts[1], parts[2], parts[3], int(counts.sum()))
 
     @staticmethod
-    def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
+    def cost(model: Any, batch: TranslationBatch) -> tuple[Tensor, int]:
         """The summed surprisal of the targets' symbols, their ends included."""
         logits = model(batch.sources, batch.lengths, batch.inputs).float()
         nats = functional.cross_entropy(
@@ -202,14 +202,14 @@ class Translation(ExamplesExperiment[Example, Batch]):
         return nats, batch.scored
 
     def judge(
-        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+        self, model: nn.Module, examples: Sequence[TranslationExample], stop: Callable[[], bool]
     ) -> Judged:
         """Surprisal of the targets; how many greedy translations are right to the last symbol;
         their BLEU over words between white space, each with its one target."""
         return self._judged(model, examples, examples, stop)
 
     def glance(
-        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+        self, model: nn.Module, examples: Sequence[TranslationExample], stop: Callable[[], bool]
     ) -> Judged:
         """The surprisal of all, the translations of some that lie evenly among them."""
         some = examples[:: math.ceil(len(examples) / DECODED)]
@@ -222,8 +222,8 @@ class Translation(ExamplesExperiment[Example, Batch]):
     def _judged(
         self,
         model: nn.Module,
-        examples: Sequence[Example],
-        translated: Sequence[Example],
+        examples: Sequence[TranslationExample],
+        translated: Sequence[TranslationExample],
         stop: Callable[[], bool],
     ) -> Judged:
         nats, labels = 0.0, 0
@@ -247,7 +247,7 @@ class Translation(ExamplesExperiment[Example, Batch]):
         return Judged(nats, labels, {"exact_match": share, "bleu": score}, of)
 
     def _translations(
-        self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
+        self, model: nn.Module, examples: Sequence[TranslationExample], stop: Callable[[], bool]
     ) -> list[str]:
         """Greedy."""
         written = [""] * len(examples)
@@ -271,7 +271,9 @@ class Translation(ExamplesExperiment[Example, Batch]):
         return Translator(checkpoint, device)
 
 
-def decode(model: Any, batch: Batch, target: Vocabulary, beam: int = 1) -> list[list[Hypothesis]]:
+def decode(
+    model: Any, batch: TranslationBatch, target: Vocabulary, beam: int = 1
+) -> list[list[Hypothesis]]:
     """The best translations of each source, of at most three symbols for one of its own and 50."""
     state = model.read(batch.sources, batch.lengths)
     limits = (3 * batch.lengths + 50).tolist()

@@ -25,7 +25,7 @@ from charrnn.config.merge import (
     override_layers,
     with_values,
 )
-from charrnn.config.schema import Config, parse_duration
+from charrnn.config.schema import TRAITS, Config, fields, key_of, parse_duration, unused_keys
 from charrnn.config.strict_yaml import parse_yaml
 from charrnn.errors import ConfigError
 from charrnn.registry import TASKS
@@ -351,27 +351,104 @@ def test_a_variable_that_is_no_yaml() -> None:
     ("task", "key", "value"),
     [
         ("language_model", "model.pooling", "mean"),
+        ("language_model", "model.bidirectional", True),
         ("language_model", "data.form", "rows"),
         ("classification", "model.tie_embeddings", True),
         ("classification", "training.carry_state", False),
+        ("classification", "training.window", 20),
         ("generation", "model.bidirectional", False),
         ("generation", "evaluation.lanes", 3),
         ("language_model", "model.attention", "dot"),
         ("tagging", "model.attention", "dot"),
+        ("tagging", "data.vocabulary", "character"),
         ("translation", "model.character_hidden_size", 9),
+        ("translation", "training.window", "auto"),
     ],
 )
-def test_keys_that_say_nothing_to_a_task_are_refused(task: str, key: str, value: Any) -> None:
-    said = re.escape(f"a file: {key} = {value!r} says nothing to the task {task}; leave it out")
+def test_a_key_that_a_task_does_not_use_is_refused(task: str, key: str, value: Any) -> None:
+    said = re.escape(f"a file: {key} = {value!r} is not used by the task {task}; leave it out")
     with pytest.raises(ConfigError, match=said):
         build_config([("a file", {"task": task, key: value})])
-    usual = build_config([])[0].model_dump()
-    section, _, name = key.partition(".")
-    build_config([("a file", {"task": task, key: usual[section][name]})])
 
 
-def test_every_key_that_a_task_ignores_exists() -> None:
-    assert all(key in all_keys() for entry in TASKS.values() for key in entry.ignores)
+UNUSED = {
+    "language_model": """data.form data.split_by model.attention model.bidirectional
+        model.pooling""",
+    "classification": """data.reset_state_at_documents data.unknown evaluation.characters
+        evaluation.lanes evaluation.warmup evaluation.window model.attention
+        model.embedding_dropout model.tie_embeddings training.carry_state training.random_windows
+        training.reset_probability training.window""",
+    "generation": """data.reset_state_at_documents data.unknown evaluation.characters
+        evaluation.lanes evaluation.warmup evaluation.window model.attention model.bidirectional
+        model.character_embedding_size model.character_hidden_size model.pooling
+        model.tie_embeddings training.carry_state training.random_windows
+        training.reset_probability training.window""",
+    "tagging": """data.form data.reset_state_at_documents data.unknown data.vocabulary
+        evaluation.characters evaluation.lanes evaluation.warmup evaluation.window model.attention
+        model.embedding_dropout model.pooling model.tie_embeddings training.carry_state
+        training.random_windows training.reset_probability training.window""",
+    "translation": """data.form data.reset_state_at_documents data.unknown evaluation.characters
+        evaluation.lanes evaluation.warmup evaluation.window model.character_embedding_size
+        model.character_hidden_size model.embedding_dropout model.pooling model.tie_embeddings
+        training.carry_state training.random_windows training.reset_probability training.window""",
+}
+
+
+@pytest.mark.parametrize("task", UNUSED)
+def test_the_keys_that_each_task_does_not_use(task: str) -> None:
+    assert sorted(unused_keys(task)) == UNUSED[task].split()
+
+
+def test_keys_and_tasks_name_traits_that_exist() -> None:
+    needed = {key_of(field).needs for field in fields().values()} - {None}
+    listed = {trait for entry in TASKS.values() for trait in entry.traits}
+    assert needed == listed == TRAITS.keys()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_whole_configuration_may_hold_keys_that_the_task_does_not_use(task: str) -> None:
+    """As a run's `config.yaml` does, with defaults and what planning made of `auto`."""
+    whole = flatten(Config().model_dump()) | {"task": task, "training.window": 20}
+    config, _ = build_config([("config.yaml", whole)])
+    assert config == config_from_data(nest(whole), "a checkpoint")
+    assert with_values(config, {"training.window": 7}).training.window == 7
+    older = {key: value for key, value in whole.items() if key != "model.words"}
+    assert build_config([("config.yaml", older)])[0] == config
+    wrong = {"language_model": {"model.pooling": "last"}}.get(task, {"evaluation.lanes": 3})
+    with pytest.raises(ConfigError, match="is not used by the task"):
+        build_config([("config.yaml", whole | wrong)])
+    with pytest.raises(ConfigError, match="is not used by the task"):
+        config_from_data(nest(whole | wrong), "a checkpoint")
+    key = min(unused_keys(task))
+    with pytest.raises(ConfigError, match=f"--set: {key} = .* is not used by the task"):
+        build_config([("config.yaml", whole), ("--set", {key: whole[key]})])
+
+
+def test_a_minimum_count_without_words_to_count_is_refused() -> None:
+    count = {"data.minimum_count": 2}
+    with pytest.raises(ConfigError, match=r"x: data\.minimum_count = 2 counts words in a language"):
+        build_config([("x", count)])
+    build_config([("x", count | {"data.vocabulary": "word"})])
+    build_config([("x", count | {"task": "classification"})])
+    build_config([("x", count | {"task": "tagging"})])
+    with pytest.raises(ConfigError, match="not used by a vocabulary of bytes"):
+        build_config([("x", count | {"task": "generation", "data.vocabulary": "byte"})])
+    whole = flatten(Config().model_dump()) | count
+    assert build_config([("config.yaml", whole)])[0].data.minimum_count == 2
+
+
+def test_a_number_of_layers_that_contradicts_the_listed_widths_is_refused() -> None:
+    widths = {"model.hidden_size": [64, 32]}
+    said = r"--layers: model\.layers = 3, but model\.hidden_size lists 2 widths"
+    with pytest.raises(ConfigError, match=said):
+        build_config([("--layers", {"model.layers": 3}), ("--hidden-size", widths)])
+    three = {"model.hidden_size": [8, 9, 10]}
+    assert build_config([("x", three)])[0].model.layers == 3
+    whole = flatten(Config().model_dump()) | three
+    assert whole["model.layers"] == 2
+    assert build_config([("config.yaml", whole)])[0].model.layers == 3
+    with pytest.raises(ConfigError, match=r"model\.layers"):
+        read("model: {layers: many, hidden_size: [8, 9]}")
 
 
 def test_overrides() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from charrnn.registry import TASKS
+from charrnn.config.schema import unused_keys
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn.runs.directory import Run
 
@@ -54,16 +54,22 @@ class Check:
     sabotage: str
     measure: Callable[[Effort, bool], Result]
     slow: bool
+    ci: bool
 
 
 CHECKS: list[Check] = []
 
 
-def check(name: str, *, sabotage: str, slow: bool = False) -> Callable[[Any], Any]:
-    """Make `measure(effort, sabotaged)` a row; `slow` ones are left out of the fast part."""
+def check(
+    name: str, *, sabotage: str, slow: bool = False, ci: bool = False
+) -> Callable[[Any], Any]:
+    """Make `measure(effort, sabotaged)` a row.
+
+    `slow` rows are left out of `--fast`; `ci` rows are the ones that `.ci/run` measures.
+    """
 
     def decorate(measure: Callable[[Effort, bool], Result]) -> Callable[[Effort, bool], Result]:
-        CHECKS.append(Check(name, sabotage, measure, slow))
+        CHECKS.append(Check(name, sabotage, measure, slow, ci))
         return measure
 
     return decorate
@@ -270,7 +276,7 @@ def write_text(folder: Path, task: object = "language_model") -> Path:
 def tiny_arguments(steps: int = 100, **changes: object) -> list[str]:
     """Flags of `charrnn train` for a tiny run: hidden 32, dropout on, a checkpoint every 10; of the
     keys that say something to its task."""
-    ignored = TASKS[str(changes.get("task", "language_model"))].ignores
+    ignored = unused_keys(str(changes.get("task", "language_model")))
     values = {
         "model.hidden_size": 32,
         "model.layers": 1,

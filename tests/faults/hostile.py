@@ -286,6 +286,7 @@ SECONDS, BYTES = 1.0, 200_000_000
 @check(
     "malicious files x extensions: refused in 1 s and 200 MB, torch not imported, no effect",
     sabotage="the layout is not checked before the model is built",
+    ci=True,
 )
 def strangers_checkpoint(effort: Effort, sabotaged: bool) -> Result:
     folder = Path(tempfile.mkdtemp())
@@ -756,6 +757,7 @@ NUMBERS: dict[str, float | int | bool | None] = {
 @check(
     "hostile YAML: one line with its place within a second, exit 2; 1e-3, 1E-3, .001 are numbers",
     sabotage="PyYAML's own safe loader",
+    ci=True,
 )
 def strangers_yaml(effort: Effort, sabotaged: bool) -> Result:
     folder = Path(tempfile.mkdtemp())
@@ -815,6 +817,7 @@ builtins.exec(text)
 @check(
     "calls in the package that can run what a file says (torch.load, pickle, yaml.load, eval): 0",
     sabotage="nine of them in one module more",
+    ci=True,
 )
 def harmless_source(effort: Effort, sabotaged: bool) -> Result:
     trees = dict(MODULES) | ({"planted": ast.parse(PLANTED)} if sabotaged else {})

@@ -128,7 +128,7 @@ def last_step(counter: Path) -> int:
 no_seed = mock.patch("torch.manual_seed")
 
 
-@check("kill -9 at random moments", sabotage="random numbers not tied to the step")
+@check("kill -9 at random moments", sabotage="random numbers not tied to the step", ci=True)
 def kill_at_random(effort: Effort, sabotaged: bool) -> Result:
     return killed_at_random(6 if sabotaged else effort.of(200, 5), sabotaged)
 
@@ -285,7 +285,7 @@ def with_failpoints(function: Callable[[], object], target: int, counter: Path) 
     return run
 
 
-@check("every failpoint of saving and pruning x kill", sabotage="writes in place")
+@check("every failpoint of saving and pruning x kill", sabotage="writes in place", ci=True)
 def failpoints(effort: Effort, sabotaged: bool) -> Result:
     with patched(*in_place, when=sabotaged):
         straight = folder()
@@ -587,7 +587,7 @@ def bereaved(function: Callable[[], object], step: int) -> Callable[[], object]:
     return run
 
 
-@check("Ctrl-C once, SIGTERM", sabotage="the signal handler does nothing")
+@check("Ctrl-C once, SIGTERM", sabotage="the signal handler does nothing", ci=True)
 def signals(effort: Effort, sabotaged: bool) -> Result:
     straight = folder()
     fork(train(straight)).wait()
@@ -673,7 +673,7 @@ def gently(function: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-@check("metrics ahead of the checkpoint, or torn", sabotage="the tail is not cut")
+@check("metrics ahead of the checkpoint, or torn", sabotage="the tail is not cut", ci=True)
 def metrics_ahead(effort: Effort, sabotaged: bool) -> Result:
     straight = folder()
     fork(train(straight, steps=50)).wait()
@@ -701,7 +701,9 @@ no_lock = (
 )
 
 
-@check("two trainers in one directory, none after kill -9", sabotage="the lock does nothing")
+@check(
+    "two trainers in one directory, none after kill -9", sabotage="the lock does nothing", ci=True
+)
 def two_trainers(effort: Effort, sabotaged: bool) -> Result:
     where = folder()
     with patched(*no_lock, when=sabotaged):

@@ -99,7 +99,7 @@ def after_divergence(effort: Effort, sabotaged: bool) -> Result:
     return tally(good, count, "as they should", problems)
 
 
-@check("out of memory", sabotage="the error is not recognised")
+@check("out of memory", sabotage="the error is not recognised", ci=True)
 def out_of_memory(effort: Effort, sabotaged: bool) -> Result:
     where = trained()
     status = Path("/proc/self/status")

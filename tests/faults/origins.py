@@ -35,7 +35,11 @@ def golden_score(path: Path, text: str, seed: int) -> dict[str, Any]:
     }
 
 
-@check("golden checkpoint of format 1, and one of a newer format", sabotage="one weight changed")
+@check(
+    "golden checkpoint of format 1, and one of a newer format",
+    sabotage="one weight changed",
+    ci=True,
+)
 def golden(effort: Effort, sabotaged: bool) -> Result:
     recorded = json.loads((GOLDEN / "format-1.json").read_text())
     path = GOLDEN / "format-1.safetensors"

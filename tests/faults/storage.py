@@ -179,6 +179,7 @@ NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 @check(
     "disk full while training: last good checkpoint intact, exit 7, the next start works",
     sabotage="files are written in place",
+    ci=True,
 )
 def disk_full(effort: Effort, sabotaged: bool) -> Result:
     folder = Path(tempfile.mkdtemp())
@@ -526,6 +527,7 @@ def unchecked_cache(sabotaged: bool) -> Iterator[None]:
 @check(
     "checkpoint truncated at every header byte and 200 places, 1,000 single bits flipped: refused",
     sabotage="its checksum is not looked at",
+    ci=True,
 )
 def damaged_checkpoints(effort: Effort, sabotaged: bool) -> Result:
     folder = Path(tempfile.mkdtemp())

@@ -73,7 +73,7 @@ def inside(where: Path, function: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-@check("texts of every kind", sabotage="decoding is not strict")
+@check("texts of every kind", sabotage="decoding is not strict", ci=True)
 def texts(effort: Effort, sabotaged: bool) -> Result:
     good, problems = 0, []
     loose = (
