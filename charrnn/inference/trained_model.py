@@ -16,13 +16,21 @@ from numpy.typing import NDArray
 
 from charrnn.config.merge import config_from_data
 from charrnn.config.schema import Config
-from charrnn.data.vocabulary import Unknown, Vocabulary, read_vocabulary, shortened, split_words
+from charrnn.data.spelling import spell, word_characters
+from charrnn.data.vocabulary import (
+    Unknown,
+    Vocabulary,
+    WordVocabulary,
+    read_vocabulary,
+    shortened,
+    split_words,
+)
 from charrnn.errors import CheckpointError, DataError
 from charrnn.inference.numpy_stepper import NumpyModel
 from charrnn.inference.sampler import Choice, Cursor, Draws, Stepper, prime
 from charrnn.inference.text import generate_text, starting_id
 from charrnn.nn.state import leaves, map_state, replace_leaves
-from charrnn.registry import TASKS, resolve
+from charrnn.registry import writer_of_task
 from charrnn.runs.checkpoint import Arrays, Checkpoint, Layout, load_checkpoint, save_checkpoint
 from charrnn.runs.directory import find_checkpoint
 
@@ -52,7 +60,7 @@ def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]
 def check_language_model(config: Config, path: Path) -> None:
     """Raise CheckpointError where a checkpoint is of another task."""
     if config.task != "language_model":
-        use = "sample" if TASKS[config.task].writer else "predict"
+        use = "sample" if writer_of_task(config.task) else "predict"
         raise CheckpointError(
             f"{path} is no language model but was trained for {config.task}; use charrnn {use}"
         )
@@ -64,13 +72,13 @@ def writer_of(checkpoint: Checkpoint) -> Any:
     Raises CheckpointError for a model that writes none.
     """
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-    writer = TASKS[config.task].writer
+    writer = writer_of_task(config.task)
     if writer is None:
         raise CheckpointError(
             f"{checkpoint.path} writes nothing: it was trained for {config.task}; use charrnn "
             f"predict"
         )
-    return resolve(writer)
+    return writer
 
 
 def second_moments(tensors: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -177,14 +185,15 @@ class TrainedModel:
 
         number, embedding = int(self.vocabulary.encode(word)[0]), self.model.embedding
         with torch.inference_mode():
-            composed = self.config.model.word_parts != ["lookup"]
-            vector: Any = (
-                embedding.vector_of(word, number)  # type: ignore[operator]
-                if composed
-                else embedding(torch.tensor(number, device=self.device))
-            )
-        made: NDArray[np.float32] = vector.cpu().numpy()
-        return made
+            if isinstance(self.vocabulary, WordVocabulary) and self.config.model.word_parts != [
+                "lookup"
+            ]:
+                spelling = spell(word, word_characters(self.vocabulary)).astype(np.int64)
+                vector: Any = embedding.vector_of(number, torch.from_numpy(spelling))  # type: ignore[operator]
+            else:
+                vector = embedding(torch.tensor(number, device=self.device))
+        values: NDArray[np.float32] = vector.cpu().numpy()
+        return values
 
     @property
     def training_step(self) -> int | None:

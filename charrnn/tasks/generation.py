@@ -31,6 +31,7 @@ from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.inference.sampler import Choice, Cursor, Draws, prime
 from charrnn.inference.text import generate_texts
 from charrnn.inference.torch_stepper import TorchStepper
+from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
 from charrnn.nn.models import LanguageModel
 from charrnn.nn.state import State
@@ -48,7 +49,7 @@ from charrnn.tasks.examples import (
 from charrnn.tasks.labelled import describe, text_and_label
 from charrnn.tasks.labelled import read as read_texts
 from charrnn.tasks.task import Predictor
-from charrnn.training.build import build_lookup, build_stack
+from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # labels in a sample, and texts of each
@@ -92,8 +93,7 @@ class ConditionedState(NamedTuple):
 class ConditionedLanguageModel(LanguageModel):
     """P(text | label): a language model that reads the label's vector beside each symbol's.
 
-    The label of a lane is a leaf of its state, where `step` and `forward` find it. The kinds of
-    `dropout` are those of `LanguageModel`.
+    The label of a lane is a leaf of its state, where `step` and `forward` find it.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class ConditionedLanguageModel(LanguageModel):
         label_embedding: nn.Module,
         stack: Stack,
         head: nn.Module,
-        **dropout: Any,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
-        super().__init__(embedding, stack, head, **dropout)
+        super().__init__(embedding, stack, head, dropouts)
         self.label_embedding = label_embedding
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
@@ -155,10 +155,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
             label_embedding,
             stack,
             nn.Linear(stack.output_size, text.size),
-            input_dropout=float(model.input_dropout),
-            output_dropout=float(model.output_dropout),
-            embedding_dropout=model.embedding_dropout,
-            locked=model.locked_dropout,
+            build_dropouts(model),
         )
 
     @staticmethod

@@ -19,6 +19,7 @@ from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.formats import read_tagged
+from charrnn.data.spelling import characters_of, spell
 from charrnn.data.vocabulary import (
     SPECIALS,
     UNKNOWN,
@@ -30,9 +31,9 @@ from charrnn.data.vocabulary import (
 )
 from charrnn.errors import ConfigError
 from charrnn.evaluation.metrics import accuracy
+from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
-from charrnn.nn.sequences import drop
-from charrnn.nn.word_vectors import WordVectors, characters_of, spell
+from charrnn.nn.word_vectors import WordVectors
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.data import Texts
 from charrnn.tasks.examples import (
@@ -45,7 +46,7 @@ from charrnn.tasks.examples import (
     trained_network,
 )
 from charrnn.tasks.task import Prediction
-from charrnn.training.build import build_stack, build_words
+from charrnn.training.build import build_dropouts, build_stack, build_words
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # sentences in a sample
@@ -175,24 +176,20 @@ class Tagger(nn.Module):
         words: WordVectors,
         stack: Stack,
         head: nn.Module,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        locked: bool = False,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
         super().__init__()
         self.words = words
         self.stack = stack
         self.head = head
-        self.input_dropout = input_dropout
-        self.output_dropout = output_dropout
-        self.locked = locked
+        self.dropouts = dropouts
 
     def forward(self, batch: TaggingBatch) -> Tensor:
         distinct = self.words(batch.ids, batch.characters, batch.spelled, batch.chances)
         vectors = functional.embedding(batch.words, distinct)
-        vectors = drop(vectors, self.input_dropout, self.training, self.locked)
+        vectors = self.dropouts.on_input(vectors, self.training)
         outputs, _ = self.stack(vectors, self.stack.initial_state(len(vectors)), batch.lengths)
-        outputs = drop(outputs, self.output_dropout, self.training, self.locked)
+        outputs = self.dropouts.on_output(outputs, self.training)
         logits: Tensor = self.head(outputs)
         return logits
 
@@ -221,9 +218,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
             words,
             stack,
             nn.Linear(stack.output_size, parts.tag.size),
-            float(model.input_dropout),
-            float(model.output_dropout),
-            model.locked_dropout,
+            build_dropouts(model),
         )
 
     @staticmethod

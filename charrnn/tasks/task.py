@@ -14,14 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from charrnn.config.resolved import ResolvedConfig, resolved
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.vocabulary import Vocabularies
 from charrnn.evaluation.score import Evaluation
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.registry import TASKS, resolve
 from charrnn.runs.checkpoint import Arrays, Checkpoint
-from charrnn.runs.checkpoint_check import Expected
 
 
 class Data(Protocol):
@@ -81,7 +80,7 @@ class Task(Protocol):
 
     A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `objective`, on
     so much `per_step`; `use` is the command that the trained model is for. What writes for `sample`
-    is named in `config.TASKS`, so that a language model does without torch.
+    is named in the registry, so that a language model does without torch.
     """
 
     unit: str
@@ -153,13 +152,5 @@ class Task(Protocol):
 
 def task_of(task: str) -> type[Task]:
     """The kind of experiment that a task's name stands for."""
-    kind: type[Task] = resolve(TASKS[task].experiment)
+    kind: type[Task] = resolve(TASKS[task].task)
     return kind
-
-
-def built_layout(config: Config, vocabularies: Vocabularies) -> Expected:
-    """What must stand in a checkpoint, of the model that its configuration describes, which is
-    built without memory for its weights. Raises ConfigError."""
-    with torch.device("meta"):
-        model = task_of(config.task).build(resolved(config), vocabularies)
-    return Expected({name: tuple(value.shape) for name, value in model.state_dict().items()}, [])

@@ -49,7 +49,7 @@ from charrnn.tasks.examples import (
     trained_network,
 )
 from charrnn.tasks.task import Alignment, Prediction
-from charrnn.training.build import build_lookup, build_stack
+from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # examples in a sample
@@ -151,9 +151,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
             decoder,
             nn.Linear(decoder.output_size, target.size),
             attention,
-            float(model.input_dropout),
-            float(model.output_dropout),
-            model.locked_dropout,
+            build_dropouts(model),
         )
 
     @staticmethod

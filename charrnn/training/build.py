@@ -15,18 +15,24 @@ from torch import Tensor, nn
 from charrnn.config.resolved import ResolvedConfig, ResolvedModel
 from charrnn.config.schema import ModelConfig
 from charrnn.data.corpus import Corpus
+from charrnn.data.spelling import characters_of, spellings, word_characters
 from charrnn.data.vocabulary import UNKNOWN, Vocabulary, WordVocabulary
 from charrnn.errors import ConfigError
+from charrnn.nn.dropout import Dropouts
 from charrnn.nn.layers import Recurrent, Stack
-from charrnn.nn.models import LanguageModel, embedding_of, language_model, recurrent_stack
+from charrnn.nn.models import (
+    LanguageModel,
+    embedding_of,
+    language_model,
+    make_cell,
+    recurrent_stack,
+)
 from charrnn.nn.word_vectors import (
     ConvolvingComposer,
     RecurrentComposer,
     SpelledEmbedding,
     WordVectors,
-    characters_of,
 )
-from charrnn.registry import CELLS
 from charrnn.training.text_windows import TextWindows
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -45,9 +51,6 @@ def build_model(config: ResolvedConfig, vocabulary: Vocabulary) -> LanguageModel
             embedding=embedding,
             embedding_size=width,
             embedding_scale=model.embedding_scale,
-            input_dropout=model.input_dropout,
-            output_dropout=model.output_dropout,
-            embedding_dropout=model.embedding_dropout,
             tie_embeddings=model.tie_embeddings,
             **_layers(model),
         )
@@ -56,8 +59,39 @@ def build_model(config: ResolvedConfig, vocabulary: Vocabulary) -> LanguageModel
 
 
 def build_stack(model: ResolvedModel, input_size: int, bidirectional: bool) -> Stack:
-    """The recurrent layers that a resolved configuration describes. Raises ConfigError."""
-    return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
+    """Build the recurrent layers that a resolved configuration describes. Raises ConfigError."""
+    try:
+        return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def matrix_weights(model: ModelConfig, input_size: int, hidden_size: int) -> int:
+    """Count the weights in the matrices of one layer's cell. Raises ConfigError."""
+    weights = _cell_weights(model, input_size, hidden_size).values()
+    return sum(weight.numel() for weight in weights if weight.dim() > 1)
+
+
+def _cell_weights(model: ModelConfig, input_size: int, hidden_size: int) -> dict[str, Tensor]:
+    """The weights of one layer's cell by name, on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        cell = make_cell(model.cell, input_size, hidden_size, _options(model), model.layer_norm)
+    if not isinstance(cell, nn.Module):
+        raise ConfigError(f"the cell {model.cell} is no torch.nn.Module, so it cannot be trained")
+    return dict(cell.named_parameters())
+
+
+def build_dropouts(model: ResolvedModel) -> Dropouts:
+    """The rates of dropout that a resolved configuration describes."""
+    return Dropouts(
+        input=model.input_dropout,
+        layers=model.dropout,
+        output=model.output_dropout,
+        embedding=model.embedding_dropout,
+        weight=model.weight_dropout,
+        zoneout=(model.zoneout, model.zoneout_cell),
+        locked=model.locked_dropout,
+    )
 
 
 def build_embedding(model: ResolvedModel, vocabulary: Vocabulary) -> tuple[nn.Module, int]:
@@ -71,9 +105,10 @@ def build_embedding(model: ResolvedModel, vocabulary: Vocabulary) -> tuple[nn.Mo
         )
     if vocabulary.specials != (UNKNOWN,):
         raise ConfigError(f"words are composed beside {UNKNOWN} and no other special symbol")
-    characters = characters_of(vocabulary.symbols[: vocabulary.unknown])
+    characters = word_characters(vocabulary)
     vectors = build_words(model, vocabulary.size, characters.size)
-    return SpelledEmbedding(vectors, vocabulary, characters), vectors.size
+    spelled, lengths = map(torch.from_numpy, spellings(vocabulary, characters))
+    return SpelledEmbedding(vectors, spelled, lengths), vectors.size
 
 
 def build_words(model: ResolvedModel, words: int, characters: int) -> WordVectors:
@@ -125,16 +160,26 @@ def _layers(model: ResolvedModel) -> dict[str, Any]:
     return {
         "cell": model.cell,
         "hidden_sizes": model.widths,
+        **_options(model),
+        "dropouts": build_dropouts(model),
+        "layer_norm": model.layer_norm,
+        "skip_connections": model.skip_connections,
+    }
+
+
+def _over_input(model: ModelConfig) -> list[str]:
+    """Name the matrices of a cell with one column for each input: as wide as the input is."""
+    narrow, wide = (_cell_weights(model, inputs, 1) for inputs in (1, 2))
+    return [name for name, weight in narrow.items() if weight.shape != wide[name].shape]
+
+
+def _options(model: ModelConfig) -> dict[str, Any]:
+    """The settings that a cell's constructor may name."""
+    return {
         "activation": model.activation,
         "forget_bias": model.forget_bias,
         "recurrence_depth": model.recurrence_depth,
         "transform_bias": model.transform_bias,
-        "dropout": model.dropout,
-        "weight_dropout": model.weight_dropout,
-        "zoneout": [model.zoneout, model.zoneout_cell][: CELLS[model.cell].states],
-        "locked_dropout": model.locked_dropout,
-        "layer_norm": model.layer_norm,
-        "skip_connections": model.skip_connections,
     }
 
 
@@ -171,13 +216,11 @@ def adopt_weights(
     of_symbols = of_characters = _common(symbols, source_symbols)
     spelled, source_spelled = model.embedding, source.embedding
     if isinstance(spelled, SpelledEmbedding) and isinstance(source_spelled, SpelledEmbedding):
-        of_characters = _common(spelled.characters.symbols, source_spelled.characters.symbols)
+        # The last symbol of a vocabulary of composed words is `<unk>`, which has no characters.
+        here, there = (characters_of(map(str, words[:-1])) for words in (symbols, source_symbols))
+        of_characters = _common(here.symbols, there.symbols)
     theirs = source.state_dict()
-    over_input = {
-        f"stack.layers.0.cell.{name}"
-        for name, shape in config.cell_shapes(0, 1).items()
-        if 0 in shape
-    }
+    over_input = {f"stack.layers.0.cell.{name}" for name in _over_input(config)}
     with torch.no_grad():
         for name, mine in model.state_dict().items():
             given = theirs.get(name)

@@ -17,6 +17,7 @@ import torch
 from charrnn.config.merge import flatten, with_values
 from charrnn.config.resolved import ResolvedConfig, resolved
 from charrnn.config.schema import Config, ModelConfig, TrainingConfig
+from charrnn.training.build import matrix_weights
 from charrnn.training.hardware import choose_precision, choose_processes, measure_speed
 
 # The budget where none was chosen: ten-minutes.md has the scores it reaches. Epochs end a run on a
@@ -177,8 +178,7 @@ def _weights(model: ModelConfig, widths: Sequence[int], output_weights: int) -> 
     """Weights that each character is multiplied by: the layers' matrices and the output's."""
     weights = output_weights
     for inputs, width in itertools.pairwise([WIDEST_EMBEDDING, *widths]):
-        shapes = model.cell_shapes(inputs, width).values()
-        weights += sum(math.prod(shape) for shape in shapes if len(shape) > 1)
+        weights += matrix_weights(model, inputs, width)
     return weights
 
 

@@ -24,7 +24,7 @@ from unittest import mock
 import filelock
 import numpy as np
 
-from charrnn.cli.train import Stopper
+from charrnn.cli.progress import Stopper
 from charrnn.errors import CharrnnError
 from charrnn.runs import checkpoint as checkpoint_module
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint

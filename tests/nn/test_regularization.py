@@ -21,9 +21,9 @@ from charrnn.nn.cells.mlstm import MultiplicativeLSTMCell
 from charrnn.nn.cells.rhn import RHNCell
 from charrnn.nn.cells.stacked import StackedCell
 from charrnn.nn.cells.standard import GRUCell, LSTMCell, LSTMState, ResetFirstGRUCell, VanillaCell
+from charrnn.nn.dropout import Dropouts, drop
 from charrnn.nn.layers import Recurrent, Zoneout, unroll
 from charrnn.nn.models import language_model
-from charrnn.nn.sequences import drop
 from charrnn.nn.state import leaves, map_state
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
@@ -34,11 +34,11 @@ from tests.session.test_loop import fingerprint, metrics
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 V = 7
-OPTIONS: dict[str, dict[str, Any]] = {
-    "dropout": {"dropout": 0.5, "input_dropout": 0.4, "output_dropout": 0.3},
-    "locked dropout": {"dropout": 0.5, "input_dropout": 0.4, "locked_dropout": True},
-    "embedding dropout": {"embedding_dropout": 0.5},
-    "weight dropout": {"weight_dropout": 0.5},
+OPTIONS: dict[str, Dropouts] = {
+    "dropout": Dropouts(layers=0.5, input=0.4, output=0.3),
+    "locked dropout": Dropouts(layers=0.5, input=0.4, locked=True),
+    "embedding dropout": Dropouts(embedding=0.5),
+    "weight dropout": Dropouts(weight=0.5),
 }
 
 
@@ -51,7 +51,7 @@ def model(cell: str = "lstm", **options: Any) -> Any:
 @pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_none_acts_in_evaluation_and_each_in_training(name: str, cell: str) -> None:
-    plain, made = model(cell), model(cell, **OPTIONS[name])
+    plain, made = model(cell), model(cell, dropouts=OPTIONS[name])
     made.load_state_dict(plain.state_dict())
     ids, state = torch.randint(V, (3, 9)), plain.initial_state(3)
     expected, _ = plain(ids, state)
@@ -85,7 +85,7 @@ def test_a_locked_mask_is_one_for_all_steps_of_a_lane() -> None:
 
 
 def test_embedding_dropout_takes_whole_symbols_away() -> None:
-    made = model(embedding_dropout=0.5).train()
+    made = model(dropouts=Dropouts(embedding=0.5)).train()
     made.embedding.weight.data.fill_(1)
     torch.manual_seed(5)
     ids = torch.arange(V).repeat(3, 4)
@@ -99,7 +99,7 @@ def test_embedding_dropout_takes_whole_symbols_away() -> None:
 
 
 def test_embedding_dropout_takes_one_hot_symbols_away() -> None:
-    made = language_model(V, hidden_sizes=(5,), embedding_dropout=0.5).train()
+    made = language_model(V, hidden_sizes=(5,), dropouts=Dropouts(embedding=0.5)).train()
     torch.manual_seed(5)
     vectors = made._embed(torch.arange(V).repeat(3, 4))
     kept = vectors[0, :V].sum(1)

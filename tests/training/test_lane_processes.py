@@ -87,7 +87,7 @@ def members(one: Session) -> list[int]:
 
 def test_members_end_with_the_run_and_the_model_stays_usable(tmp_path: Path) -> None:
     one = session(tmp_path, 3)
-    steps = one.events(one.run, lambda: False)
+    steps = one.events()
     for _ in range(3):
         next(steps)
     pids = members(one)
@@ -106,7 +106,7 @@ def test_members_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
         try:
             torch.set_num_threads(1)  # The other threads did not come along.
             one = session(tmp_path, 3)
-            steps = one.events(one.run, lambda: False)
+            steps = one.events()
             for _ in range(3):
                 next(steps)
             os.write(writing, " ".join(map(str, members(one))).encode())
@@ -127,7 +127,7 @@ def test_members_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
 
 def test_signals_to_the_whole_group_leave_the_members_at_work(tmp_path: Path) -> None:
     one = session(tmp_path, 2)
-    steps = one.events(one.run, lambda: False)
+    steps = one.events()
     for _ in range(3):
         next(steps)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -139,7 +139,7 @@ def test_signals_to_the_whole_group_leave_the_members_at_work(tmp_path: Path) ->
 
 def test_a_member_that_was_killed_is_one_sentence(tmp_path: Path) -> None:
     one = session(tmp_path, 2)
-    steps = one.events(one.run, lambda: False)
+    steps = one.events()
     for _ in range(3):
         next(steps)
     os.kill(members(one)[0], signal.SIGKILL)
