@@ -138,9 +138,10 @@ class TrainedModel:
     def model(self) -> LanguageModel:
         """The network in torch, on the device."""
         from charrnn.config.merge import with_values
+        from charrnn.config.resolved import resolved
         from charrnn.training.build import build_model, load_arrays, placed
 
-        config = with_values(self.config, {"device": self.device})
+        config = resolved(with_values(self.config, {"device": self.device}))
         network = placed(build_model(config, self.vocabulary), config)
         return load_arrays(network, self.weights).eval()
 
