@@ -33,6 +33,9 @@ _REFERENCES = (
     "charrnn.nn.state:detach",
     "charrnn.nn.torch_weights:from_torch",
     "charrnn.nn.torch_weights:to_torch",
+    "charrnn.session.start:TrainedRun",
+    "charrnn.session.start:resume",
+    "charrnn.session.start:train",
 )
 _PUBLIC = {reference.partition(":")[2]: reference for reference in _REFERENCES}
 

@@ -21,12 +21,9 @@ from charrnn.nn.layers import Bidirectional, Recurrent, Stack
 from charrnn.nn.models import cell_class
 from charrnn.nn.state import leaves, map_state, replace_leaves
 from charrnn.registry import CELLS as REGISTERED
-from tests import reference
 from tests.layers import (
     CELLS,
     FAST,
-    OURS,
-    STANDARD,
     D,
     H,
     arrays,
@@ -41,22 +38,6 @@ from tests.layers import (
 from tests.reference import differences
 
 # Cells.
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("kind", OURS)
-def test_a_step_is_the_reference_equation(kind: str, dtype: torch.dtype) -> None:
-    for batch, width, hidden in ((5, 3, 4), (1, 1, 1), (4, 4, 4)):
-        cell = filled(CELLS[kind](width, hidden), dtype)
-        inputs, state = torch.randn(batch, width, dtype=dtype), random_state(cell, batch)
-        with torch.no_grad():
-            output, after = cell(inputs, state)
-        weights = {name: weight.detach().numpy() for name, weight in cell.named_parameters()}
-        before = [leaf.numpy() for leaf in leaves(state)]
-        outputs, final = reference.run(kind, weights, inputs[:, None].numpy(), before)
-        expected = {"outputs": outputs[:, 0]}
-        expected |= {f"final state {i}": leaf for i, leaf in enumerate(final)}
-        assert differences(arrays(output, after), expected) == [], (batch, width, hidden)
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -103,24 +84,6 @@ def test_no_steps_are_refused(kind: str) -> None:
         layer = Recurrent(CELLS[kind](D, H), fused=fused)
         with pytest.raises(ValueError, match="0 time steps"):
             layer(torch.zeros(2, 0, D), layer.initial_state(2))
-
-
-# The state of a plain vanilla cell is a nonlinearity of a product, and so it is bfloat16.
-GATED = [kind for kind in OURS if kind not in {*STANDARD, "normed vanilla"}]
-
-
-@pytest.mark.parametrize("kind", GATED)
-def test_the_state_stays_in_float32_under_autocast(kind: str) -> None:
-    for fused in (False, True):
-        torch.manual_seed(0)
-        layer = Recurrent(CELLS[kind](5, 4), fused)
-        inputs, state = torch.randn(3, 6, 5), layer.initial_state(3)
-        expected, _ = layer(inputs, state)
-        with torch.autocast("cpu", torch.bfloat16):
-            for lengths in (None, torch.tensor([6, 2, 4])):
-                outputs, after = layer(inputs, state, lengths)
-                assert {leaf.dtype for leaf in leaves(after)} == {torch.float32}
-                torch.testing.assert_close(outputs[0].float(), expected[0], atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -1,6 +1,6 @@
-"""The cells' parameters and where they start; limits; cells in cells.
+"""The cells' equations, their parameters and where they start; limits; cells in cells.
 
-The equations and contracts of all cells stand in `tests/contracts/test_cells_and_layers.py`.
+The contracts of all cells stand in `tests/contracts/test_cells_and_layers.py`.
 """
 
 from typing import Any
@@ -16,9 +16,27 @@ from charrnn.nn.cells.rhn import RHNCell
 from charrnn.nn.cells.stacked import StackedCell
 from charrnn.nn.cells.standard import GRUCell, LSTMCell, LSTMState, VanillaCell
 from charrnn.nn.state import leaves
-from tests.layers import STANDARD, filled, random_state
+from tests import reference
+from tests.layers import CELLS, OURS, STANDARD, arrays, filled, random_state
+from tests.reference import differences
 
 GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", OURS)
+def test_a_step_is_the_reference_equation(kind: str, dtype: torch.dtype) -> None:
+    for batch, width, hidden in ((5, 3, 4), (1, 1, 1), (4, 4, 4)):
+        cell = filled(CELLS[kind](width, hidden), dtype)
+        inputs, state = torch.randn(batch, width, dtype=dtype), random_state(cell, batch)
+        with torch.no_grad():
+            output, after = cell(inputs, state)
+        weights = {name: weight.detach().numpy() for name, weight in cell.named_parameters()}
+        before = [leaf.numpy() for leaf in leaves(state)]
+        outputs, final = reference.run(kind, weights, inputs[:, None].numpy(), before)
+        expected = {"outputs": outputs[:, 0]}
+        expected |= {f"final state {i}": leaf for i, leaf in enumerate(final)}
+        assert differences(arrays(output, after), expected) == [], (batch, width, hidden)
 
 
 @pytest.mark.parametrize("kind", STANDARD)

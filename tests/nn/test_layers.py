@@ -19,6 +19,7 @@ from charrnn.nn.sequences import reverse
 from charrnn.nn.state import leaves
 from tests import reference
 from tests.layers import (
+    CELLS,
     FAST,
     OURS,
     SCANNED,
@@ -358,3 +359,21 @@ def test_our_kernels_stay_in_float32_under_autocast(kind: str) -> None:
     torch.testing.assert_close(outputs, expected, atol=0.02, rtol=0)
     reduced.sum().backward()
     assert cell.weight_ih.grad.dtype == torch.float32
+
+
+# The state of a plain vanilla cell is a nonlinearity of a product, and so it is bfloat16.
+GATED = [kind for kind in OURS if kind not in {*STANDARD, "normed vanilla"}]
+
+
+@pytest.mark.parametrize("kind", GATED)
+def test_the_state_stays_in_float32_under_autocast(kind: str) -> None:
+    for fused in (False, True):
+        torch.manual_seed(0)
+        layer = Recurrent(CELLS[kind](5, 4), fused)
+        inputs, state = torch.randn(3, 6, 5), layer.initial_state(3)
+        expected, _ = layer(inputs, state)
+        with torch.autocast("cpu", torch.bfloat16):
+            for lengths in (None, torch.tensor([6, 2, 4])):
+                outputs, after = layer(inputs, state, lengths)
+                assert {leaf.dtype for leaf in leaves(after)} == {torch.float32}
+                torch.testing.assert_close(outputs[0].float(), expected[0], atol=0.03, rtol=0)

@@ -18,7 +18,7 @@ from tests.reference import differences
 
 V = 7
 KINDS: dict[str, dict[str, Any]] = {
-    "one-hot lstm": {"cell": "lstm", "hidden_sizes": (5,)},
+    **{cell: {"cell": cell, "hidden_sizes": (4, 3)} for cell in CELLS},
     "embedded vanilla": {"cell": "vanilla", "hidden_sizes": (4, 6), "embedding_size": 3},
     "one-hot relu": {"cell": "vanilla", "hidden_sizes": (4, 4), "activation": "relu"},
     "tied gru": {
@@ -28,9 +28,6 @@ KINDS: dict[str, dict[str, Any]] = {
         "tie_embeddings": True,
     },
     "deep rhn": {"cell": "rhn", "hidden_sizes": (4, 3), "recurrence_depth": 4},
-    "mlstm": {"cell": "mlstm", "hidden_sizes": (4, 3)},
-    "mingru": {"cell": "mingru", "hidden_sizes": (4, 3), "embedding_size": 3},
-    "minlstm": {"cell": "minlstm", "hidden_sizes": (4, 3), "skip_connections": True},
     "skipping lstm": {"cell": "lstm", "hidden_sizes": (4, 3), "skip_connections": True},
     "tied and skipping gru": {
         "cell": "gru",
