@@ -149,7 +149,7 @@ ALL: dict[str, Callable[[], Any]] = {
 def test_chunked_is_whole(name: str) -> None:
     layer = filled(CAUSAL[name]())
     inputs, state = data(layer, 3, 6)
-    whole = everything(layer, inputs, state)
+    at_once = everything(layer, inputs, state)
     for cuts in ((1, 5), (4, 1, 1)):
 
         def chunked(inputs: Tensor, state: Any, cuts: Any = cuts) -> tuple[Tensor, Any]:
@@ -159,7 +159,7 @@ def test_chunked_is_whole(name: str) -> None:
                 pieces.append(outputs)
             return torch.cat(pieces, 1), state
 
-        assert differences(everything(layer, inputs, state, chunked), whole) == [], cuts
+        assert differences(everything(layer, inputs, state, chunked), at_once) == [], cuts
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -63,14 +63,14 @@ def arrays(logits: torch.Tensor, state: Any) -> dict[str, np.ndarray]:
 def test_forward_is_step_by_step(name: str) -> None:
     model = make(name)
     ids, state = data(model)
-    whole, final = model(ids, state)
-    assert whole.shape == (3, 6, V)
-    assert whole.dtype == torch.float64
+    at_once, final = model(ids, state)
+    assert at_once.shape == (3, 6, V)
+    assert at_once.dtype == torch.float64
     steps = []
     for t in range(ids.shape[1]):
         logits, state = model.step(ids[:, t], state)
         steps.append(logits)
-    assert differences(arrays(torch.stack(steps, 1), state), arrays(whole, final)) == []
+    assert differences(arrays(torch.stack(steps, 1), state), arrays(at_once, final)) == []
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -261,8 +261,8 @@ def test_cells_get_the_options_that_are_theirs() -> None:
     assert rhn.cell.recurrence_depth == 3
     assert rhn.cell.bias_hh.unique().tolist() == [-4, 0]
     for cell in ("mlstm", "minlstm"):
-        made = language_model(V, cell=cell, forget_bias=2.5).stack.layers[0].cell
-        assert made.bias_ih.unique().tolist() == [0, 2.5]
+        built = language_model(V, cell=cell, forget_bias=2.5).stack.layers[0].cell
+        assert built.bias_ih.unique().tolist() == [0, 2.5]
 
 
 @pytest.mark.parametrize(

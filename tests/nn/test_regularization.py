@@ -43,20 +43,20 @@ OPTIONS: dict[str, Dropouts] = {
 
 def model(cell: str = "lstm", **options: Any) -> Any:
     torch.manual_seed(1)
-    made = language_model(V, cell=cell, hidden_sizes=(5, 6), embedding_size=4, **options)  # type: ignore[arg-type]
-    return made.double()
+    network = language_model(V, cell=cell, hidden_sizes=(5, 6), embedding_size=4, **options)  # type: ignore[arg-type]
+    return network.double()
 
 
 @pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_none_acts_in_evaluation_and_each_in_training(name: str, cell: str) -> None:
-    plain, made = model(cell), model(cell, dropouts=OPTIONS[name])
-    made.load_state_dict(plain.state_dict())
+    plain, network = model(cell), model(cell, dropouts=OPTIONS[name])
+    network.load_state_dict(plain.state_dict())
     ids, state = torch.randint(V, (3, 9)), plain.initial_state(3)
     expected, _ = plain(ids, state)
-    assert torch.equal(made.eval()(ids, state)[0], expected)
-    assert not torch.allclose(made.train()(ids, state)[0], expected)
-    step, _ = made.eval().step(ids[:, 0], state)
+    assert torch.equal(network.eval()(ids, state)[0], expected)
+    assert not torch.allclose(network.train()(ids, state)[0], expected)
+    step, _ = network.eval().step(ids[:, 0], state)
     torch.testing.assert_close(step, expected[:, 0])
 
 
@@ -84,11 +84,11 @@ def test_a_locked_mask_is_one_for_all_steps_of_a_lane() -> None:
 
 
 def test_embedding_dropout_takes_whole_symbols_away() -> None:
-    made = model(dropouts=Dropouts(embedding=0.5)).train()
-    made.embedding.weight.data.fill_(1)
+    network = model(dropouts=Dropouts(embedding=0.5)).train()
+    network.embedding.weight.data.fill_(1)
     torch.manual_seed(5)
     ids = torch.arange(V).repeat(3, 4)
-    vectors = made._embed(ids)
+    vectors = network._embed(ids)
     gone = vectors[0, :V].sum(1) == 0
     assert 0 < int(gone.sum()) < V
     for lane in range(3):
@@ -98,13 +98,13 @@ def test_embedding_dropout_takes_whole_symbols_away() -> None:
 
 
 def test_embedding_dropout_takes_one_hot_symbols_away() -> None:
-    made = language_model(V, hidden_sizes=(5,), dropouts=Dropouts(embedding=0.5)).train()
+    network = language_model(V, hidden_sizes=(5,), dropouts=Dropouts(embedding=0.5)).train()
     torch.manual_seed(5)
-    vectors = made._embed(torch.arange(V).repeat(3, 4))
+    vectors = network._embed(torch.arange(V).repeat(3, 4))
     kept = vectors[0, :V].sum(1)
     assert set(kept.tolist()) == {0.0, 2.0}
     assert torch.equal(vectors[1], vectors[0])
-    assert torch.equal(made.eval()._embed(torch.arange(V)[None])[0], torch.eye(V))
+    assert torch.equal(network.eval()._embed(torch.arange(V)[None])[0], torch.eye(V))
 
 
 @pytest.mark.parametrize("fused", [False, True])
