@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from charrnn.cli.display import one_line, say
+from charrnn.cli.flags import in_flags
 from charrnn.errors import CharrnnError, did_you_mean, is_out_of_memory
 
 EXIT_CODES = """\b
@@ -67,6 +68,15 @@ class Commands(click.Group):
             hint = did_you_mean(name, self.commands, USUAL) or "charrnn --help lists them"
             raise click.UsageError(f"no command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors of the library then name settings by the command's flags."""
+        try:
+            return super().invoke(ctx)
+        except CharrnnError as error:
+            if command := self.commands.get(ctx.invoked_subcommand or ""):
+                error.args = (in_flags(str(error), command),)
+            raise
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"max_content_width": 100})
