@@ -16,7 +16,7 @@ from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.fast import cuda_graphs
 from charrnn.nn.models import language_model
 from charrnn.nn.state import State, leaves, map_state
-from charrnn.training import trainer
+from charrnn.training import captured_step, trainer
 from charrnn.training.text_windows import TextWindows, _signed
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
@@ -54,7 +54,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     made = StandIn(lambda: lambda: None)
     monkeypatch.setattr(cuda_graphs, "capture", made)
     monkeypatch.setattr(cuda_graphs, "on_side_stream", lambda action: action())
-    monkeypatch.setattr(trainer, "on_side_stream", lambda action: action())
+    monkeypatch.setattr(captured_step, "on_side_stream", lambda action: action())
     return made
 
 
@@ -77,7 +77,7 @@ def as_on_a_gpu(session: Any, stand_in: StandIn) -> None:
     made.optimizer.found_inf = made.not_finite
     for group in made.optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"])
-    made.graph = True
+    made.capture_steps()
 
     def undo() -> Callable[[], None]:
         # The same tensors go on, with the values they had.
@@ -150,7 +150,7 @@ def test_nothing_changes_after_a_step_that_is_not_finite(
         assert torch.equal(session.model.state_dict()[name], value)
     with pytest.raises(DivergedError, match="not finite at or before step 4"):
         made.interval_score()
-    with pytest.raises(DivergedError, match="try a lower --learning-rate"):
+    with pytest.raises(DivergedError, match=r"try a lower training\.learning_rate"):
         made.tensors()
 
 
