@@ -160,7 +160,7 @@ def test_reading_there_is_reading_here(tmp_path: Path, batch: tuple[int, int]) -
     lanes, window = batch
     here = TextWindows(corpus, batch_size=lanes, window=window)
     there = TextWindows(corpus, batch_size=lanes, window=window)
-    there._ids_there = _signed(corpus.ids)
+    there._ids_on_gpu = _signed(corpus.ids)
     span = corpus.splits["validation"]
     for ours, theirs in (
         (here.batches(0), there.batches(0)),

@@ -291,7 +291,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == CPU
     for wanted in ("cuda", "cuda:0", "cuda:3", "mps"):
-        with pytest.raises(ConfigError, match=rf"'{wanted}' is not available.*--device cpu"):
+        with pytest.raises(ConfigError, match=rf"'{wanted}' is not available.*set device to cpu"):
             choose_device(wanted)
 
 

@@ -152,7 +152,7 @@ def test_an_epoch_can_be_entered_anywhere(start: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [10, 11, 1000])
 def test_more_lanes_than_characters(batch_size: int) -> None:
-    with pytest.raises(ConfigError, match=r"10 characters .* --batch-size of at most 9"):
+    with pytest.raises(ConfigError, match=r"10 characters .* training\.batch_size to at most 9"):
         windows_over(ramp(10), batch_size=batch_size)
     assert windows_over(ramp(10), batch_size=9).batches_per_epoch == 1
 
