@@ -179,8 +179,8 @@ def _show_end(path: Path, event: Finished, use: str) -> None:
     if event.reason == "patience":
         say(f"stopped at step {event.step:,}: validation has not improved for a while")
     say(
-        f"trained to step {event.step:,} in {duration(event.seconds)}: "
-        f"{event.characters_per_second:,.0f} {event.unit}s/s, evaluations and saving included"
+        f"trained to step {event.step:,} in {duration(event.seconds)}, "
+        f"{event.characters_per_second:,.0f} {event.unit}s/s with evaluations and saving"
     )
     if (score := event.score) is not None:
         metrics = score.metrics.items()

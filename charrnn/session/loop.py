@@ -51,7 +51,7 @@ def never() -> bool:
 
 
 class Pace:
-    """The speed of the steps: time spent between them, for example on events, counts as well."""
+    """Measures the speed of the steps; time that the caller spends on their events is included."""
 
     def __init__(self) -> None:
         self._step_seconds: deque[float] = deque(maxlen=1000)
@@ -59,11 +59,11 @@ class Pace:
         self.skip()
 
     def skip(self) -> None:
-        """Leave the time since the last step out of account, after an evaluation."""
+        """Do not count the time since the last step, which was spent on an evaluation."""
         self._last = time.perf_counter()
 
     def count(self, characters: int) -> float:
-        """Take note of a step that has just ended; return the seconds it took."""
+        """Count a step that has just ended; return the seconds it took."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._step_seconds.append(seconds)
@@ -169,7 +169,7 @@ class Session:
             self.trained_characters = session["trained_characters"]
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(
-                f"{checkpoint.path} does not fit its own config: {error}"
+                f"the tensors of {checkpoint.path} do not fit its config: {error}"
             ) from error
         self.resumed_from = checkpoint.path
         before = metadata["config"].get("training", {})

@@ -586,7 +586,9 @@ def new_session(
         "environment": environment(str(device), torch.get_num_threads()),
     }
     session = Session(config, data, about, clock)
-    session.chosen = {key: planned[key] for key, value in before.items() if value == "auto"}
+    session.chosen = {
+        key: value for key, value in planned.items() if before[key] == "auto" != value
+    }
     return session
 
 
