@@ -36,7 +36,7 @@ def measure(session: Any, all_lanes: int, steps: int) -> None:
     lanes = all_lanes // processes
     torch.set_num_threads(1 if processes > 1 else torch.get_num_threads())
     model, optimizer = session.model.train(), session.trainer.optimizer
-    batches = session.task.share(0, processes).batches(0)
+    batches = session.objective.share(0, processes).batches(0)
     state = model.initial_state(lanes)
     parts: dict[str, list[float]] = {}
     clock = time.perf_counter()

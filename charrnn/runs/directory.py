@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
 import json
 import os
@@ -28,7 +27,7 @@ from typing import Any
 
 import filelock
 
-from charrnn.errors import CheckpointError, ConfigError, LockedError, StorageError
+from charrnn.errors import CheckpointError, ConfigError, LockedError, StorageError, did_you_mean
 from charrnn.runs.checkpoint import (
     MAX_HEADER,
     SCHEMA,
@@ -316,8 +315,7 @@ def find_run(name: str) -> Run | Path:
         if path.is_file():
             return path
     names = [run.name for run in all_runs()]
-    close = difflib.get_close_matches(Path(name).name, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else "charrnn list shows the runs here"
+    hint = did_you_mean(Path(name).name, names, cutoff=0.6) or "charrnn list shows the runs here"
     raise CheckpointError(f"no run or checkpoint {name!r}; {hint}")
 
 
