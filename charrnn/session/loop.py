@@ -2,7 +2,7 @@
 
 `Session.events` plans the number of steps, trains, evaluates, records, saves, prunes and stops. It
 prints nothing: the command line, a notebook or a test iterates over the events and shows them.
-`charrnn.session.start` makes sessions.
+`charrnn.session.opening` makes sessions.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Session:
     """One start of a run: what is trained, in which directory, and how far it has come.
 
     Args:
-        config: the configuration, with its `auto` values decided (`tasks.task.Experiment.plan`)
+        config: the configuration, with its `auto` values decided (`tasks.task.Task.plan`)
         data: what is learned from
         about: facts about the text and the machine, saved in every checkpoint
         clock: seconds since the command began, imports included; a wall-clock budget covers them

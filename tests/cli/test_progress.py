@@ -39,12 +39,12 @@ def test_a_config_without_a_text_is_warned_about(
     assert (result.code, "warning" in result.err) == (3, False)
 
     from charrnn.errors import DataError
-    from charrnn.session import start
+    from charrnn.session import opening
 
     def refuse(*_: object, **__: object) -> None:
         raise DataError("not read in this test")
 
-    monkeypatch.setattr(start, "find_texts", refuse)
+    monkeypatch.setattr(opening, "find_texts", refuse)
     (tmp_path / "small.yaml").write_text("training: {steps: 12}")
     result = run("train", "--config", "small.yaml")
     assert "warning: small.yaml names no text" in result.err
