@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from charrnn.cli.main import _add_commands  # noqa: E402
-from charrnn.config.merge import describe_keys, flatten
+from charrnn.config.merge import describe_keys, flatten  # noqa: E402
 from charrnn.config.schema import Config  # noqa: E402
 
 _add_commands()  # So that sphinx-click finds them in the group.
