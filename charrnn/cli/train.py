@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from charrnn.cli.display import say, warn
+from charrnn.cli.options import NamesOption
 from charrnn.cli.progress import describe_arguments, drive, show_banner
-from charrnn.registry import CELLS, one_of
+from charrnn.registry import CELLS, TASKS
 
 if TYPE_CHECKING:
     from charrnn.config.merge import Layer
 
-# Flag, configuration key, placeholder, help.
-BUDGET_FLAGS = [
+# Flag, configuration key, placeholder, help: a text, or the names that it lists.
+Flag = tuple[str, str, str, str | Iterable[str]]
+BUDGET_FLAGS: list[Flag] = [
     ("--steps", "training.steps", "N", "Budget: optimizer steps."),
     ("--epochs", "training.epochs", "N", "Budget: passes over the training text."),
     ("--max-time", "training.max_time", "TIME", "Budget: wall-clock time, as 90s, 10m, 1h30m."),
 ]
-FLAGS = [
+FLAGS: list[Flag] = [
     *BUDGET_FLAGS,
-    ("--task", "task", "TASK", "language_model, classification, generation, tagging, translation."),
-    ("--cell", "model.cell", "CELL", f"{one_of(CELLS)}."),
+    ("--task", "task", "TASK", TASKS),
+    ("--cell", "model.cell", "CELL", CELLS),
     ("--layers", "model.layers", "N", "Layers."),
     ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one a layer."),
     ("--embedding-size", "model.embedding_size", "N", "Embedding width, or one_hot."),
@@ -41,18 +43,17 @@ FLAGS = [
 ]
 
 
-def _flags(table: list[tuple[str, str, str, str]]) -> Callable[[Any], Any]:
+def _flags(table: list[Flag]) -> Callable[[Any], Any]:
     def decorate(command: Any) -> Any:
         for flag, key, metavar, text in reversed(table):
-            command = click.option(flag, key.replace(".", "__"), metavar=metavar, help=text)(
-                command
-            )
+            names = {"help": text} if isinstance(text, str) else {"cls": NamesOption, "names": text}
+            command = click.option(flag, key.replace(".", "__"), metavar=metavar, **names)(command)
         return command
 
     return decorate
 
 
-def _flag_layers(table: list[tuple[str, str, str, str]], values: Mapping[str, Any]) -> list[Layer]:
+def _flag_layers(table: list[Flag], values: Mapping[str, Any]) -> list[Layer]:
     """The flags of a command that have a value, as settings; a budget replaces all others."""
     from charrnn.config.strict_yaml import parse_yaml
     from charrnn.session.start import replace_budgets

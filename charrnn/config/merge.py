@@ -17,7 +17,7 @@ from pydantic import (
 from charrnn.config.schema import Config, Section, fields, unused_keys
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
 from charrnn.errors import ConfigError
-from charrnn.registry import TASKS
+from charrnn.registry import traits_of
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)  # With its `auto` values, or resolved.
 Layer = tuple[str, Mapping[str, Any]]
@@ -97,7 +97,7 @@ def _check_minimum_count(
     if by_hand.get(key, 1) == 1 or kind == "word":
         return
     shown = f"{sources[key]}: {key} = {by_hand[key]!r}"
-    if "running text" in TASKS[config.task].traits:
+    if "running text" in traits_of(config.task):
         raise ConfigError(
             f"{shown} counts words in a {config.task}; leave it out, or set data.vocabulary to word"
         )

@@ -8,30 +8,55 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from charrnn.errors import ConfigError
-from charrnn.registry import CELLS, TASKS, Shapes, one_of
+from charrnn.registry import CELLS, LAYER_NORM_CELLS, TASKS, Table, one_of, traits_of
 
 Auto = Literal["auto"]
 
 
-if TYPE_CHECKING:
-    TaskName: TypeAlias = str
-    CellName: TypeAlias = str
-else:
-    TaskName = Literal[tuple(TASKS)]
-    CellName = Literal[tuple(CELLS)]
+@dataclass(frozen=True)
+class NameIn:
+    """A name in a table of the registry, judged and described as a `Literal` of its names.
+
+    The names are listed only for a message or a JSON schema, because that asks all packages.
+    """
+
+    table: Table[Any]
+
+    def check(self, name: str) -> str:
+        """Return the name. Raises pydantic's literal_error where the table lacks it."""
+        if name not in self.table:
+            expected = one_of(map(repr, self.table))
+            raise PydanticKnownError("literal_error", {"expected": expected})
+        return name
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(str))
+
+    def __get_pydantic_json_schema__(
+        self, _: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "enum": [*self.table]}
+
+
+TaskName = Annotated[str, NameIn(TASKS)]
+CellName = Annotated[str, NameIn(CELLS)]
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", re.ASCII
 )
@@ -199,15 +224,10 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _the_cell_has_what_is_asked_of_it(self) -> ModelConfig:
-        if self.layer_norm and not CELLS[self.cell].normed:
+        if self.layer_norm and self.cell not in LAYER_NORM_CELLS:
             raise ValueError(
                 f"there is no {self.cell} with layer normalisation; set layer_norm to false, "
-                f"or use {one_of(name for name, cell in CELLS.items() if cell.normed)}"
-            )
-        if self.weight_dropout and "weight_hh" not in self.cell_shapes(1, 1):
-            raise ValueError(
-                f"weight_dropout falls on the matrix from hidden to hidden state, which a "
-                f"{self.cell} does not have; set it to 0, or use another cell"
+                f"or use {one_of(LAYER_NORM_CELLS)}"
             )
         return self
 
@@ -234,15 +254,6 @@ class ModelConfig(Section):
         """What a word's vector is made of: a lookup, where that is still `auto`."""
         words = "lookup" if self.words == "auto" else self.words
         return [*words] if isinstance(words, list) else [words]
-
-    def cell_shapes(self, inputs: int, hidden: int) -> Shapes:
-        """The names and shapes of the weights of one layer's cell, by its widths."""
-        entry = CELLS[self.cell]
-        options = {name: getattr(self, name) for name in entry.options}
-        norms = entry.norms if self.layer_norm else {}
-        return entry.shapes(inputs, hidden, options) | {
-            norm: (multiple * hidden,) for norm, multiple in norms.items()
-        }
 
     @property
     def fused(self) -> bool:
@@ -384,5 +395,5 @@ def key_of(field: FieldInfo) -> Key:
 
 def unused_keys(task: str) -> frozenset[str]:
     """The dotted keys that a registered task does not use, as its traits say."""
-    traits = {None, *TASKS[task].traits}
+    traits = {None, *traits_of(task)}
     return frozenset(key for key, field in fields().items() if key_of(field).needs not in traits)

@@ -30,7 +30,7 @@ from charrnn.inference.numpy_stepper import NumpyModel
 from charrnn.inference.sampler import Choice, Cursor, Draws, Stepper, prime
 from charrnn.inference.text import generate_text, starting_id
 from charrnn.nn.state import leaves, map_state, replace_leaves
-from charrnn.registry import TASKS, resolve
+from charrnn.registry import writer_of_task
 from charrnn.runs.checkpoint import Arrays, Checkpoint, Layout, load_checkpoint, save_checkpoint
 from charrnn.runs.directory import find_checkpoint
 
@@ -60,7 +60,7 @@ def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]
 def check_language_model(config: Config, path: Path) -> None:
     """Raise CheckpointError where a checkpoint is of another task."""
     if config.task != "language_model":
-        use = "sample" if TASKS[config.task].writer else "predict"
+        use = "sample" if writer_of_task(config.task) else "predict"
         raise CheckpointError(
             f"{path} is no language model but was trained for {config.task}; use charrnn {use}"
         )
@@ -72,13 +72,13 @@ def writer_of(checkpoint: Checkpoint) -> Any:
     Raises CheckpointError for a model that writes none.
     """
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-    writer = TASKS[config.task].writer
+    writer = writer_of_task(config.task)
     if writer is None:
         raise CheckpointError(
             f"{checkpoint.path} writes nothing: it was trained for {config.task}; use charrnn "
             f"predict"
         )
-    return resolve(writer)
+    return writer
 
 
 def second_moments(tensors: Mapping[str, NDArray[Any]]) -> Arrays:

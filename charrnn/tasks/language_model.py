@@ -6,20 +6,21 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from charrnn.config.schema import Config
 from charrnn.data.corpus import Corpus
-from charrnn.data.vocabulary import Vocabularies, Vocabulary
+from charrnn.data.vocabulary import Vocabularies
 from charrnn.errors import ConfigError
 from charrnn.evaluation.score import Evaluation
 from charrnn.evaluation.score_network import score_split
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.nn.models import LanguageModel
 from charrnn.runs.checkpoint import Arrays, Checkpoint
+from charrnn.runs.checkpoint_check import only_text
 from charrnn.tasks.task import Predictor
 from charrnn.training.build import adopt_weights, build_model, build_task, load_arrays, placed
 from charrnn.training.planning import plan
@@ -48,7 +49,7 @@ class LanguageModelling:
     @staticmethod
     def build(config: Config, vocabularies: Vocabularies) -> LanguageModel:
         """Embedding, stack and head."""
-        return build_model(config, cast(Vocabulary, vocabularies["text"]))
+        return build_model(config, only_text(vocabularies))
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:

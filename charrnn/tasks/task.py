@@ -20,7 +20,6 @@ from charrnn.evaluation.score import Evaluation
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.registry import TASKS, resolve
 from charrnn.runs.checkpoint import Arrays, Checkpoint
-from charrnn.runs.checkpoint_check import Expected
 
 
 class Data(Protocol):
@@ -152,13 +151,5 @@ class Task(Protocol):
 
 def task_of(task: str) -> type[Task]:
     """The kind of experiment that a task's name stands for."""
-    kind: type[Task] = resolve(TASKS[task].experiment)
+    kind: type[Task] = resolve(TASKS[task].task)
     return kind
-
-
-def built_layout(config: Config, vocabularies: Vocabularies) -> Expected:
-    """What must stand in a checkpoint, of the model that its configuration describes, which is
-    built without memory for its weights. Raises ConfigError."""
-    with torch.device("meta"):
-        model = task_of(config.task).build(config, vocabularies)
-    return Expected({name: tuple(value.shape) for name, value in model.state_dict().items()}, [])

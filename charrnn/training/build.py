@@ -19,14 +19,19 @@ from charrnn.data.vocabulary import UNKNOWN, Vocabulary, WordVocabulary
 from charrnn.errors import ConfigError
 from charrnn.nn.dropout import Dropouts
 from charrnn.nn.layers import Recurrent, Stack
-from charrnn.nn.models import LanguageModel, embedding_of, language_model, recurrent_stack
+from charrnn.nn.models import (
+    LanguageModel,
+    embedding_of,
+    language_model,
+    make_cell,
+    recurrent_stack,
+)
 from charrnn.nn.word_vectors import (
     ConvolvingComposer,
     RecurrentComposer,
     SpelledEmbedding,
     WordVectors,
 )
-from charrnn.registry import CELLS
 from charrnn.training.text_windows import LanguageModelTask
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -53,8 +58,26 @@ def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
 
 
 def build_stack(model: ModelConfig, input_size: int, bidirectional: bool) -> Stack:
-    """The recurrent layers that a resolved configuration describes. Raises ConfigError."""
-    return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
+    """Build the recurrent layers that a resolved configuration describes. Raises ConfigError."""
+    try:
+        return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def matrix_weights(model: ModelConfig, input_size: int, hidden_size: int) -> int:
+    """Count the weights in the matrices of one layer's cell. Raises ConfigError."""
+    weights = _cell_weights(model, input_size, hidden_size).values()
+    return sum(weight.numel() for weight in weights if weight.dim() > 1)
+
+
+def _cell_weights(model: ModelConfig, input_size: int, hidden_size: int) -> dict[str, Tensor]:
+    """The weights of one layer's cell by name, on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        cell = make_cell(model.cell, input_size, hidden_size, _options(model), model.layer_norm)
+    if not isinstance(cell, nn.Module):
+        raise ConfigError(f"the cell {model.cell} is no torch.nn.Module, so it cannot be trained")
+    return dict(cell.named_parameters())
 
 
 def build_dropouts(model: ModelConfig) -> Dropouts:
@@ -65,7 +88,7 @@ def build_dropouts(model: ModelConfig) -> Dropouts:
         output=float(model.output_dropout),
         embedding=model.embedding_dropout,
         weight=model.weight_dropout,
-        zoneout=(model.zoneout, model.zoneout_cell)[: CELLS[model.cell].states],
+        zoneout=(model.zoneout, model.zoneout_cell),
         locked=model.locked_dropout,
     )
 
@@ -144,13 +167,26 @@ def _layers(model: ModelConfig) -> dict[str, Any]:
     return {
         "cell": model.cell,
         "hidden_sizes": model.widths,
+        **_options(model),
+        "dropouts": build_dropouts(model),
+        "layer_norm": model.layer_norm,
+        "skip_connections": model.skip_connections,
+    }
+
+
+def _over_input(model: ModelConfig) -> list[str]:
+    """Name the matrices of a cell with one column for each input: as wide as the input is."""
+    narrow, wide = (_cell_weights(model, inputs, 1) for inputs in (1, 2))
+    return [name for name, weight in narrow.items() if weight.shape != wide[name].shape]
+
+
+def _options(model: ModelConfig) -> dict[str, Any]:
+    """The settings that a cell's constructor may name."""
+    return {
         "activation": model.activation,
         "forget_bias": model.forget_bias,
         "recurrence_depth": model.recurrence_depth,
         "transform_bias": model.transform_bias,
-        "dropouts": build_dropouts(model),
-        "layer_norm": model.layer_norm,
-        "skip_connections": model.skip_connections,
     }
 
 
@@ -191,11 +227,7 @@ def adopt_weights(
         here, there = (characters_of(map(str, words[:-1])) for words in (symbols, source_symbols))
         of_characters = _common(here.symbols, there.symbols)
     theirs = source.state_dict()
-    over_input = {
-        f"stack.layers.0.cell.{name}"
-        for name, shape in config.cell_shapes(0, 1).items()
-        if 0 in shape
-    }
+    over_input = {f"stack.layers.0.cell.{name}" for name in _over_input(config)}
     with torch.no_grad():
         for name, mine in model.state_dict().items():
             given = theirs.get(name)

@@ -14,6 +14,7 @@ import torch
 
 from charrnn.config.merge import with_values
 from charrnn.config.schema import Config
+from charrnn.training.build import matrix_weights
 from charrnn.training.hardware import choose_precision, choose_processes, measure_speed
 
 DEFAULT_TIME = 600.0
@@ -78,8 +79,7 @@ def plan(config: Config, characters: int, vocabulary_size: int, device: torch.de
     # a weight and character, at about the speed of the product that was measured.
     weights = output_width * vocabulary_size
     for inputs, width in itertools.pairwise([64, *widths]):
-        shapes = model.cell_shapes(inputs, width).values()
-        weights += sum(math.prod(shape) for shape in shapes if len(shape) > 1)
+        weights += matrix_weights(model, inputs, width)
     passes = min(
         max_time * measure_speed(device) / (6 * weights) / characters if max_time else math.inf,
         epochs if isinstance(epochs, float) else math.inf,

@@ -31,7 +31,7 @@ from charrnn.nn.word_vectors import (
     by_length,
 )
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.runs.checkpoint_check import check_layout, language_model_layout
+from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.session.loop import Session
 from charrnn.tasks.data import read_data
 from charrnn.training.build import build_model
@@ -323,7 +323,7 @@ def test_layout_is_that_of_the_model(words: Any, tied: bool, tmp_path: Path) -> 
         return
     session = begin(tmp_path / "it", words, **changes)
     drive(session, until=4)
-    expected = language_model_layout(session.config, {"text": session.data.vocabulary})
+    expected = expected_tensors(session.config, {"text": session.data.vocabulary})
     shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
     assert expected.weights == shapes
     path = session.run.checkpoint_path(4)

@@ -16,10 +16,9 @@ from charrnn.data.vocabulary import CharacterVocabulary
 from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.nn.state import leaves
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.runs.checkpoint_check import check_layout
+from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.session.loop import Session
 from charrnn.tasks.tagging import TaggedSentences, Tagging, parts_of, read
-from charrnn.tasks.task import built_layout
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
 TINY: dict[str, Any] = ON_EXAMPLES | {
@@ -231,7 +230,7 @@ def test_what_is_not_chosen_suits_words(files: tuple[Path, Path]) -> None:
 
 def test_layout_is_that_of_the_model(files: tuple[Path, Path], tmp_path: Path) -> None:
     session = begin(files, tmp_path / "run")
-    expected = built_layout(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
+    expected = expected_tensors(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
     shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
     assert expected.weights == shapes
     assert not list(leaves(session.task.empty_carry(session.model)))
