@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib import resources
 
 import click
@@ -60,7 +61,7 @@ def _list_topics(topics: list[str]) -> None:
 
 
 def _wrap(text: str, indent: str) -> str:
-    width = min(columns_of(click.get_text_stream("stdout")) or WIDEST, WIDEST)
+    width = min(columns_of(sys.stdout) or WIDEST, WIDEST)
     return click.wrap_text(
         text, width, initial_indent=indent, subsequent_indent=indent, preserve_paragraphs=True
     )
