@@ -34,7 +34,7 @@ from unittest import mock
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-FOLDERS = ["learn", "use"]
+FOLDERS = ["README.md", "learn", "use"]
 ENVIRONMENT = {
     "CHARRNN_PROCESSES": "1",
     "CHARRNN_THREADS": "1",
@@ -187,7 +187,9 @@ def _stable(block: str) -> str:
 
 
 def pages(folder: str) -> list[Path]:
-    """The pages of a folder in the order of its index."""
+    """The pages of a folder in the order of its index; of a page at the top, itself."""
+    if folder.endswith(".md"):
+        return [ROOT / folder]
     index = DOCS / folder / "index.md"
     trees = re.findall(r"^```\{toctree\}\n(.*?)^```", index.read_text("utf-8"), re.M | re.S)
     names = [line for tree in trees for line in tree.splitlines() if re.fullmatch(r"[\w-]+", line)]

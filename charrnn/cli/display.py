@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from charrnn.cli.flags import in_flags
 from charrnn.registry import CELLS
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a warning on standard error."""
+    """Print a warning on standard error, with settings named by the command's flags."""
+    context = click.get_current_context(silent=True)
+    text = in_flags(text, context.command) if context else text
     say(f"warning: {one_line(text)}")
 
 

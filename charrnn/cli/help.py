@@ -9,7 +9,7 @@ from importlib import resources
 import click
 
 from charrnn.cli.display import columns_of, show
-from charrnn.errors import ConfigError
+from charrnn.errors import ConfigError, did_you_mean
 
 WIDEST = 80
 
@@ -47,7 +47,9 @@ def help_command(context: click.Context, topic: tuple[str, ...]) -> None:
     entry = _entry_named(asked, glossary)
     command = _command_named(context, topic)
     if entry is None and command is None:
-        raise ConfigError(f"there is no help on {asked!r}; charrnn help lists the topics")
+        names = [*glossary, *_program(context).commands]
+        hint = did_you_mean(asked, names, cutoff=0.6) or "charrnn help lists the topics"
+        raise ConfigError(f"there is no help on {asked!r}; {hint}")
     if entry is not None:
         show(f"{entry}\n\n{_wrap(glossary[entry], indent='  ')}")
     if command is not None:
@@ -78,10 +80,15 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
 
 
+def _program(context: click.Context) -> click.Group:
+    program = context.find_root().command
+    assert isinstance(program, click.Group)
+    return program
+
+
 def _command_named(context: click.Context, words: tuple[str, ...]) -> click.Context | None:
     """The context of the command that the words name, one word for each level of groups."""
-    assert context.parent is not None
-    current = context.parent
+    current = context.find_root()
     for word in words:
         group = current.command
         command = group.get_command(current, word) if isinstance(group, click.Group) else None

@@ -6,7 +6,6 @@ Commands import what they need when they run.
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
 import sys
@@ -16,7 +15,8 @@ from typing import Any
 import click
 
 from charrnn.cli.display import one_line, say
-from charrnn.errors import CharrnnError, ExitCode, is_out_of_memory
+from charrnn.cli.flags import in_flags
+from charrnn.errors import CharrnnError, ExitCode, did_you_mean, is_out_of_memory
 
 
 def _epilog() -> str:
@@ -26,6 +26,31 @@ def _epilog() -> str:
         "charrnn help TOPIC explains a word that the messages use, such as nats or lane.\n\n"
         f"\b\nExit codes:\n{codes}\n"
     )
+
+
+# Other names of commands, and the command to suggest for them.
+USUAL = {
+    "classify": "predict",
+    "compare": "eval --compare",
+    "continue": "resume",
+    "evaluate": "eval",
+    "fit": "train",
+    "generate": "sample",
+    "glossary": "help",
+    "infer": "predict",
+    "inspect": "info",
+    "ls": "list",
+    "ngram": "baseline",
+    "perplexity": "eval",
+    "runs": "list",
+    "score": "eval",
+    "show": "info",
+    "tag": "predict",
+    "test": "eval",
+    "translate": "predict",
+    "validate": "eval",
+    "vocabulary": "vocab",
+}
 
 
 class Commands(click.Group):
@@ -41,10 +66,18 @@ class Commands(click.Group):
         """Find the command that the first argument names; suggest one if it is mistyped."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            close = difflib.get_close_matches(name, self.commands, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else "charrnn --help lists them"
+            hint = did_you_mean(name, self.commands, USUAL) or "charrnn --help lists them"
             raise click.UsageError(f"no command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors of the library then name settings by the command's flags."""
+        try:
+            return super().invoke(ctx)
+        except CharrnnError as error:
+            if command := self.commands.get(ctx.invoked_subcommand or ""):
+                error.args = (in_flags(str(error), command),)
+            raise
 
 
 @click.group(

@@ -25,7 +25,7 @@ from charrnn.evaluation.score import UNBROKEN, Evaluation, evaluation_of_surpris
 from charrnn.nn.models import LanguageModel
 from charrnn.nn.state import State, detach
 from charrnn.runs.checkpoint import Arrays
-from charrnn.training.text_windows import NOT_SCORED, LanguageModelTask
+from charrnn.training.text_windows import NOT_SCORED, TextWindows
 from charrnn.training.trainer import full_precision
 
 # Order of the n-grams that keep counting; longer ones gain nothing
@@ -145,15 +145,15 @@ def read(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (t, V) and what came then (t,), in reading order. With `adapting`, it is its model,
     which learns from each segment after its logits are given."""
-    task, window = _task(model, config, corpus), config.evaluation.window
+    objective, window = _objective(model, config, corpus), config.evaluation.window
     if adapting is not None:
         model, window = adapting.model, adapting.rates.segment
     model.eval()
     carry: State | None = None
-    for batch in task.unbroken(span, window):
+    for batch in objective.unbroken(span, window):
         grad = torch.inference_mode() if adapting is None else contextlib.nullcontext()
         with grad, full_precision():
-            logits, carry = task.logits(model, batch, carry)
+            logits, carry = objective.logits(model, batch, carry)
             scored = batch.targets != NOT_SCORED
             logits, targets = logits[scored].float(), batch.targets[scored]
             if adapting is not None:
@@ -269,9 +269,9 @@ def _first_valley(choices: Sequence[Rates], cost: Callable[[Rates], float]) -> R
     return best
 
 
-def _task(model: LanguageModel, config: Config, corpus: Corpus) -> LanguageModelTask:
+def _objective(model: LanguageModel, config: Config, corpus: Corpus) -> TextWindows:
     window = config.training.window
-    return LanguageModelTask(
+    return TextWindows(
         corpus,
         batch_size=1,
         window=window if isinstance(window, int) else 1,

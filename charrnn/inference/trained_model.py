@@ -5,6 +5,7 @@ Nothing here imports torch before it is needed: sampling on a CPU does without.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -137,9 +138,10 @@ class TrainedModel:
     def model(self) -> LanguageModel:
         """The network in torch, on the device."""
         from charrnn.config.merge import with_values
+        from charrnn.config.resolved import resolved
         from charrnn.training.build import build_model, load_arrays, placed
 
-        config = with_values(self.config, {"device": self.device})
+        config = resolved(with_values(self.config, {"device": self.device}))
         network = placed(build_model(config, self.vocabulary), config)
         return load_arrays(network, self.weights).eval()
 
@@ -389,9 +391,11 @@ class TrainedModel:
                 yield self.vocabulary.decode([int(symbol)]), float(nats)
 
 
-def load(name: str | Path, device: str = "cpu") -> TrainedModel:
+def load(name: str | os.PathLike[str], device: str = "cpu") -> TrainedModel:
     """The best model of a run (by path or by name under runs/), or that of a checkpoint file.
 
     Raises CheckpointError for what is missing, damaged or no checkpoint.
     """
-    return TrainedModel.from_checkpoint(find_checkpoint(str(name), warn=lambda _: None), device)
+    return TrainedModel.from_checkpoint(
+        find_checkpoint(os.fspath(name), warn=lambda _: None), device
+    )

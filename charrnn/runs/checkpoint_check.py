@@ -251,13 +251,14 @@ def _built_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
     """Build the network without memory and list its tensors. Raises ConfigError."""
     import torch
 
+    from charrnn.config.resolved import resolved
     from charrnn.nn.state import leaves
 
     task = resolve(TASKS[config.task].task)
     carries = "running text" in traits_of(config.task)
     try:
         with torch.device("meta"):
-            network = task.build(config, vocabularies)
+            network = task.build(resolved(config), vocabularies)
             state = network.initial_state(1) if carries else ()
     except RuntimeError as error:
         raise ConfigError(f"its network cannot be built: {error}") from error

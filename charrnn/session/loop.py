@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from charrnn.config.merge import dump_yaml, with_values
-from charrnn.config.schema import Config
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
 from charrnn.evaluation.score import Evaluation
 from charrnn.inference.trained_model import TrainedModel, model_weights
@@ -101,7 +101,7 @@ class Session:
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         data: Data,
         about: dict[str, Any],
         clock: Callable[[], float],
@@ -112,17 +112,17 @@ class Session:
         self.clock = clock
         torch.manual_seed(config.training.seed)
         self.experiment = task_of(config.task)(config, data, about)
-        self.model, self.task = self.experiment.model, self.experiment.objective
+        self.model, self.objective = self.experiment.model, self.experiment.objective
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.trainer: Trainer[Any] = Trainer(
             self.model,
-            self.task,
+            self.objective,
             build_optimizer(config, self.model),
             learning_rate_schedule(config, None),
             clip=config.training.clip,
             seed=config.training.seed,
             precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-            processes=int(config.processes),
+            processes=config.processes,
             graph=config.graph,
             average=config.training.average,
         )
@@ -138,7 +138,7 @@ class Session:
         self.total_steps: int | None = None
         self._saved_step = -1
         budget = config.training.max_time
-        self._max_time = budget if isinstance(budget, float) else math.inf
+        self._max_time = math.inf if budget is None else budget
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
         """Start from the weights of another model; symbols are matched by what they stand for.
@@ -184,7 +184,7 @@ class Session:
     @property
     def bound(self) -> int | None:
         """The most steps that `training.steps` and `training.epochs` allow; None without either."""
-        return steps_bound(self.config, self.task.batches_per_epoch)
+        return steps_bound(self.config, self.objective.batches_per_epoch)
 
     def events(self, stop: Callable[[], bool] = never) -> Iterator[Event]:
         """Train in `run` until the budget, patience or `stop()` ends it.
@@ -262,7 +262,7 @@ class Session:
         self.total_steps = total
         self.trainer.schedule = learning_rate_schedule(self.config, total)
         self.run.write_config(dump_yaml(self.config))
-        return Planned(total, total / self.task.batches_per_epoch, every, speed)
+        return Planned(total, total / self.objective.batches_per_epoch, every, speed)
 
     # Training ----------------------------------------------------------------------------------
 
@@ -348,7 +348,7 @@ class Session:
         nats = f"nats_per_{unit}"
         line = {
             "step": progress.step,
-            "epoch": progress.epoch + progress.batch / self.task.batches_per_epoch,
+            "epoch": progress.epoch + progress.batch / self.objective.batches_per_epoch,
             "learning_rate": learning_rate,
             "train": {nats: train.mean, f"bits_per_{unit}": train.mean / math.log(2)},
             "validation": {

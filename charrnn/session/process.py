@@ -27,7 +27,7 @@ def process_settings(config: Config, device: torch.device) -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     workspace = os.environ.get(CUBLAS)
-    uses_cuda = device.type == "cuda" or torch.cuda.is_initialized()
+    uses_cuda = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     gpus = list(range(torch.cuda.device_count())) if uses_cuda else []
     with torch.random.fork_rng(gpus):
         try:

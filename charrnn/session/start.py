@@ -105,6 +105,9 @@ class TrainedRun:
         """The lines of metrics.jsonl, one for each evaluation and one for the final score."""
         return self.run.metrics()
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     def __fspath__(self) -> str:
         return str(self.path)
 
@@ -155,12 +158,20 @@ def train(
     >>> import charrnn
     >>> run = charrnn.train("book.txt", cell="gru", hidden_size=16, steps=20, device="cpu")
     >>> run
-    TrainedRun('runs/book-1', step 20, validation 2.9... nats per character)
-    >>> len(run.model.sample_text("The ", length=12, seed=1))
+    TrainedRun('runs/book-1', step 20, validation 2.4... nats per character)
+    >>> len(run.model.sample_text(12, prompt="a", seed=1))
     12
     """
-    options = {"config": config, "out": out, "start_from": start_from, "settings": settings}
-    with begin(data, warn=warn, **options, **keywords) as session, _finish_the_step() as stop:
+    new = begin(
+        data,
+        config=config,
+        out=out,
+        start_from=start_from,
+        settings=settings,
+        warn=warn,
+        **keywords,
+    )
+    with new as session, _finish_the_step() as stop:
         return _to_the_end(session, stop)
 
 
@@ -241,7 +252,9 @@ def begin_again(
     """Start what `resume` would train, for a caller who goes through `session.events()`."""
     clock = clock_from(time.monotonic())
     moved = dict(zip(TEXTS, (data, validation, test), strict=True))
-    layers = [(key, {key: texts}) for key, value in moved.items() if (texts := _plain(key, value))]
+    layers: list[Layer] = [
+        (key, {key: texts}) for key, value in moved.items() if (texts := _plain(key, value))
+    ]
     layers += keyword_layers(keywords)
     with resume_run(run, layers, out=out, clock=clock, warn=warn) as session:
         yield session

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.vocabulary import Vocabularies, Vocabulary
@@ -81,7 +82,7 @@ class Classifier(nn.Module):
         return logits
 
 
-def build_classifier(config: Config, text: Vocabulary, classes: int) -> Classifier:
+def build_classifier(config: ResolvedConfig, text: Vocabulary, classes: int) -> Classifier:
     """The network that a resolved configuration describes, over texts of a vocabulary. Raises
     ConfigError."""
     model = config.model
@@ -111,13 +112,13 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
 
     unit = "label"
 
-    def __init__(self, config: Config, data: LabelledTexts, about: dict[str, Any]) -> None:
+    def __init__(self, config: ResolvedConfig, data: LabelledTexts, about: dict[str, Any]) -> None:
         super().__init__(config, data, about)
         _, self.label = text_and_label(data.vocabularies)
         self.guess = math.log(self.label.size)
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> Classifier:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> Classifier:
         """Embedding, layers and head."""
         text, label = text_and_label(vocabularies)
         return build_classifier(config, text, label.size)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.vocabulary import (
@@ -133,7 +134,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     use = "sample"
 
     def __init__(
-        self, config: Config, data: ExampleData[GenerationExample], about: dict[str, Any]
+        self, config: ResolvedConfig, data: ExampleData[GenerationExample], about: dict[str, Any]
     ) -> None:
         super().__init__(config, data, about)
         text, self.label = text_and_label(data.vocabularies)
@@ -141,7 +142,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
         self.guess = math.log(text.size)
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> ConditionedLanguageModel:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> ConditionedLanguageModel:
         """Embeddings, layers and head. Raises ConfigError."""
         model = config.model
         text, label = text_and_label(vocabularies)

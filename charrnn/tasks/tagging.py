@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charrnn.config.merge import config_from_data
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.formats import read_tagged
@@ -199,13 +200,15 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
     unit = "token"
     noun = "sentences"
 
-    def __init__(self, config: Config, data: TaggedSentences, about: dict[str, Any]) -> None:
+    def __init__(
+        self, config: ResolvedConfig, data: TaggedSentences, about: dict[str, Any]
+    ) -> None:
         super().__init__(config, data, about)
         self.tag = parts_of(data.vocabularies).tag
         self.guess = math.log(self.tag.size)
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> Tagger:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> Tagger:
         """Vectors of words, layers and head."""
         model = config.model
         parts = parts_of(vocabularies)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.vocabulary import Vocabularies
 from charrnn.evaluation.score import Evaluation
@@ -77,9 +78,9 @@ class Searching(Predictor, Protocol):
 class Task(Protocol):
     """What a session needs of an experiment beside its training.
 
-    A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `task`, on so
-    much `per_step`; `use` is the command that the trained model is for. What writes for `sample` is
-    named in `config.TASKS`, so that a language model does without torch.
+    A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `objective`, on
+    so much `per_step`; `use` is the command that the trained model is for. What writes for `sample`
+    is named in the registry, so that a language model does without torch.
     """
 
     unit: str
@@ -89,10 +90,10 @@ class Task(Protocol):
     model: Any
     objective: Any
 
-    def __init__(self, config: Config, data: Any, about: dict[str, Any]) -> None: ...
+    def __init__(self, config: ResolvedConfig, data: Any, about: dict[str, Any]) -> None: ...
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> nn.Module:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> nn.Module:
         """The network that a resolved configuration describes. Raises ConfigError."""
         ...
 
@@ -107,7 +108,7 @@ class Task(Protocol):
         ...
 
     @staticmethod
-    def plan(config: Config, data: Any, device: torch.device) -> Config:
+    def plan(config: Config, data: Any, device: torch.device) -> ResolvedConfig:
         """The configuration with its `auto` values decided, as `planning.plan` does."""
         ...
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.formats import Pair, read_pairs
@@ -122,14 +123,14 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     noun = "pairs"
 
-    def __init__(self, config: Config, data: Pairs, about: dict[str, Any]) -> None:
+    def __init__(self, config: ResolvedConfig, data: Pairs, about: dict[str, Any]) -> None:
         super().__init__(config, data, about)
         self.target = _both(data.vocabularies)[1]
         self.unit = unit_of(self.target)
         self.guess = math.log(self.target.size)
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> EncoderDecoder:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> EncoderDecoder:
         """Encoder, decoder, what is between them, and head."""
         model = config.model
         source, target = _both(vocabularies)

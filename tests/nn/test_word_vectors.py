@@ -182,7 +182,8 @@ def test_rare_words_are_taken_for_unknown_ones_in_training_only() -> None:
 
 
 def word_config(words: Any, **changes: Any) -> Any:
-    small = {"model__character_embedding_size": 4, "model__character_hidden_size": 11}
+    small = {"model__character_embedding_size": 4, "model__character_hidden_size": 11,
+             "model__embedding_scale": 1.0}  # fmt: skip
     return tiny_config(data__vocabulary="word", model__words=words, **small | changes)
 
 

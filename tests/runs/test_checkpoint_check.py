@@ -28,10 +28,16 @@ from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 RESOLVED: dict[str, Any] = {
     "model.embedding_size": 4,
+    "model.embedding_scale": 1.0,
     "model.dropout": 0.0,
     "model.input_dropout": 0.0,
     "model.output_dropout": 0.0,
     "training.batch_size": 4,
+    "training.window": 8,
+    "training.learning_rate": 1e-3,
+    "training.weight_decay": 0.0,
+    "training.epochs": None,
+    "training.max_time": None,
 }
 SEVEN = CharacterVocabulary("abcdefg")
 COMBINATIONS = [

@@ -112,7 +112,7 @@ def test_the_score_is_that_of_the_probabilities(texts: Path, tmp_path: Path) -> 
     assert score.nats == pytest.approx(nats / count, abs=1e-6)
     assert score.metrics["accuracy"] == right / count
     batch = Classification.collate(session.data.splits["validation"], torch.device("cpu"))
-    loss = session.task.loss(session.model.eval(), batch, None)
+    loss = session.objective.loss(session.model.eval(), batch, None)
     assert loss.scored == count
     assert float(loss.total.detach()) == pytest.approx(nats, rel=1e-5)
     assert set(score.record()) >= {"nats_per_label", "accuracy", "macro_f1", "labels"}
@@ -129,7 +129,7 @@ def test_layout_is_that_of_the_model(texts: Path, tmp_path: Path) -> None:
     expected = expected_tensors(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
     shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
     assert expected.weights == shapes
-    assert not list(leaves(session.task.empty_carry(session.model)))
+    assert not list(leaves(session.objective.empty_carry(session.model)))
 
 
 def test_symbols_that_training_lacks_are_unknown(texts: Path) -> None:

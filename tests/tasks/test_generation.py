@@ -126,7 +126,7 @@ def test_the_score_is_that_of_the_probabilities_by_hand(
     few = session.experiment.final(weights, split="validation")
     assert few.nats == pytest.approx(score.nats, abs=1e-6)
     batch = Generation.collate(data.splits["validation"], CPU)
-    loss = session.task.loss(session.model.eval(), batch, None)
+    loss = session.objective.loss(session.model.eval(), batch, None)
     assert loss.scored == count
     assert float(loss.total.detach()) == pytest.approx(nats, rel=1e-5)
     assert set(score.record()) >= {"nats_per_character", "characters", "bits_per_character"}
@@ -222,7 +222,7 @@ def test_layout_is_that_of_the_model(texts: Path, tmp_path: Path) -> None:
     expected = expected_tensors(session.config, data.vocabularies)
     shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
     assert expected.weights == shapes
-    assert not list(leaves(session.task.empty_carry(session.model)))
+    assert not list(leaves(session.objective.empty_carry(session.model)))
 
 
 @pytest.fixture

@@ -242,7 +242,7 @@ def test_layout_is_that_of_the_model(pairs: Path, tmp_path: Path) -> None:
         expected = expected_tensors(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
         shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
         assert expected.weights == shapes
-        assert not list(leaves(session.task.empty_carry(session.model)))
+        assert not list(leaves(session.objective.empty_carry(session.model)))
 
 
 @pytest.mark.parametrize("kind", ["character", "word", "byte"])
