@@ -19,7 +19,7 @@ from sphinx.util.docutils import SphinxDirective
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from charrnn.cli.main import _add_commands  # noqa: E402
+from charrnn.cli.main import _add_commands, cli  # noqa: E402
 from charrnn.config.merge import describe_keys, flatten
 from charrnn.config.schema import Config  # noqa: E402
 
@@ -44,6 +44,7 @@ highlight_language = "text"
 
 # Docstrings put names in single backticks, as Markdown does.
 default_role = "code"
+smartquotes = False  # Options begin with two hyphens.
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -110,6 +111,28 @@ class Drawing(SphinxDirective):
         start = f'<figure class="drawing">{path.read_text("utf-8")}<figcaption>'
         end = nodes.raw("", "</figcaption></figure>", format="html")
         return [nodes.raw("", start, format="html"), *caption.children, end]
+
+
+class Commands(SphinxDirective):
+    """Every command, in the order in which `charrnn --help` lists them."""
+
+    def run(self) -> list[nodes.Node]:
+        """What sphinx-click makes of the group."""
+        text = ["```{eval-rst}", ".. click:: charrnn.cli.main:cli", "   :prog: charrnn"]
+        text += ["   :nested: full", f"   :commands: {','.join(cli.commands)}", "```"]
+        return self.parse_text_to_nodes("\n".join(text), allow_section_headings=True)
+
+
+def _examples_as_code(app: Sphinx, ctx: Any, lines: list[str]) -> None:
+    """Set what click keeps as it is (`\\b`: examples, exit codes) as code."""
+    text, lines[:] = [*lines], []
+    for line in text:
+        kept = line.removeprefix("| ")
+        if kept == line or not kept.startswith(" "):
+            lines += [kept] if kept == line else [f"{kept.rstrip(':')}::", ""]
+        else:
+            lines.append(f"   {kept.strip()}")
+    lines.append("")
 
 
 class PublicNames(SphinxDirective):
@@ -206,6 +229,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Add what is generated from the package."""
     app.add_directive("source", Source)
     app.add_directive("drawing", Drawing)
+    app.add_directive("commands", Commands)
+    for part in ("description", "epilog"):
+        app.connect(f"sphinx-click-process-{part}", _examples_as_code)
     app.add_directive("public-names", PublicNames)
     app.add_directive("configuration-keys", ConfigurationKeys)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
