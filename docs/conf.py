@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from charrnn.cli.main import _add_commands, cli  # noqa: E402
-from charrnn.config.merge import describe_keys, flatten
-from charrnn.config.schema import Config  # noqa: E402
+from charrnn.config.merge import flatten  # noqa: E402
+from charrnn.config.schema import Config, fields, key_of, tasks_with  # noqa: E402
 
 _add_commands()  # So that sphinx-click finds them in the group.
 
@@ -33,7 +33,13 @@ try:
 except metadata.PackageNotFoundError:
     release = ""
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx_click"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+]
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "linkify", "colon_fence"]
@@ -171,10 +177,14 @@ class ConfigurationKeys(SphinxDirective):
         section, usual = self.arguments[0], flatten(Config().model_dump())
         schema = Config.model_json_schema()
         lines = []
-        for key, text in describe_keys():
+        for key, field in fields().items():
             if key.rpartition(".")[0] == ("" if section == "top" else section):
-                lines += [f"`{key}`", f": {_kind(key, schema)}; default `{_shown(usual[key])}`\\"]
-                lines += [f"  {text}", ""]
+                facts = [_kind(key, schema), f"default `{_shown(usual[key])}`"]
+                level, tasks = key_of(field).level, tasks_with(key)
+                facts += [level] if level != "everyday" else []
+                facts += [f"only {', '.join(f'`{task}`' for task in tasks)}"] if tasks else []
+                text = " ".join((field.description or "").split())
+                lines += [f"`{key}`", f": {'; '.join(facts)}\\", f"  {text}", ""]
         node = nodes.container()
         self.state.nested_parse(lines, 0, node)  # type: ignore[arg-type]
         return list(node.children)
