@@ -20,7 +20,7 @@ import torch
 from charrnn.config.merge import dump_yaml, with_values
 from charrnn.config.schema import Config
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
-from charrnn.evaluation.score import Evaluation
+from charrnn.evaluation.score import Evaluation, key_unit
 from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.directory import Run
@@ -266,7 +266,8 @@ class Session:
                 f"step {progress.step:,}, where guessing costs {guess:.4g}; "
                 f"try a lower --learning-rate"
             )
-        nats = f"nats_per_{unit}"
+        key = key_unit(unit)
+        nats = f"nats_per_{key}"
         is_best = self.best is None or validation.nats < self.best[nats]
         if is_best:
             self.best = {
@@ -285,11 +286,11 @@ class Session:
             "step": progress.step,
             "epoch": progress.epoch + progress.batch / self.task.batches_per_epoch,
             "learning_rate": learning_rate,
-            "train": {nats: train.mean, f"bits_per_{unit}": train.mean / math.log(2)},
+            "train": {nats: train.mean, f"bits_per_{key}": train.mean / math.log(2)},
             "validation": {
                 nats: validation.nats,
-                f"bits_per_{unit}": validation.bits,
-                f"{unit}s": validation.count,
+                f"bits_per_{key}": validation.bits,
+                f"{key}s": validation.count,
                 **validation.metrics,
                 "protocol": validation.protocol,
             },

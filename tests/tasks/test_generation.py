@@ -203,7 +203,7 @@ def test_any_vocabulary_can_be_written(tmp_path: Path, kind: str) -> None:
     (tmp_path / "rows.tsv").write_text("\n".join(rows), "utf-8")
     session = begin(tmp_path / "rows.tsv", tmp_path / "run", data__vocabulary=kind)
     *_, finished = drive(session)
-    assert finished.score.unit == ("word" if kind == "word" else "character")  # type: ignore[union-attr]
+    assert finished.score.unit == kind  # type: ignore[union-attr]
     data: Any = session.data
     example = data.splits["train"][0]
     text = data.vocabularies["text"]
@@ -339,7 +339,7 @@ def test_a_language_model_has_no_labels(run: Any) -> None:
     assert run("train", "book.txt", "--steps", "10", "--out", "book").code == 0
     refused = run("sample", "book", "--label", "Irish")
     assert refused.code == 2
-    assert "--label says nothing to a model of the task language_model" in refused.err
+    assert "--label means nothing to a model of the task language_model" in refused.err
 
 
 def changed(path: Path, tensors: dict[str, Any], **corpus: Any) -> Checkpoint:

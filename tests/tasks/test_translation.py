@@ -253,7 +253,7 @@ def test_texts_by_character_word_and_byte(tmp_path: Path, kind: str) -> None:
     path.write_text("\n".join(lines), "utf-8")
     session = begin(path, tmp_path / "run", data__vocabulary=kind, data__split_by="position")
     drive(session)
-    assert session.experiment.unit == ("word" if kind == "word" else "character")
+    assert session.experiment.unit == kind
     source, target = session.data.vocabularies.values()  # type: ignore[attr-defined]
     assert target.symbols[-2:] == ("<s>", "</s>")
     for example in session.data.splits["train"]:
