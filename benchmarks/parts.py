@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import Any
 
 import torch
 from speed import WINDOW, our_session
@@ -17,18 +18,24 @@ from torch.nn import functional
 
 
 def main() -> None:
+    """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cell", default="lstm")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--lanes", type=int, default=64)
     parser.add_argument("--steps", type=int, default=40)
-    given = parser.parse_args()
-    session, _ = our_session(given.cell, given.width, given.lanes, 10**6)
+    arguments = parser.parse_args()
+    with our_session(arguments.cell, arguments.width, arguments.lanes, 10**6) as session:
+        measure(session, arguments.lanes, arguments.steps)
+
+
+def measure(session: Any, all_lanes: int, steps: int) -> None:
+    """Take `steps` steps part by part, and print the median of each part."""
     processes, precision = int(session.config.processes), str(session.config.precision)
-    lanes = given.lanes // processes
+    lanes = all_lanes // processes
     torch.set_num_threads(1 if processes > 1 else torch.get_num_threads())
     model, optimizer = session.model.train(), session.trainer.optimizer
-    batches = session.task.share(0, processes).batches(0)
+    batches = session.objective.share(0, processes).batches(0)
     state = model.initial_state(lanes)
     parts: dict[str, list[float]] = {}
     clock = time.perf_counter()
@@ -39,7 +46,7 @@ def main() -> None:
         parts.setdefault(name, []).append(now - clock)
         clock = time.perf_counter()
 
-    for _ in range(given.steps):
+    for _ in range(steps):
         clock = time.perf_counter()
         batch = next(batches)
         done("cut a batch")
@@ -59,10 +66,11 @@ def main() -> None:
         optimizer.step()
         done("optimizer")
         state = torch.utils._pytree.tree_map(lambda leaf: leaf.detach(), after)
+    width = session.config.model.widths[0]
     medians = {name: statistics.median(values[5:]) for name, values in parts.items()}
     whole = sum(medians.values())
     print(
-        f"{given.cell}, 2 x {given.width}, {precision}, {given.lanes} lanes in {processes} "
+        f"{session.config.model.cell}, 2 x {width}, {precision}, {all_lanes} lanes in {processes} "
         f"processes x {WINDOW} characters"
     )
     for name, seconds in medians.items():

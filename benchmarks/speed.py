@@ -18,7 +18,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,21 +81,13 @@ def train_nn(cell: str, width: int, lanes: int, seconds: float) -> float:
     return repeat(step, seconds) * lanes * WINDOW
 
 
-def our_session(cell: str, width: int, lanes: int, steps: int, **more: object) -> Any:
-    """A session of ours on random text, of the same shape, without evaluations."""
+@contextmanager
+def our_session(cell: str, width: int, lanes: int, steps: int, **more: object) -> Iterator[Any]:
+    """Start a session of ours on random text, of the same shape, without evaluations."""
     import random
     import tempfile
 
-    import torch
-
-    from charrnn.config.merge import build_config
-    from charrnn.data.corpus import load_corpus
-    from charrnn.data.sources import find_sources
-    from charrnn.runs.directory import Run
-    from charrnn.runs.environment import environment
-    from charrnn.session.loop import Session
-    from charrnn.training.hardware import prepare_process
-    from charrnn.training.planning import plan
+    from charrnn.session.start import begin
 
     folder = Path(tempfile.mkdtemp(prefix="charrnn-benchmark-"))
     os.environ["CHARRNN_CACHE_DIR"] = str(folder / "cache")
@@ -118,56 +111,39 @@ def our_session(cell: str, width: int, lanes: int, steps: int, **more: object) -
         "checkpoints.every": 10**9,
         "device": "cpu",
     }
-    config, _ = build_config([("benchmark", values | more)])
-    corpus = load_corpus(find_sources([str(folder / "text")]))
-    config = plan(config, len(corpus.splits["train"]), corpus.vocabulary.size, torch.device("cpu"))
-    prepare_process(config.threads)
-    about = {
-        "corpus": {
-            "name": "random",
-            "described": "random",
-            "sha256": corpus.sha256,
-            "key": corpus.key,
-            "most_frequent": 0,
-            "splits": {name: len(span) for name, span in corpus.splits.items()},
-        },
-        "environment": environment("cpu", torch.get_num_threads()),
-    }
-    session = Session(config, corpus, about, time.monotonic)
-    session.score_at_end = False
-    run = Run(folder / "run")
-    (run.path / "checkpoints").mkdir(parents=True)
-    return session, run
+    with begin(folder / "text", out=folder / "run", settings=values | more) as session:
+        session.score_at_end = False
+        yield session
 
 
 def train_ours(cell: str, width: int, lanes: int, seconds: float, **more: object) -> float:
     """A step of our trainer, clipping included."""
-    session, _ = our_session(cell, width, lanes, 10**6, **more)
-    steps = session.trainer.run(10**9)
-    return repeat(lambda: next(steps), seconds) * lanes * WINDOW
+    with our_session(cell, width, lanes, 10**6, **more) as session:
+        steps = session.trainer.run(10**9)
+        return repeat(lambda: next(steps), seconds) * lanes * WINDOW
 
 
 def train_plain(cell: str, width: int, lanes: int, seconds: float) -> float:
     """The same by the plain equations, one call of the cell a step."""
     from charrnn.nn.layers import Recurrent
 
-    session, _ = our_session(cell, width, lanes, 10**6)
-    for layer in session.model.modules():
-        if isinstance(layer, Recurrent):
-            layer.fused = False
-    steps = session.trainer.run(10**9)
-    return repeat(lambda: next(steps), seconds) * lanes * WINDOW
+    with our_session(cell, width, lanes, 10**6) as session:
+        for layer in session.model.modules():
+            if isinstance(layer, Recurrent):
+                layer.fused = False
+        steps = session.trainer.run(10**9)
+        return repeat(lambda: next(steps), seconds) * lanes * WINDOW
 
 
 def train_whole(cell: str, width: int, lanes: int, seconds: float) -> float:
     """A whole run of ours as `charrnn train` drives it, without evaluations; wall time."""
     from charrnn.session.events import Stepped
 
-    session, run = our_session(cell, width, lanes, 10**6)
     at: list[float] = []  # when each step was done
-    for event in session.events(run, lambda: len(at) > 3 and at[-1] > at[2] + seconds):
-        if isinstance(event, Stepped):
-            at.append(time.perf_counter())
+    with our_session(cell, width, lanes, 10**6) as session:
+        for event in session.events(lambda: len(at) > 3 and at[-1] > at[2] + seconds):
+            if isinstance(event, Stepped):
+                at.append(time.perf_counter())
     return (len(at) - 3) * lanes * WINDOW / (at[-1] - at[2])
 
 

@@ -6,42 +6,47 @@ they are first used, so that `import charrnn` does not wait for torch.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-_HOMES = {
-    "GRUCell": "nn.cells.standard",
-    "LSTMCell": "nn.cells.standard",
-    "LSTMState": "nn.cells.standard",
-    "MinGRUCell": "nn.cells.minimal",
-    "MinLSTMCell": "nn.cells.minimal",
-    "MultiplicativeLSTMCell": "nn.cells.mlstm",
-    "RHNCell": "nn.cells.rhn",
-    "ResetFirstGRUCell": "nn.cells.standard",
-    "StackedCell": "nn.cells.stacked",
-    "VanillaCell": "nn.cells.standard",
-    "Bidirectional": "nn.layers",
-    "LanguageModel": "nn.models",
-    "Recurrent": "nn.layers",
-    "Stack": "nn.layers",
-    "TrainedModel": "inference.trained_model",
-    "detach": "nn.state",
-    "from_torch": "nn.torch_weights",
-    "language_model": "nn.models",
-    "load": "inference.trained_model",
-    "reverse": "nn.sequences",
-    "to_torch": "nn.torch_weights",
-    "unroll": "nn.layers",
-}
+from charrnn.registry import resolve
 
-__all__ = [*_HOMES]  # noqa: PLE0604 -- one list, not two
+_REFERENCES = (
+    "charrnn.inference.trained_model:TrainedModel",
+    "charrnn.inference.trained_model:load",
+    "charrnn.nn.cells.minimal:MinGRUCell",
+    "charrnn.nn.cells.minimal:MinLSTMCell",
+    "charrnn.nn.cells.mlstm:MultiplicativeLSTMCell",
+    "charrnn.nn.cells.rhn:RHNCell",
+    "charrnn.nn.cells.stacked:StackedCell",
+    "charrnn.nn.cells.standard:GRUCell",
+    "charrnn.nn.cells.standard:LSTMCell",
+    "charrnn.nn.cells.standard:LSTMState",
+    "charrnn.nn.cells.standard:ResetFirstGRUCell",
+    "charrnn.nn.cells.standard:VanillaCell",
+    "charrnn.nn.layers:Bidirectional",
+    "charrnn.nn.layers:Recurrent",
+    "charrnn.nn.layers:Stack",
+    "charrnn.nn.layers:unroll",
+    "charrnn.nn.models:LanguageModel",
+    "charrnn.nn.models:language_model",
+    "charrnn.nn.sequences:reverse",
+    "charrnn.nn.state:detach",
+    "charrnn.nn.torch_weights:from_torch",
+    "charrnn.nn.torch_weights:to_torch",
+    "charrnn.session.start:TrainedRun",
+    "charrnn.session.start:resume",
+    "charrnn.session.start:train",
+)
+_PUBLIC = {reference.partition(":")[2]: reference for reference in _REFERENCES}
+
+__all__ = [*_PUBLIC]  # noqa: PLE0604 -- one list, not two
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"charrnn.{_HOMES[name]}"), name)
+    if name in _PUBLIC:
+        return resolve(_PUBLIC[name])
     raise AttributeError(f"module 'charrnn' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_PUBLIC])

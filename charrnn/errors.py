@@ -4,6 +4,13 @@ Every message is one sentence that names the thing, the value and the remedy. Ex
 is shared with click's own usage errors; 130 and 143 belong to the signals.
 """
 
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
 
 class CharrnnError(Exception):
     """Something went wrong that the user can act on."""
@@ -54,3 +61,35 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in text for sign in signs)
     )
+
+
+def did_you_mean(
+    name: str,
+    names: Iterable[str],
+    usual: Mapping[str, str] = MappingProxyType({}),
+    cutoff: float = 0.5,
+) -> str:
+    """Return `did you mean NAME?` for the name that was most likely meant, or an empty text.
+
+    `usual` maps names from elsewhere to the names that they mean here. The comparison ignores
+    upper and lower case; `cutoff` is the least similarity (0 to 1) of a suggestion.
+
+    >>> did_you_mean("LSTM", ["gru", "lstm"])
+    'did you mean lstm?'
+    >>> did_you_mean("rnn", ["rhn", "vanilla"], {"rnn": "vanilla"})
+    'did you mean vanilla?'
+    >>> did_you_mean("transformer", ["gru", "lstm"])
+    ''
+    """
+    meant = {other.casefold(): ours for other, ours in usual.items()}
+    meant |= {ours.casefold(): ours for ours in names}
+    close = difflib.get_close_matches(name.casefold(), meant, n=1, cutoff=cutoff)
+    return f"did you mean {meant[close[0]]}?" if close else ""
+
+
+def require_extra(module: str, extra: str, purpose: str) -> None:
+    """Raise ConfigError if the package `module` of an optional extra is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(
+            f"{purpose} needs the package {module}; run pip install 'charrnn-trainer[{extra}]'"
+        )

@@ -1,185 +1,225 @@
-"""Which cells there are, by name, and what is known of each without making one; knows no torch.
+"""The tables of cells and tasks by name, and the one function that loads code by name.
 
-A cell's entry in `CELLS` is all that the rest of the package reads of it: the configuration takes
-its name, `models` makes it, `layout` judges checkpoints by its shapes, the commands show its title.
+`CELLS` and `TASKS` hold our own entries and those of installed packages. A package adds a cell or
+a task by one line of its `pyproject.toml`::
+
+    [project.entry-points."charrnn.cells"]
+    mycell = "my_cells:MyCell"
+
+    [project.entry-points."charrnn.tasks"]
+    mytask = "my_tasks:MyTask"
+
+Reading the tables imports neither torch nor pydantic: code is named by `package.module:Name` and
+loaded by `resolve` when it is first used.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
-Shapes = dict[str, tuple[int, ...]]
+from charrnn.errors import ConfigError
+
+Entry = TypeVar("Entry")
+
+
+def resolve(reference: str) -> Any:
+    """Load the object that `package.module:Name` names.
+
+    Raises ConfigError where a reference of an installed package cannot be loaded.
+
+    >>> resolve("charrnn.registry:one_of")(["lstm", "gru"])
+    'lstm or gru'
+    """
+    try:
+        return pkgutil.resolve_name(reference)
+    except Exception as error:
+        if reference.startswith("charrnn."):
+            raise
+        raise ConfigError(
+            f"{reference} cannot be loaded ({type(error).__name__}: {error}); "
+            f"reinstall or remove the package that provides it"
+        ) from error
+
+
+class Table(Mapping[str, Entry]):
+    """Entries by name: our own, then those of installed packages.
+
+    Installed packages are asked once, when a name is not one of ours or when all names are listed.
+    A name of ours always means our entry. `entry` makes an installed entry from its name and its
+    reference. Raises ConfigError where two packages provide the name that is looked up.
+    """
+
+    def __init__(
+        self, group: str, own: Mapping[str, Entry], entry: Callable[[str, str], Entry]
+    ) -> None:
+        self.group = group
+        self.own = own
+        self._entry = entry
+
+    def __getitem__(self, name: str) -> Entry:
+        if name in self.own:
+            return self.own[name]
+        references = self._installed[name]
+        if len(references) > 1:
+            raise ConfigError(
+                f"{name!r} of {self.group} is provided twice, by {' and by '.join(references)}; "
+                f"uninstall one of the packages"
+            )
+        return self._entry(name, references[0])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.own
+        yield from (name for name in self._installed if name not in self.own)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @cached_property
+    def _installed(self) -> dict[str, list[str]]:
+        """The references of installed packages by name, sorted so that lists of them are too."""
+        from importlib.metadata import entry_points
+
+        references: dict[str, set[str]] = {}
+        for point in entry_points(group=self.group):
+            reference = point.value.partition("[")[0].strip()  # Without extras.
+            references.setdefault(point.name, set()).add(reference)
+        return {name: sorted(references[name]) for name in sorted(references)}
 
 
 class CellEntry(NamedTuple):
     """One cell."""
 
     title: str
-    """How it is shown; options stand in braces."""
-    home: str
-    """Its module in this package and its class there, as `cells.LSTMCell`, which is called with
-    the input width, the hidden width and the options."""
-    shapes: Callable[[int, int, Mapping[str, Any]], Shapes]
-    """The shapes of its weights from the input width D, the hidden width H and the options."""
-    states: int = 1
-    """Of how many tensors (N, H) its state consists."""
-    options: tuple[str, ...] = ()
-    """The keys of the section `model` that its class takes, by the same names."""
+    """The name shown in a banner; settings of the section `model` stand in braces."""
+    cell: str
+    """The reference of its class, a `charrnn.nn.cells.base.Cell` that is called with the input
+    width, the hidden width and those settings of the section `model` that its constructor names."""
     fused: bool = False
-    """Whether a kernel or a scan runs it over a sequence (`layers.FUSED`)."""
-    normed: str = ""
-    """The home of the same cell with layer normalisation inside, where there is one."""
-    norms: Mapping[str, int] = {}
-    """Of that one, its further weights: how many times H each is long."""
+    """Whether a kernel or a scan runs it over a whole sequence (`charrnn.nn.fast.fused.FUSED`)."""
 
 
-def standard(gates: int) -> Callable[[int, int, Mapping[str, Any]], Shapes]:
-    """The shapes of `cells.TorchLayoutCell` with so many gates."""
-    return lambda d, h, _: {
-        "weight_ih": (gates * h, d),
-        "weight_hh": (gates * h, h),
-        "bias_ih": (gates * h,),
-        "bias_hh": (gates * h,),
-    }
+def _installed_cell(name: str, reference: str) -> CellEntry:
+    return CellEntry(name.replace("{", "{{").replace("}", "}}"), reference)
 
 
-def linear(gates: int) -> Callable[[int, int, Mapping[str, Any]], Shapes]:
-    """The shapes of `cells.LinearCell` with so many gates."""
-    return lambda d, h, _: {"weight_ih": (gates * h, d), "bias_ih": (gates * h,)}
-
-
-CELLS: dict[str, CellEntry] = {
-    "vanilla": CellEntry(
-        "vanilla ({activation})",
-        "nn.cells.standard.VanillaCell",
-        standard(1),
-        options=("activation",),
-        fused=True,
-        normed="nn.cells.layer_norm.LayerNormVanillaCell",
-        norms={"norm.weight": 1, "norm.bias": 1},
-    ),
-    "lstm": CellEntry(
-        "LSTM",
-        "nn.cells.standard.LSTMCell",
-        standard(4),
-        states=2,
-        options=("forget_bias",),
-        fused=True,
-        normed="nn.cells.layer_norm.LayerNormLSTMCell",
-        norms={
-            "norm_ih.weight": 4,
-            "norm_hh.weight": 4,
-            "norm_cell.weight": 1,
-            "norm_cell.bias": 1,
-        },
-    ),
-    "gru": CellEntry(
-        "GRU",
-        "nn.cells.standard.GRUCell",
-        standard(3),
-        fused=True,
-        normed="nn.cells.layer_norm.LayerNormGRUCell",
-        norms={
-            "norm_ih.weight": 2,
-            "norm_hh.weight": 2,
-            "norm_in.weight": 1,
-            "norm_hn.weight": 1,
-        },
-    ),
-    "rhn": CellEntry(
-        "RHN (depth {recurrence_depth})",
-        "nn.cells.rhn.RHNCell",
-        lambda d, h, options: {
-            "weight_ih": (2 * h, d),
-            "weight_hh": (2 * options["recurrence_depth"] * h, h),
-            "bias_hh": (2 * options["recurrence_depth"] * h,),
-        },
-        options=("recurrence_depth", "transform_bias"),
-    ),
-    "mlstm": CellEntry(
-        "mLSTM",
-        "nn.cells.mlstm.MultiplicativeLSTMCell",
-        lambda d, h, options: (
-            standard(4)(d, h, options) | {"weight_mx": (h, d), "weight_mh": (h, h)}
+CELLS: Table[CellEntry] = Table(
+    "charrnn.cells",
+    {
+        "vanilla": CellEntry(
+            "vanilla ({activation})", "charrnn.nn.cells.standard:VanillaCell", fused=True
         ),
-        states=2,
-        options=("forget_bias",),
-    ),
-    "mingru": CellEntry("minGRU", "nn.cells.minimal.MinGRUCell", linear(2), fused=True),
-    "minlstm": CellEntry(
-        "minLSTM", "nn.cells.minimal.MinLSTMCell", linear(3), options=("forget_bias",), fused=True
-    ),
+        "lstm": CellEntry("LSTM", "charrnn.nn.cells.standard:LSTMCell", fused=True),
+        "gru": CellEntry("GRU", "charrnn.nn.cells.standard:GRUCell", fused=True),
+        "rhn": CellEntry("RHN (depth {recurrence_depth})", "charrnn.nn.cells.rhn:RHNCell"),
+        "mlstm": CellEntry("mLSTM", "charrnn.nn.cells.mlstm:MultiplicativeLSTMCell"),
+        "mingru": CellEntry("minGRU", "charrnn.nn.cells.minimal:MinGRUCell", fused=True),
+        "minlstm": CellEntry("minLSTM", "charrnn.nn.cells.minimal:MinLSTMCell", fused=True),
+    },
+    _installed_cell,
+)
+
+LAYER_NORM_CELLS = {
+    "vanilla": "charrnn.nn.cells.layer_norm:LayerNormVanillaCell",
+    "lstm": "charrnn.nn.cells.layer_norm:LayerNormLSTMCell",
+    "gru": "charrnn.nn.cells.layer_norm:LayerNormGRUCell",
 }
+"""The references of the cells with layer normalisation inside."""
 
 
 def one_of(names: Iterable[str]) -> str:
-    """The names as a message lists them: `vanilla, lstm or gru`."""
+    """Join names for a message: `vanilla, lstm or gru`."""
     *most, last = names
     return f"{', '.join(most)} or {last}" if most else last
 
 
 class TaskEntry(NamedTuple):
-    """Where in this package the parts of a task stand."""
+    """One task."""
 
+    task: str
+    """The reference of its class (`charrnn.tasks.task.Task`)."""
     read: str
-    """What reads its data: a configuration, the texts it names and a vocabulary or none."""
-    layout: str
-    """What must stand in its checkpoints: a configuration and the vocabularies."""
-    experiment: str
-    """What a session runs (`tasks.task.Task`)."""
-    writer: str | None = None
-    """What writes for `charrnn sample`, in the way of `trained.TrainedModel`, if it writes."""
+    """The reference of the function that reads its data from a configuration, the texts that it
+    names and a vocabulary or None."""
+    writer: str = ""
+    """The reference of the class that writes for `charrnn sample`, as
+    `charrnn.inference.trained_model.TrainedModel` does; or of None."""
+    shapes: str = ""
+    """The reference of a function that lists the tensors of its checkpoints without torch, where
+    it can (`charrnn.runs.checkpoint_check.numpy_tensors`)."""
     traits: tuple[str, ...] = ()
-    """The traits of the task (`config.schema.TRAITS`). A key of the configuration that needs a
-    trait is refused for a task without it."""
+    """Its traits (`charrnn.config.schema.TRAITS`): a key of the configuration that needs a trait is
+    refused for a task without it."""
 
 
-TASKS = {
-    "language_model": TaskEntry(
-        "tasks.data.read_corpus",
-        "runs.checkpoint_check.language_model_layout",
-        "tasks.language_model.LanguageModelling",
-        "inference.trained_model.TrainedModel",
-        traits=("running text", "composed words", "vocabulary", "embedding dropout"),
-    ),
-    "classification": TaskEntry(
-        "tasks.labelled.read",
-        "tasks.task.built_layout",
-        "tasks.classification.Classification",
-        traits=(
-            "examples",
-            "classes",
-            "one class",
-            "both directions",
-            "composed words",
-            "vocabulary",
+def _installed_task(_: str, reference: str) -> TaskEntry:
+    return TaskEntry(reference, f"{reference}.read", f"{reference}.writer")
+
+
+TASKS: Table[TaskEntry] = Table(
+    "charrnn.tasks",
+    {
+        "language_model": TaskEntry(
+            "charrnn.tasks.language_model:LanguageModelling",
+            "charrnn.tasks.data:read_corpus",
+            "charrnn.inference.trained_model:TrainedModel",
+            "charrnn.runs.checkpoint_check:numpy_tensors",
+            traits=("running text", "composed words", "vocabulary", "embedding dropout"),
         ),
-    ),
-    "generation": TaskEntry(
-        "tasks.generation.read",
-        "tasks.task.built_layout",
-        "tasks.generation.Generation",
-        "tasks.generation.Generator",
-        traits=("examples", "classes", "vocabulary", "embedding dropout"),
-    ),
-    "tagging": TaskEntry(
-        "tasks.tagging.read",
-        "tasks.task.built_layout",
-        "tasks.tagging.Tagging",
-        traits=("examples", "both directions", "composed words"),
-    ),
-    "translation": TaskEntry(
-        "tasks.translation.read",
-        "tasks.task.built_layout",
-        "tasks.translation.Translation",
-        traits=("examples", "both directions", "vocabulary", "attention"),
-    ),
-}
+        "classification": TaskEntry(
+            "charrnn.tasks.classification:Classification",
+            "charrnn.tasks.labelled:read",
+            traits=(
+                "examples",
+                "classes",
+                "one class",
+                "both directions",
+                "composed words",
+                "vocabulary",
+            ),
+        ),
+        "generation": TaskEntry(
+            "charrnn.tasks.generation:Generation",
+            "charrnn.tasks.generation:read",
+            "charrnn.tasks.generation:Generator",
+            traits=("examples", "classes", "vocabulary", "embedding dropout"),
+        ),
+        "tagging": TaskEntry(
+            "charrnn.tasks.tagging:Tagging",
+            "charrnn.tasks.tagging:read",
+            traits=("examples", "both directions", "composed words"),
+        ),
+        "translation": TaskEntry(
+            "charrnn.tasks.translation:Translation",
+            "charrnn.tasks.translation:read",
+            traits=("examples", "both directions", "vocabulary", "attention"),
+        ),
+    },
+    _installed_task,
+)
 
 
-def resolve(place: str) -> Any:
-    """What stands in this package under a dotted name."""
-    module, _, name = place.rpartition(".")
-    return getattr(importlib.import_module(f"charrnn.{module}"), name)
+def traits_of(task: str) -> tuple[str, ...]:
+    """List the traits of a task; the class of an installed one has them as `traits`.
+
+    Raises ConfigError where such a class has none.
+    """
+    entry = TASKS[task]
+    traits: tuple[str, ...] = entry.traits or resolve(f"{entry.task}.traits")
+    return traits
+
+
+def writer_of_task(task: str) -> Any:
+    """Load the class that writes texts for a task, or None where it writes none.
+
+    Raises ConfigError.
+    """
+    reference = TASKS[task].writer
+    return resolve(reference) if reference else None
+
+
+def not_installed(kind: str, name: str) -> str:
+    """Say that a checkpoint needs a cell or a task that no installed package provides."""
+    return f"{kind} {name!r} is not installed; pip install the package that provides it"

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from charrnn.cli.main import _add_commands  # noqa: E402
-from charrnn.config.schema import Config, describe_keys, flatten  # noqa: E402
+from charrnn.config.merge import describe_keys, flatten
+from charrnn.config.schema import Config  # noqa: E402
 
 _add_commands()  # So that sphinx-click finds them in the group.
 
@@ -72,7 +73,10 @@ class Source(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """A block of code, and a line that names its file."""
-        thing = resolve_name(self.arguments[0])
+        try:
+            thing = resolve_name(self.arguments[0])
+        except (ImportError, AttributeError) as error:
+            raise self.error(f"no source for {self.arguments[0]}: {error}") from error
         code = textwrap.dedent(inspect.getsource(thing))
         if "body" in self.options:
             code = _without_docstring(code)

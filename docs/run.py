@@ -34,7 +34,7 @@ from unittest import mock
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-FOLDERS = ["learn", "use"]
+FOLDERS = ["README.md", "learn", "use"]
 ENVIRONMENT = {
     "CHARRNN_PROCESSES": "1",
     "CHARRNN_THREADS": "1",
@@ -45,7 +45,8 @@ ENVIRONMENT = {
 }
 BLOCK = re.compile(
     r"^```console(?P<mark>| varies)\n(?P<console>.*?)^```\n"
-    r"|^```python\n(?P<python>.*?)^```\n(?:\n```output(?P<varies>| varies)\n(?P<output>.*?)^```\n)?",
+    r"|^```python\n(?P<python>.*?)^```\n"
+    r"(?:\n```output(?P<varies>| varies)\n(?P<output>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
 VOLATILE = re.compile(
@@ -104,7 +105,7 @@ class Session:
     def snippet(self, code: str, place: str) -> str:
         """What a snippet prints."""
         with self.here() as caught:
-            exec(compile(code, place, "exec"), self.names)
+            exec(compile(code, place, "exec"), self.names)  # noqa: S102 -- our own pages
         return caught.getvalue()
 
     def rerun(self, block: re.Match[str]) -> str:
@@ -168,8 +169,8 @@ def _shortened(printed: str, shown: str) -> str:
 
 
 def alike(shown: str, now: str) -> bool:
-    """Whether two blocks say the same: times, speeds and what a model in training writes may differ,
-    and other numbers with a decimal point by a twentieth or 0.02."""
+    """Whether two blocks say the same. Times, speeds and what a model in training writes may
+    differ, and other numbers with a decimal point by a twentieth or by 0.02."""
     header = shown.partition("\n")[0]
     if header.endswith(" varies") or "\n```output varies\n" in shown:
         return True
@@ -186,7 +187,9 @@ def _stable(block: str) -> str:
 
 
 def pages(folder: str) -> list[Path]:
-    """The pages of a folder in the order of its index."""
+    """The pages of a folder in the order of its index; of a page at the top, itself."""
+    if folder.endswith(".md"):
+        return [ROOT / folder]
     index = DOCS / folder / "index.md"
     trees = re.findall(r"^```\{toctree\}\n(.*?)^```", index.read_text("utf-8"), re.M | re.S)
     names = [line for tree in trees for line in tree.splitlines() if re.fullmatch(r"[\w-]+", line)]

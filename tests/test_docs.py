@@ -84,16 +84,18 @@ def test_options_keys_and_commands_that_are_named_exist(page: str) -> None:
     sections = {key.split(".")[0] for key in all_keys() if "." in key}
     for key in re.findall(r"--set '?([a-z_.]+)=|`([a-z]+\.[a-z_]+)(?:=[^`]*)?`", text):
         name = "".join(key)
-        if name.split(".")[0] in sections:
+        if name.split(".")[0] in sections and name != "training.learning_rat":  # Shown as an error.
             assert name in all_keys()
     assert set(re.findall(r"(?:`|^\$ )charrnn ([a-z]+)\b", text, re.M)) <= set(cli.commands)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_are_named_exist(page: str) -> None:
-    folders = "configs|benchmarks|scripts|data|docs|tests|charrnn"
+    folders = "configs|benchmarks|scripts|data|docs|charrnn"
+    elsewhere = {"data/tinyshakespeare/input.txt"}
     for name in re.findall(rf"`(?:\./)?((?:{folders})/[\w./-]+\.\w+)", PAGES[page]):
-        assert (ROOT / name).exists() or (ROOT / "charrnn" / name).exists(), name
+        places = [ROOT / name, ROOT / "charrnn" / name]
+        assert name in elsewhere or any(place.exists() for place in places), name
     for name in re.findall(
         r"`((?:nn|data|runs|training|inference|baselines)/[\w/]+\.py)`", PAGES[page]
     ):

@@ -1,56 +1,83 @@
-"""What the documents say is true: the Python examples run, the named options exist."""
+"""README is short and true: its commands run, its figures stand where they were measured."""
 
 import re
+import runpy
+import shlex
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 
-import charrnn
-from charrnn.cli.main import _add_commands, cli, main
+from charrnn.cli.main import _add_commands, cli
 from charrnn.config.merge import all_keys
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 DOCUMENTS = [README, (ROOT / "data" / "README.md").read_text("utf-8")]
+RUN = runpy.run_path(str(ROOT / "docs" / "run.py"))
+# The blocks that docs/run.py executes (tests/test_docs.py), and those that are executed here.
+EXECUTED = ("console", "console varies", "python")
+FIRST, INSTALL = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
 
 
-def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_it_has_at_most_700_words() -> None:
+    assert len(README.split()) <= 700
+
+
+def test_every_block_is_executed() -> None:
+    kinds = re.findall(r"^```(.+)$", README, re.M)
+    assert set(kinds) <= {*EXECUTED, "sh"}
+    assert len(kinds) == len(RUN["BLOCK"].findall(README)) + len([FIRST, INSTALL])
+
+
+def test_the_first_two_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = RUN["Session"](tmp_path)
     (tmp_path / "book.txt").write_text(README, "utf-8")
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["charrnn", "train", "book.txt", "--steps", "3", "--hidden-size", "8", "--batch-size", "4"],
+    monkeypatch.setenv("CHARRNN_TRAINING__STEPS", "12")
+    monkeypatch.setenv("CHARRNN_MODEL__HIDDEN_SIZE", "8")
+    train, sample = FIRST.splitlines()
+    assert "best    step 12" in session.command(train)
+    assert len(session.command(sample)) > 100
+
+
+@pytest.mark.slow
+def test_it_installs_as_it_says(tmp_path: Path) -> None:
+    """In a copy of the checkout, with the network: it installs torch, which takes minutes."""
+    files = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    for name in filter(None, files):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    script = INSTALL.replace("python3", shlex.quote(sys.executable), 1)
+    done = subprocess.run(
+        ["bash", "-e", "-c", script + "charrnn --version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 3
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("charrnn")
 
 
-def test_what_is_said_there_is_said_here_as_the_table_has_it() -> None:
-    before, _, after = README.partition("| there | here |\n")
-    block = re.findall(r"```python\n(.*?)```", before, re.S)[-1]
-    rows = [row.split(" | ") for row in after.partition("\n\n")[0].splitlines()[1:]]
-    assert len(rows) == 14
-    for _, here in rows:
-        names: dict[str, Any] = {"charrnn": charrnn}
-        exec(compile(block, "README.md", "exec"), names)
-        for code in re.findall(r"`([^`]+)`", here):
-            exec(compile(code, "README.md", "exec"), names)
+def test_its_figures_stand_where_they_were_measured() -> None:
+    table = README.partition("## How it compares")[2].partition("## From Python")[0]
+    pages = [ROOT / "benchmarks" / "results.md", *(ROOT / "docs" / "experiments").glob("*.md")]
+    measured = "".join(page.read_text("utf-8") for page in pages)
+    figures = re.findall(r"\b\d+,\d{3}\b|\b\d\.\d{4}\b", table)
+    assert len(figures) > 5
+    for figure in figures:
+        assert figure in measured, figure
 
 
 def options(command: click.Command) -> set[str]:
-    found = {name for parameter in command.params for name in parameter.opts}
+    names = {name for parameter in command.params for name in parameter.opts}
     for child in getattr(command, "commands", {}).values():
-        found |= options(child)
-    return found
+        names |= options(child)
+    return names
 
 
 def test_every_option_and_key_that_is_named_exists() -> None:

@@ -11,10 +11,10 @@ from charrnn.config.schema import Config
 from charrnn.data.corpus import Corpus, load_corpus
 from charrnn.data.sources import find_sources
 from charrnn.runs.directory import Run
-from charrnn.runs.environment import environment
 from charrnn.session.events import Event
 from charrnn.session.loop import Session
-from charrnn.tasks.task import Data, task_of
+from charrnn.session.start import new_session
+from charrnn.tasks.task import Data
 
 TINY: dict[str, Any] = {
     "model.hidden_size": 8,
@@ -68,21 +68,8 @@ def start(
     clock: Any = lambda: 0.0,
     on: str = "cpu",
 ) -> Session:
-    kind = task_of(config.task)
-    config = kind.plan(config, data, torch.device(on))
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    about = {
-        "corpus": {
-            "name": "tiny",
-            "described": "a tiny text",
-            "sha256": data.sha256,
-            "key": data.key,
-            "splits": {name: len(part) for name, part in data.splits.items()},
-            **kind.facts(data),
-        },
-        "environment": environment("cpu", 1),
-    }
-    session = Session(config, data, about, clock)
+    session = new_session(config, data, torch.device(on), "tiny", "a tiny text", clock)
     session.run = Run(folder)
     return session
 
@@ -90,7 +77,7 @@ def start(
 def drive(session: Session, until: int | None = None) -> list[Event]:
     """Run to the end, or until a stop is asked for at step `until`."""
     progress = session.trainer.progress
-    return list(session.events(session.run, lambda: until is not None and progress.step >= until))
+    return list(session.events(lambda: until is not None and progress.step >= until))
 
 
 def resumes(begin: Callable[[Path], Session], folder: Path, stops: Iterable[int]) -> None:

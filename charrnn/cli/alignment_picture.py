@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from charrnn.errors import ConfigError, StorageError
+from charrnn.errors import ConfigError, StorageError, require_extra
 
 CELL = 0.22  # inches of a cell's side
 MOST = 300  # symbols along a side
@@ -17,8 +16,7 @@ MOST = 300  # symbols along a side
 
 def require_pictures(path: Path) -> None:
     """Raise ConfigError without matplotlib, or for a name that it cannot write."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("a picture needs the package matplotlib; run pip install matplotlib")
+    require_extra("matplotlib", "pictures", "a picture")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     kinds = FigureCanvasAgg.filetypes

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,7 +15,10 @@ import click
 
 @click.group()
 def config() -> None:
-    """Show the configuration: every key, its value, and where it came from.
+    """Show the keys of the configuration with their values, meanings and sources.
+
+    The keys come in three groups: those for every run, those for research on the model and on
+    how it learns, and those of the protocol by which a run is measured and repeated.
 
     \b
     Examples:
@@ -25,7 +32,7 @@ def config() -> None:
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any config key.")
 def show(path: Path | None, overrides: tuple[str, ...]) -> None:
-    """Each value that `train --config PATH` would use, with its source."""
+    """Print each value that `train --config PATH` would use, with its source."""
     from charrnn.config.merge import (
         build_config,
         environment_layers,
@@ -37,17 +44,16 @@ def show(path: Path | None, overrides: tuple[str, ...]) -> None:
     layers = [file_layer(path)] if path else []
     layers += environment_layers(os.environ) + override_layers(overrides)
     built, sources = build_config(layers)
-    values = flatten(built.model_dump())
-    width = max(map(len, values))
-    shown = {key: json.dumps(value) for key, value in values.items()}
-    value_width = min(40, max(map(len, shown.values())))
-    for key, value in shown.items():
-        click.echo(f"{key:<{width}}  {value:<{value_width}}  {sources[key]}")
+    shown = {key: json.dumps(value) for key, value in flatten(built.model_dump()).items()}
+    width, value_width = max(map(len, shown)), min(40, max(map(len, shown.values())))
+    _print_by_level(
+        lambda key: f"{key:<{width}}  {shown[key]:<{value_width}}  {sources[key]}",
+    )
 
 
 @config.command()
 def schema() -> None:
-    """The JSON schema of a config file, for editors."""
+    """Print the JSON schema of a config file, for editors."""
     from charrnn.config.schema import Config
 
     click.echo(json.dumps(Config.model_json_schema(), indent=2))
@@ -55,11 +61,33 @@ def schema() -> None:
 
 @config.command()
 def defaults() -> None:
-    """Every key with its default and what it means."""
+    """Print every key with its default, its meaning and, if not all, the tasks that use it."""
     from charrnn.config.merge import describe_keys, flatten
-    from charrnn.config.schema import Config
+    from charrnn.config.schema import Config, tasks_with
 
     values = flatten(Config().model_dump())
+    described = dict(describe_keys())
     width = max(map(len, values))
-    for key, description in describe_keys():
-        click.echo(f"{key:<{width}}  {json.dumps(values[key]):<10}  {description}")
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+    def line(key: str) -> str:
+        tasks = tasks_with(key)
+        meaning = described[key] + (f" For {', '.join(tasks)}." if tasks else "")
+        start = f"{key:<{width}}  {json.dumps(values[key]):<10}  "
+        if columns is None:  # One line for each key, for grep and its like.
+            return start + meaning
+        indent = " " * (4 if columns < 2 * len(start) else len(start))
+        return textwrap.fill(start + meaning, columns - 1, subsequent_indent=indent)
+
+    _print_by_level(line)
+
+
+def _print_by_level(line: Callable[[str], str]) -> None:
+    """Print a line for each key, the everyday keys first, each level below its heading."""
+    from charrnn.config.schema import LEVELS, fields, key_of
+
+    for level, meaning in LEVELS.items():
+        click.echo(f"# {level}: {meaning}")
+        for key, field in fields().items():
+            if key_of(field).level == level:
+                click.echo(line(key))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from charrnn.cli.flags import in_flags
 from charrnn.registry import CELLS
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
 
 
 def warn(text: str) -> None:
-    """A warning on standard error."""
+    """A warning on standard error, with settings named by the flags of the running command."""
+    context = click.get_current_context(silent=True)
+    text = in_flags(text, context.command) if context else text
     say(f"warning: {one_line(text)}")
 
 
@@ -91,8 +94,9 @@ def describe_model(config: Config) -> str:
         f"{'locked ' if model.locked_dropout else ''}dropout {model.dropout}",
     ]
     others = ["input_dropout", "output_dropout", "embedding_dropout", "weight_dropout", "zoneout"]
-    for name in [*others, "zoneout_cell"] if CELLS[model.cell].states > 1 else others:
-        if value := getattr(model, name):
+    for name in [*others, "zoneout_cell"]:
+        value = getattr(model, name)
+        if value and (name != "zoneout_cell" or _has_cell_state(model.cell)):
             parts.append(f"{name.replace('_', ' ')} {value}")
     if model.layer_norm:
         parts.append("layer normalisation")
@@ -105,6 +109,14 @@ def describe_model(config: Config) -> str:
     if "model.attention" not in ignored:
         parts.append(f"{model.attention} attention")
     return ", ".join(parts)
+
+
+def _has_cell_state(cell: str) -> bool:
+    """Whether the state of a cell has a second part, which `model.zoneout_cell` is about."""
+    from charrnn.nn.models import cell_class
+    from charrnn.nn.state import leaves
+
+    return len([*leaves(cell_class(cell)(1, 1).initial_state(1))]) > 1
 
 
 def describe_path(config: Config) -> str:

@@ -7,7 +7,6 @@ at once. Commands import what they need when they run.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import os
 import sys
@@ -17,7 +16,8 @@ from typing import Any
 import click
 
 from charrnn.cli.display import one_line, say
-from charrnn.errors import CharrnnError, is_out_of_memory
+from charrnn.cli.flags import in_flags
+from charrnn.errors import CharrnnError, did_you_mean, is_out_of_memory
 
 EXIT_CODES = """\b
 Exit codes:
@@ -28,6 +28,30 @@ Exit codes:
   4    checkpoint
   5    another trainer is at work in the run
 """
+
+
+# Other names of commands, and the command to suggest for them.
+USUAL = {
+    "compare": "eval --compare",
+    "continue": "resume",
+    "evaluate": "eval",
+    "classify": "predict",
+    "fit": "train",
+    "generate": "sample",
+    "infer": "predict",
+    "inspect": "info",
+    "ls": "list",
+    "ngram": "baseline",
+    "perplexity": "eval",
+    "runs": "list",
+    "score": "eval",
+    "show": "info",
+    "tag": "predict",
+    "test": "eval",
+    "translate": "predict",
+    "validate": "eval",
+    "vocabulary": "vocab",
+}
 
 
 class Commands(click.Group):
@@ -41,10 +65,18 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            close = difflib.get_close_matches(name, self.commands, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else "charrnn --help lists them"
+            hint = did_you_mean(name, self.commands, USUAL) or "charrnn --help lists them"
             raise click.UsageError(f"no command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors of the library then name settings by the command's flags."""
+        try:
+            return super().invoke(ctx)
+        except CharrnnError as error:
+            if command := self.commands.get(ctx.invoked_subcommand or ""):
+                error.args = (in_flags(str(error), command),)
+            raise
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"max_content_width": 100})

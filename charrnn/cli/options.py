@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
+
+from charrnn.registry import one_of
 
 
 class Number(click.FloatRange):
@@ -20,6 +22,18 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a number; 0.7 or 1e-3 are", param, ctx)
         return number
+
+
+class NamesOption(click.Option):
+    """An option for one of a table's names, which are listed only when its help is shown."""
+
+    def __init__(self, *args: Any, names: Iterable[str], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.names = names
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        self.help = f"{one_of(self.names)}."
+        return super().get_help_record(ctx)
 
 
 def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -1,8 +1,7 @@
-"""Merge layers of settings into one configuration, and remember where each value came from."""
+"""Merge layers of settings into one configuration, and remember the source of each value."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +15,13 @@ from pydantic import (
 
 from charrnn.config.schema import Config, Section, fields, unused_keys
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
-from charrnn.errors import ConfigError
-from charrnn.registry import TASKS
+from charrnn.config.usual_names import KEYS, VALUES
+from charrnn.errors import ConfigError, did_you_mean
+from charrnn.registry import traits_of
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)  # With its `auto` values, or resolved.
 Layer = tuple[str, Mapping[str, Any]]
-"""Where values come from ("default", a file, a flag), and the values by dotted key."""
+"""A source of values (the name of a file, a flag or a variable), and its values by dotted key."""
 
 
 def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
@@ -97,7 +97,7 @@ def _check_minimum_count(
     if by_hand.get(key, 1) == 1 or kind == "word":
         return
     shown = f"{sources[key]}: {key} = {by_hand[key]!r}"
-    if "running text" in TASKS[config.task].traits:
+    if "running text" in traits_of(config.task):
         raise ConfigError(
             f"{shown} counts words in a {config.task}; leave it out, or set data.vocabulary to word"
         )
@@ -132,12 +132,16 @@ def config_from_data(data: Any, name: str) -> Config:
 
 
 def file_layer(path: Path) -> Layer:
-    """A config file as a layer."""
+    """Read a config file as a layer. Raises ConfigError."""
     return str(path), flatten(read_config_file(path))
 
 
 def environment_layers(environment: Mapping[str, str]) -> list[Layer]:
-    """`CHARRNN_TRAINING__LEARNING_RATE=3e-4` sets `training.learning_rate`."""
+    """Read layers from the environment, one for each variable `CHARRNN_...`.
+
+    >>> environment_layers({"CHARRNN_TRAINING__LEARNING_RATE": "3e-4"})
+    [('CHARRNN_TRAINING__LEARNING_RATE', {'training.learning_rate': 0.0003})]
+    """
     known = {key.replace(".", "__").upper(): key for key in all_keys()}
     layers: list[Layer] = []
     for variable, value in sorted(environment.items()):
@@ -149,7 +153,11 @@ def environment_layers(environment: Mapping[str, str]) -> list[Layer]:
 
 
 def override_layers(overrides: Sequence[str]) -> list[Layer]:
-    """`--set training.learning_rate=3e-4`. Raises ConfigError for one without `=`."""
+    """Read layers from texts of the form KEY=VALUE. Raises ConfigError for one without `=`.
+
+    >>> override_layers(["training.learning_rate=3e-4"])
+    [('--set training.learning_rate=3e-4', {'training.learning_rate': 0.0003})]
+    """
     layers: list[Layer] = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -171,7 +179,7 @@ def describe_keys() -> Iterator[tuple[str, str]]:
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted keys; an empty section counts as nothing."""
+    """Turn nested mappings into one with dotted keys; an empty section adds no key."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
@@ -182,7 +190,7 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys to nested mappings."""
+    """Turn dotted keys into nested mappings."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, last = key.split(".")
@@ -194,7 +202,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dump_yaml(config: Config) -> str:
-    """The configuration as YAML that reads back as the same configuration."""
+    """Write the configuration as YAML that reads back as the same configuration."""
     data = json.loads(config.model_dump_json())
     text: str = yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
@@ -203,46 +211,50 @@ def dump_yaml(config: Config) -> str:
 
 
 def _check_key(key: str, source: str) -> None:
+    """Raise ConfigError with the most likely key if there is no such key."""
     keys = all_keys()
     if key in keys:
         return
     sections = {known.split(".")[0] for known in keys if "." in known}
     if key in sections:
         raise ConfigError(f"{source}: {key!r} is a section; set one of its keys, as {key}.KEY")
-    by_tail = [known for known in keys if known.split(".")[-1] == key.rsplit(".", maxsplit=1)[-1]]
-    by_tail.sort(key=lambda known: -difflib.SequenceMatcher(None, key, known).ratio())
-    close = by_tail or difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-    if not close:
-        tails = {known.split(".")[-1]: known for known in keys}
-        close = [
-            tails[t] for t in difflib.get_close_matches(key.rsplit(".", maxsplit=1)[-1], tails, n=1)
-        ]
-    hint = f"did you mean {close[0]}?" if close else "charrnn config defaults lists all keys"
+    name = _name_of(key)
+    elsewhere = [known for known in keys if _name_of(known) == name]
+    hint = (
+        did_you_mean(key, elsewhere, cutoff=0)
+        or did_you_mean(name, (), KEYS, cutoff=1)
+        or did_you_mean(key, keys)
+        or did_you_mean(name, (), KEYS | {_name_of(known): known for known in keys})
+        or "charrnn config defaults lists all keys"
+    )
     raise ConfigError(f"{source}: unknown key {key!r}; {hint}")
 
 
+def _name_of(key: str) -> str:
+    """The part of a dotted key behind its section."""
+    return key.rpartition(".")[2]
+
+
 def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+    """Write one line about the first key that pydantic refused: source, key, value and reason."""
     keys = all_keys()
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = errors[0]
     names = [str(part) for part in first["loc"]]
     key = next(
         (".".join(names[:n]) for n in (2, 1) if ".".join(names[:n]) in keys), ".".join(names[:1])
     )
-    related = [
-        e
-        for e in error.errors(include_url=False)
-        if e["loc"][: len(key.split("."))] == first["loc"][: len(key.split("."))]
-    ]
-    messages = dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in related)
+    depth = len(key.split("."))
+    related = [one for one in errors if one["loc"][:depth] == first["loc"][:depth]]
+    messages = dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in related)
     problem = "; or ".join(message[0].lower() + message[1:] for message in messages)
     value = first["input"]
     shown = "" if isinstance(value, (dict, Section)) else f" = {str(value)[:60]!r}"
-    hint = ""
-    expected = first.get("ctx", {}).get("expected")
-    if isinstance(value, str) and isinstance(expected, str):
-        close = difflib.get_close_matches(
-            value, re.findall(r"'([^']*)'", expected), n=1, cutoff=0.5
-        )
-        hint = f"; did you mean {close[0]}?" if close else ""
-    where = sources.get(key)
-    return f"{where + ': ' if where else ''}{key}{shown}: {problem}{hint}"
+    expected = " ".join(str(one.get("ctx", {}).get("expected", "")) for one in related)
+    hint = (
+        did_you_mean(value, re.findall(r"'([^']*)'", expected), VALUES.get(key, {}))
+        if isinstance(value, str)
+        else ""
+    )
+    where = f"{sources[key]}: " if key in sources else ""
+    return f"{where}{key}{shown}: {problem}{f'; {hint}' if hint else ''}"

@@ -7,7 +7,6 @@ once (standard input, a download) is first copied into the user's cache folder.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import glob
 import hashlib
@@ -31,7 +30,7 @@ import zstandard
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import infer_compression
 
-from charrnn.errors import DataError, StorageError
+from charrnn.errors import DataError, StorageError, did_you_mean
 
 CHUNK = 1 << 20
 
@@ -350,9 +349,9 @@ def _folder(root: Path) -> tuple[list[Document], int]:
 def _no_such(argument: str) -> str:
     folder, name = os.path.split(argument)
     beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    close = difflib.get_close_matches(name, [*beside, *NAMED], n=1)
-    hint = f"; did you mean {os.path.join(folder, close[0])}?" if close else ""
+    paths = {other: os.path.join(folder, other) for other in [*beside, *NAMED]}
+    hint = did_you_mean(name, (), paths, cutoff=0.6)
     return (
         f"no file, folder or pattern {argument!r}, and no named corpus of that name "
-        f"({', '.join(NAMED)}){hint}"
+        f"({', '.join(NAMED)}){f'; {hint}' if hint else ''}"
     )

@@ -36,7 +36,7 @@ from charrnn.evaluation.score import (
 from charrnn.nn.models import LanguageModel
 from charrnn.nn.state import State, detach
 from charrnn.runs.checkpoint import Arrays
-from charrnn.training.text_windows import NOT_SCORED, LanguageModelTask
+from charrnn.training.text_windows import NOT_SCORED, TextWindows
 from charrnn.training.trainer import full_precision
 
 
@@ -211,10 +211,10 @@ def adapt(
     return adapting.model
 
 
-def _windows(model: LanguageModel, config: Config, corpus: Corpus) -> LanguageModelTask:
+def _windows(model: LanguageModel, config: Config, corpus: Corpus) -> TextWindows:
     """Cut a corpus into windows of one lane, on the model's device."""
     window = config.training.window
-    return LanguageModelTask(
+    return TextWindows(
         corpus,
         batch_size=1,
         window=window if isinstance(window, int) else 1,

@@ -20,7 +20,6 @@ The file, all integers little-endian::
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from charrnn.data.vocabulary import Vocabulary, split_words
-from charrnn.errors import CheckpointError, ConfigError, DataError, DivergedError
+from charrnn.errors import CheckpointError, DataError, DivergedError, require_extra
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.nn.state import leaves, replace_leaves
 
@@ -57,8 +56,7 @@ Progress = Callable[[int], None]
 
 def require_constriction() -> None:
     """Raise ConfigError without the package `constriction`."""
-    if importlib.util.find_spec("constriction") is None:
-        raise ConfigError("compression needs a package; run pip install constriction")
+    require_extra("constriction", "compression", "compression")
 
 
 def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress: Progress) -> bytes:

@@ -8,6 +8,7 @@ CPU does without it.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,12 +20,20 @@ from numpy.typing import NDArray
 
 from charrnn.config.merge import config_from_data
 from charrnn.config.schema import Config
-from charrnn.data.vocabulary import Unknown, Vocabulary, read_vocabulary, shortened, split_words
+from charrnn.data.spelling import spell, word_characters
+from charrnn.data.vocabulary import (
+    Unknown,
+    Vocabulary,
+    WordVocabulary,
+    read_vocabulary,
+    shortened,
+    split_words,
+)
 from charrnn.errors import CheckpointError, DataError
 from charrnn.inference.numpy_stepper import NumpyModel
 from charrnn.inference.sampler import Choice, Cursor, Draws, Stepper, prime
 from charrnn.inference.text import generate_text, starting_id
-from charrnn.registry import TASKS, resolve
+from charrnn.registry import writer_of_task
 from charrnn.runs.checkpoint import Arrays, Checkpoint
 from charrnn.runs.directory import find_checkpoint
 
@@ -36,7 +45,7 @@ if TYPE_CHECKING:
     from charrnn.nn.models import LanguageModel
 
 
-def load(name: str | Path, device: str = "cpu") -> TrainedModel:
+def load(name: str | os.PathLike[str], device: str = "cpu") -> TrainedModel:
     """Load the best model of a run, given by path or by name under runs/, or a checkpoint file.
 
     Raises CheckpointError for a run or file that is missing, damaged or no checkpoint.
@@ -47,7 +56,8 @@ def load(name: str | Path, device: str = "cpu") -> TrainedModel:
         print(model.sample_text(200, "Once ", temperature=0.7, seed=1))
         print(model.evaluate("To be, or not to be").nats_per_character)
     """
-    return TrainedModel.from_checkpoint(find_checkpoint(str(name), warn=lambda _: None), device)
+    checkpoint = find_checkpoint(os.fspath(name), warn=lambda _: None)
+    return TrainedModel.from_checkpoint(checkpoint, device)
 
 
 def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -78,7 +88,7 @@ def second_moments(tensors: Mapping[str, NDArray[Any]]) -> Arrays:
 def check_language_model(config: Config, path: Path) -> None:
     """Raise CheckpointError for a checkpoint of another task than language modelling."""
     if config.task != "language_model":
-        use = "sample" if TASKS[config.task].writer else "predict"
+        use = "sample" if writer_of_task(config.task) else "predict"
         raise CheckpointError(
             f"{path} is no language model but was trained for {config.task}; use charrnn {use}"
         )
@@ -90,13 +100,13 @@ def writer_of(checkpoint: Checkpoint) -> Any:
     Its `from_checkpoint` makes the model. Raises CheckpointError for a task that writes none.
     """
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-    writer = TASKS[config.task].writer
+    writer = writer_of_task(config.task)
     if writer is None:
         raise CheckpointError(
             f"{checkpoint.path} writes no text, because it was trained for {config.task}; use "
             f"charrnn predict"
         )
-    return resolve(writer)
+    return writer
 
 
 class TrainedModel:
@@ -150,9 +160,10 @@ class TrainedModel:
     def model(self) -> LanguageModel:
         """The network in torch, on the device."""
         from charrnn.config.merge import with_values
+        from charrnn.config.resolved import resolved
         from charrnn.training.build import build_model, load_arrays, placed
 
-        config = with_values(self.config, {"device": self.device})
+        config = resolved(with_values(self.config, {"device": self.device}))
         network = placed(build_model(config, self.vocabulary), config)
         return load_arrays(network, self.weights).eval()
 
@@ -216,14 +227,15 @@ class TrainedModel:
 
         number, embedding = int(self.vocabulary.encode(word)[0]), self.model.embedding
         with torch.inference_mode():
-            composed = self.config.model.word_parts != ["lookup"]
-            vector: Any = (
-                embedding.vector_of(word, number)  # type: ignore[operator]
-                if composed
-                else embedding(torch.tensor(number, device=self.device))
-            )
-        result: NDArray[np.float32] = vector.cpu().numpy()
-        return result
+            if isinstance(self.vocabulary, WordVocabulary) and self.config.model.word_parts != [
+                "lookup"
+            ]:
+                spelling = spell(word, word_characters(self.vocabulary)).astype(np.int64)
+                vector: Any = embedding.vector_of(number, torch.from_numpy(spelling))  # type: ignore[operator]
+            else:
+                vector = embedding(torch.tensor(number, device=self.device))
+        values: NDArray[np.float32] = vector.cpu().numpy()
+        return values
 
     # Write (`inference.text`) ------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-r"""Attention: where in a memory a query looks.
+r"""Attention: weighted means of a memory, with weights that depend on a query.
 
-A score e_{ts} says how well query q_t suits entry m_s of the memory (values m and keys k):
+The score e_{ts} rates entry m_s of the memory for the query q_t:
 
 .. math::
     \text{dot} &: q_t^\top m_s \\
@@ -8,7 +8,7 @@ A score e_{ts} says how well query q_t suits entry m_s of the memory (values m a
     \text{additive} &: v^\top \tanh(W_q q_t + W_k m_s)
 
 (the first two: Luong et al. 2015; the third: Bahdanau et al. 2015). The weights are
-a_t = softmax(e_t) over the real entries, the context is c_t = \sum_s a_{ts} m_s.
+a_t = softmax(e_t) over the real entries, and the context is c_t = \sum_s a_{ts} m_s.
 """
 
 from __future__ import annotations
@@ -25,18 +25,24 @@ Score = Literal["additive", "dot", "general"]
 
 
 class Memory(NamedTuple):
-    """What is attended to, a lane each; as a state it can be selected by lanes."""
+    """The entries that queries attend to. It is a state: its leaves have a row for each lane."""
 
-    keys: Tensor  # (N, S, K): what queries are compared with, computed once
+    keys: Tensor  # (N, S, K): compared with queries; computed once
     values: Tensor  # (N, S, E), 0 past the end
     lengths: Tensor  # (N,), each at least 1
 
 
 class Attention(nn.Module):
-    """Contexts for queries of width D from a memory of width E, by one of three scores.
+    """Attention of queries (N, T, D) over a memory (N, S, E), by one of three scores.
 
-    `hidden_size` is the width of the additive score's hidden layer. Raises ValueError for another
-    score, and for a dot product of two widths.
+    `hidden_size` is the width of the additive score's hidden layer; it is D by default. Raises
+    ValueError for an unknown score, and for a dot product with D unlike E.
+
+    >>> attention = Attention("general", query_size=3, memory_size=5)
+    >>> memory = attention.remember(torch.zeros(2, 4, 5), lengths=torch.tensor([4, 2]))
+    >>> contexts, weights = attention(torch.zeros(2, 7, 3), memory)
+    >>> contexts.shape, weights[1, 0]
+    (torch.Size([2, 7, 5]), tensor([0.5000, 0.5000, 0.0000, 0.0000], grad_fn=<SelectBackward0>))
     """
 
     def __init__(
@@ -62,17 +68,18 @@ class Attention(nn.Module):
             nn.init.uniform_(self.weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
     def remember(self, values: Tensor, lengths: Tensor) -> Memory:
-        """The memory of `values` (N, S, E), of which each lane has so many real ones, at least 1.
+        """Make a memory of `values` (N, S, E), with `lengths` (N,) real ones in each lane.
 
-        What stands in the padding is never read.
+        Each length is at least 1. The values in the padding are never read.
         """
         values = only(real_steps(lengths, values), values)
         return Memory(self.key(values), values, lengths)
 
     def forward(self, queries: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Contexts (N, T, E) and weights (N, T, S) for queries (N, T, D); likewise without T.
+        """Return contexts (N, T, E) and weights (N, T, S) for queries (N, T, D).
 
-        The weights sum to 1 and are 0 in the padding.
+        Queries (N, D) of one step give contexts (N, E) and weights (N, S). The weights sum to 1
+        and are 0 in the padding.
         """
         if queries.dim() == 2:
             contexts, weights = self(queries[:, None], memory)

@@ -1,13 +1,18 @@
 """Layers run cells over time: `outputs, state = layer(inputs, state)`.
 
-Inputs are (N, T, D): batch, time, width. A layer has the cell's own members (`output_size`,
-`initial_state`) and, where it is causal (all are but `Bidirectional`), `step`, which advances it by
-one time step and equals the layer run over a sequence of length one.
+Inputs are (N, T, D): batch, time, width. A **lane** is one row of the batch: one sequence. Like a
+cell, a layer has `output_size` and `initial_state`. Every causal layer, that is all but
+`Bidirectional`, also has `step`, which advances it by one time step and equals the layer run over a
+sequence of length one.
 
-With `lengths` (N,), on the inputs' device, each lane is a sequence of so many steps and the rest is
-padding, with the semantics of TensorFlow's `dynamic_rnn`: outputs past the end are zero, the final
-state is the one at the last real step, a lane of length 0 keeps its state. What stands in the
-padding is never read.
+`lengths` (N,), on the inputs' device, says how many steps of each lane are real; the rest is
+padding, with the semantics of TensorFlow's `dynamic_rnn`: outputs in the padding are zero, the
+final state is that after the last real step, and a lane of length 0 keeps its state. The values in
+the padding are never read. ::
+
+    lengths  inputs          outputs         final state
+       4     x1 x2 x3 x4     y1 y2 y3 y4     after x4
+       2     x1 x2  .  .     y1 y2  0  0     after x2
 """
 
 from __future__ import annotations
@@ -23,8 +28,9 @@ from torch.nn import functional
 
 from charrnn.nn.cells.base import Cell, TorchLayoutCell
 from charrnn.nn.cells.standard import GRUCell, LSTMCell, VanillaCell
-from charrnn.nn.fast.fused import FUSED, _fused
-from charrnn.nn.sequences import drop, only, real_steps, reverse
+from charrnn.nn.dropout import drop
+from charrnn.nn.fast.fused import FUSED, run_fused
+from charrnn.nn.sequences import only, real_steps, reverse
 from charrnn.nn.state import State, leaves, map_state, select_lanes
 
 
@@ -36,25 +42,30 @@ class Layer(Protocol):
     def __call__(
         self, inputs: Tensor, state: State, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Run over (N, T, D); outputs are (N, T, output_size), the state is the last one."""
+        """Run over inputs (N, T, D); return outputs (N, T, output_size) and the final state."""
         ...
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run over one time step, (N, D) to (N, output_size)."""
+        """Take one time step: inputs (N, D) give outputs (N, output_size) and the next state."""
         ...
 
     def initial_state(self, batch_size: int) -> State:
-        """The zero state for `batch_size` lanes."""
+        """Return the zero state for `batch_size` lanes."""
         ...
 
 
 def unroll(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None
 ) -> tuple[Tensor, State]:
-    """Run a cell over time: the plain path, one call of the cell a step.
+    """Run a cell over time by calling it once for each step.
 
-    `inputs` is (N, T, D), `lengths` as above. Returns outputs (N, T, H) and the final state. Raises
-    ValueError where T is 0.
+    `inputs` are (N, T, D); `lengths` (N,) mark padding as this module describes. Returns outputs
+    (N, T, H) and the final state. Raises ValueError where T is 0.
+
+    >>> cell = GRUCell(input_size=3, hidden_size=5)
+    >>> outputs, state = unroll(cell, torch.zeros(2, 7, 3), cell.initial_state(2))
+    >>> outputs.shape, state.shape
+    (torch.Size([2, 7, 5]), torch.Size([2, 5]))
     """
     if inputs.shape[1] == 0:
         raise ValueError("cannot unroll over 0 time steps")
@@ -69,22 +80,21 @@ def unroll(
     return stacked if real is None else only(real, stacked), state
 
 
-# Each takes inputs, a state and, where there is padding, which steps are real. The first leaf of
-# the state that it returns need not be the one at a lane's last real step (it is among the
-# outputs); every other leaf must be.
-
-
 class Zoneout:
-    r"""A cell whose state keeps some of its old values (Krueger et al. 2017, equations 2 and 3).
+    r"""A cell that randomly keeps old values of its state (Krueger et al. 2017, equations 2, 3).
 
-    In training each unit of each lane keeps its old value with probability z, else it takes the
-    new one; afterwards it takes the mean of both:
+    With s~_t the state that the cell computes, in training each unit of each lane keeps its old
+    value with probability z; in evaluation d_t is replaced by its expectation z:
 
     .. math:: s_t = d_t \odot s_{t-1} + (1 - d_t) \odot \tilde s_t, \quad d_t \sim B(z)
 
-    `rates` has one z for each leaf of the state, the hidden state first, which is also the output.
-    An LSTM's hidden state is made of the new cell state before zoneout, as in the paper. Raises
-    ValueError for a cell whose output is no part of its state.
+    `rates` has one z for each part of the state, the hidden state first, which is also the output.
+    As in the paper, an LSTM computes its hidden state from the cell state before zoneout. Raises
+    ValueError for a cell with an output that is no part of its state.
+
+    >>> cell = Zoneout(GRUCell(3, 5), rates=[0.1])
+    >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
+    torch.Size([2, 5])
     """
 
     def __init__(self, cell: Cell, rates: Sequence[float]) -> None:
@@ -96,8 +106,8 @@ class Zoneout:
         output, after = self.cell(inputs, state)
         if output is not next(leaves(after)):
             raise ValueError(
-                f"zoneout needs a cell whose output is the first part of its state, "
-                f"which that of {type(self.cell).__name__} is not"
+                f"zoneout needs a cell that returns the first part of its state as its output, "
+                f"and {type(self.cell).__name__} does not; set zoneout to 0, or use another cell"
             )
         rates, training = iter(self.rates), bool(getattr(self.cell, "training", False))
 
@@ -111,18 +121,24 @@ class Zoneout:
         return next(leaves(after)), after
 
     def initial_state(self, batch_size: int) -> State:
-        """The cell's own."""
+        """Return the zero state of the cell."""
         return self.cell.initial_state(batch_size)
 
 
 class Recurrent(nn.Module):
-    """A layer that runs one cell over time, by a fused kernel or a scan where one computes it.
+    """A layer that runs one cell over time: inputs (N, T, D) to outputs (N, T, output_size).
 
-    These compute the cell's own equations on the cell's own parameters; `fused=False`, an unknown
-    cell or `zoneout` (its rates, one a leaf of the state) take the plain path, `unroll`.
-    `weight_dropout` falls on `weight_hh`, the matrix from hidden to hidden state, one draw for all
-    steps of a call (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018), in training.
-    Raises ValueError where there is no such matrix.
+    Where `charrnn.nn.fast` has a kernel or a scan for the cell, it is used; it computes the same
+    equations on the same parameters. `unroll` is used with `fused=False`, for other cells, and with
+    `zoneout`, which are the rates of `Zoneout`. In training `weight_dropout` falls on the matrix
+    `weight_hh` from hidden state to hidden state, with one mask for all steps of a call
+    (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018). Raises ValueError where a cell has
+    no such matrix.
+
+    >>> layer = Recurrent(LSTMCell(input_size=3, hidden_size=5))
+    >>> outputs, state = layer(torch.zeros(2, 7, 3), layer.initial_state(2))
+    >>> outputs.shape, state.cell.shape
+    (torch.Size([2, 7, 5]), torch.Size([2, 5]))
     """
 
     def __init__(
@@ -138,7 +154,7 @@ class Recurrent(nn.Module):
         if weight_dropout and not isinstance(getattr(cell, "weight_hh", None), nn.Parameter):
             raise ValueError(
                 f"weight dropout falls on the matrix from hidden to hidden state, weight_hh, "
-                f"which {type(cell).__name__} does not have"
+                f"which {type(cell).__name__} does not have; set it to 0, or use another cell"
             )
         self.weight_dropout = weight_dropout
         self.zoneout = zoneout if any(zoneout) else ()
@@ -149,13 +165,13 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, State]:
         if self.training and self.weight_dropout:
             weight: Tensor = self.cell.weight_hh  # type: ignore[attr-defined]
-            if isinstance(weight, nn.Parameter):  # It is dropped already inside of the call below.
+            if isinstance(weight, nn.Parameter):  # Within the call below it is dropped already.
                 dropped = functional.dropout(weight, self.weight_dropout)
                 return functional_call(  # type: ignore[no-any-return]
                     self, {"cell.weight_hh": dropped}, (inputs, state, lengths)
                 )
         if self.fused and inputs.shape[1] > 0:
-            return _fused(self.cell, inputs, state, lengths)
+            return run_fused(self.cell, inputs, state, lengths)
         return unroll(self._advance, inputs, state, lengths)
 
     @property
@@ -163,8 +179,11 @@ class Recurrent(nn.Module):
         return Zoneout(self.cell, self.zoneout) if self.zoneout else self.cell
 
     def compact(self) -> None:
-        """On a GPU, lay the weights out in one piece, as cuDNN wants them: it would copy them into
-        one at every call. The parameters stay the same objects, as views of it."""
+        """Move the weights into one block of GPU memory, as cuDNN needs them.
+
+        Otherwise cuDNN copies them into one at every call. The parameters stay the same objects and
+        become views of that block. Does nothing on other devices.
+        """
         cell = self.cell
         if self.fused and isinstance(cell, TorchLayoutCell) and cell.weight_hh.is_cuda:
             kinds = {VanillaCell: "RNN_", LSTMCell: "LSTM", GRUCell: "GRU"}
@@ -177,22 +196,29 @@ class Recurrent(nn.Module):
                 )  # fmt: skip
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """One call of the cell."""
+        """Call the cell once."""
         return self._advance(inputs, state)
 
     def initial_state(self, batch_size: int) -> State:
-        """The cell's zero state."""
+        """Return the cell's zero state."""
         return self.cell.initial_state(batch_size)
 
 
 class Stack(nn.Module):
-    """Layers on top of each other: layer i's outputs are layer i+1's inputs.
+    """Layers on top of each other: the outputs of layer i are the inputs of layer i + 1.
 
-    The state is a tuple with one entry a layer, from the bottom up. `dropout` falls on what
-    passes from one layer to the next (Zaremba et al. 2014), never on the state; `locked` draws it
-    once for all steps of a call (`drop`). With `skip_connections` the output is every layer's
-    outputs side by side, so that what reads it has a path from each layer (Graves 2013), and
-    `output_size` is the sum of the widths.
+    The state is a tuple with one entry for each layer, from the bottom up. `dropout` falls on the
+    outputs that pass from one layer to the next (Zaremba et al. 2014), never on the state; with
+    `locked` one mask serves all steps of a call (see `charrnn.nn.dropout.drop`). With
+    `skip_connections` the output is the outputs of all layers side by side, which gives a head a
+    path from each layer (Graves 2013), and `output_size` is the sum of the widths. Raises
+    ValueError where there are no layers.
+
+    >>> layers = [Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(5, 4))]
+    >>> stack = Stack(layers, skip_connections=True)
+    >>> outputs, state = stack(torch.zeros(2, 7, 3), stack.initial_state(2))
+    >>> outputs.shape, len(state)
+    (torch.Size([2, 7, 9]), 2)
     """
 
     def __init__(
@@ -205,7 +231,7 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         if len(self.layers) == 0:
-            raise ValueError("a stack needs at least one layer")
+            raise ValueError("a stack needs at least one layer; there is none")
         self.dropout = dropout
         self.locked = locked
         self.skip_connections = skip_connections
@@ -218,11 +244,11 @@ class Stack(nn.Module):
         return self._through(lambda layer, x, s: layer(x, s, lengths), inputs, state)
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step of every layer, (N, D) to (N, output_size)."""
+        """Take one step in every layer: inputs (N, D) give outputs (N, output_size)."""
         return self._through(lambda layer, x, s: layer.step(x, s), inputs, state)
 
     def initial_state(self, batch_size: int) -> State:
-        """The zero states of the layers, from the bottom up."""
+        """Return the zero states of the layers, from the bottom up."""
         return tuple(layer.initial_state(batch_size) for layer in self.layers)  # type: ignore[operator]
 
     def _through(
@@ -231,6 +257,7 @@ class Stack(nn.Module):
         inputs: Tensor,
         state: State,
     ) -> tuple[Tensor, State]:
+        """Run the layers from the bottom up; `advance` runs one of them."""
         outputs, states = [], []
         for i, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
             if i > 0:
@@ -243,22 +270,27 @@ class Stack(nn.Module):
 
 Merge = Literal["concatenate", "sum", "mean", "product"]
 MERGES: dict[Merge, Callable[[Tensor, Tensor], Tensor]] = {
-    "concatenate": lambda ahead, back: torch.cat([ahead, back], dim=-1),
+    "concatenate": lambda forward, backward: torch.cat([forward, backward], dim=-1),
     "sum": torch.add,
-    "mean": lambda ahead, back: (ahead + back) / 2,
+    "mean": lambda forward, backward: (forward + backward) / 2,
     "product": torch.mul,
 }
 
 
 class Bidirectional(nn.Module):
-    """Two layers over the same inputs, of which one reads them backwards (Schuster and Paliwal
-    1997): output t is what the first says of the steps up to t merged with what the second says of
-    those from t on.
+    """Two layers over the same inputs, one in each direction (Schuster and Paliwal 1997).
 
-    With `lengths` each lane is read backwards from its own last real step. The state is the pair of
-    both; the final state of the backward layer is the one after the first step, which it reads
-    last. What the future decides cannot be stepped, so `step` raises TypeError. Raises ValueError
-    for an unknown `merge`, and for widths that differ where it does not concatenate.
+    Output t merges the forward layer's output, which depends on the steps up to t, with the
+    backward layer's, which depends on the steps from t on. `merge` is concatenate, sum, mean or
+    product. With `lengths` each lane is read backwards from its own last real step. The state is a
+    pair; the backward layer's final state is that after the first step, which it reads last.
+    `step` raises TypeError, since an output depends on inputs to come. Raises ValueError for an
+    unknown `merge`, and for two widths where it does not concatenate.
+
+    >>> layer = Bidirectional(Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(3, 5)))
+    >>> outputs, state = layer(torch.zeros(2, 7, 3), layer.initial_state(2))
+    >>> outputs.shape
+    torch.Size([2, 7, 10])
     """
 
     def __init__(
@@ -269,7 +301,10 @@ class Bidirectional(nn.Module):
             raise ValueError(f"merge must be one of {', '.join(MERGES)}; received: {merge!r}")
         widths = [int(layer.output_size) for layer in (forward_layer, backward_layer)]  # type: ignore[arg-type]
         if merge != "concatenate" and widths[0] != widths[1]:
-            raise ValueError(f"a {merge} needs two layers of one width; received: {widths}")
+            raise ValueError(
+                f"merge={merge!r} needs two layers of one width; received: {widths}; "
+                f"use concatenate"
+            )
         self.forward_layer = forward_layer
         self.backward_layer = backward_layer
         self.merge: Merge = merge
@@ -278,18 +313,18 @@ class Bidirectional(nn.Module):
     def forward(
         self, inputs: Tensor, state: State, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        ahead, after = self.forward_layer(inputs, state[0], lengths)
-        back, before = self.backward_layer(reverse(inputs, lengths), state[1], lengths)
-        return MERGES[self.merge](ahead, reverse(back, lengths)), (after, before)
+        forward, last = self.forward_layer(inputs, state[0], lengths)
+        backward, first = self.backward_layer(reverse(inputs, lengths), state[1], lengths)
+        return MERGES[self.merge](forward, reverse(backward, lengths)), (last, first)
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """Raises TypeError: the backward layer's first output needs the last input."""
+        """Raise TypeError: the backward layer's first output needs the last input."""
         raise TypeError(
-            "a bidirectional layer cannot be stepped: it reads the whole sequence at once, "
-            "from both ends; call it, or step a layer of one direction"
+            "a bidirectional layer cannot be stepped, since it reads the whole sequence from both "
+            "ends; call it, or step a layer of one direction"
         )
 
     def initial_state(self, batch_size: int) -> State:
-        """The zero states of the two layers, the forward one's first."""
+        """Return the zero states of the forward and the backward layer."""
         layers = (self.forward_layer, self.backward_layer)
         return tuple(layer.initial_state(batch_size) for layer in layers)  # type: ignore[operator]

@@ -1,9 +1,9 @@
-"""Models: embedding, stack and head put together, run over a sequence at once or step by step."""
+"""Models of an embedding, recurrent layers and a head, run over sequences or step by step."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -12,20 +12,25 @@ from torch.nn import functional
 
 from charrnn.nn.attention import Attention, Memory
 from charrnn.nn.cells.base import Activation, Cell
+from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Bidirectional, Layer, Recurrent, Stack
-from charrnn.nn.sequences import drop
 from charrnn.nn.state import State, leaves, replace_leaves
 from charrnn.nn.word_vectors import SpelledEmbedding
-from charrnn.registry import CELLS, one_of
+from charrnn.registry import CELLS, LAYER_NORM_CELLS, one_of, resolve
 
 
 class OneHot(nn.Module):
-    """Ids (...,) to one-hot vectors (..., V): the embedding with no parameters."""
+    """Turn ids (...) into one-hot vectors (..., V): an embedding without parameters.
+
+    >>> OneHot(3)(torch.tensor([2, 0]))
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
+    """
 
     def __init__(self, num_embeddings: int) -> None:
         super().__init__()
         self.num_embeddings = num_embeddings
-        # Empty and not saved: it only follows the module's dtype.
+        # An empty buffer that is not saved: it follows the dtype of the module.
         self.like: Tensor
         self.register_buffer("like", torch.empty(0), persistent=False)
 
@@ -34,13 +39,21 @@ class OneHot(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Next-token logits from the tokens so far.
+    r"""A language model: the logits of the next symbol from the symbols so far.
 
-    `embedding` takes ids to vectors, `stack` is a causal layer over them, `head` takes its
-    outputs to one logit (unnormalised log-probability, nats) a symbol. Dropout on the
-    embedding's and on the stack's output acts in training mode only (`layers.drop`), as does
-    `embedding_dropout`, which takes away whole symbols for one call (Gal and Ghahramani 2016;
-    AWD-LSTM: Merity et al. 2018).
+    .. math:: P(x_{t+1} \mid x_1 \dots x_t) = \operatorname{softmax}(W y_t + b), \quad
+              y_t, s_t = \operatorname{stack}(E x_t, s_{t-1})
+
+    `embedding` (E) turns ids into vectors, `stack` is a causal layer over them, and `head` (W, b)
+    turns its outputs into one logit for each symbol: an unnormalised log-probability in nats. The
+    `input`, `output` and `embedding` rates of `dropouts` apply here, in training mode only.
+    `language_model` builds one.
+
+    >>> stack = recurrent_stack(16, cell="gru", hidden_sizes=(32,))
+    >>> model = LanguageModel(nn.Embedding(65, 16), stack, nn.Linear(32, 65))
+    >>> logits, state = model.step(torch.tensor([3, 7]), model.initial_state(2))
+    >>> logits.shape
+    torch.Size([2, 65])
     """
 
     def __init__(
@@ -48,68 +61,60 @@ class LanguageModel(nn.Module):
         embedding: nn.Module,
         stack: Layer,
         head: nn.Module,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
-        locked: bool = False,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
         super().__init__()
         self.embedding = embedding
         self.stack = stack
         self.head = head
-        self.input_dropout = input_dropout
-        self.output_dropout = output_dropout
-        self.embedding_dropout = embedding_dropout
-        self.locked = locked
+        self.dropouts = dropouts
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """Ids (N, T) and a state give logits (N, T, V) and the state after the last id."""
+        """Run over ids (N, T); return logits (N, T, V) and the state after the last id."""
         outputs, state = self.stack(self._embed(ids), state)
         return self._read_out(outputs), state
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """One id a lane, (N,), gives logits (N, V) and the next state."""
+        """Read one id in each lane, (N,); return logits (N, V) and the next state."""
         output, state = self.stack.step(self._embed(token), state)
         return self._read_out(output), state
 
     def initial_state(self, batch_size: int) -> State:
-        """The zero state for `batch_size` lanes."""
+        """Return the zero state for `batch_size` lanes."""
         return self.stack.initial_state(batch_size)
 
     def _embed(self, ids: Tensor) -> Tensor:
         vectors: Tensor = self.embedding(ids)
-        of = self.embedding
-        kinds = nn.Embedding | OneHot | SpelledEmbedding
-        if self.training and self.embedding_dropout and isinstance(of, kinds):
-            symbols = vectors.new_ones(of.num_embeddings, 1)
-            vectors = vectors * functional.dropout(symbols, self.embedding_dropout)[ids]
-        return drop(vectors, self.input_dropout, self.training, self.locked)
+        if isinstance(self.embedding, nn.Embedding | OneHot | SpelledEmbedding):
+            symbols = self.embedding.num_embeddings
+            vectors = self.dropouts.on_symbols(vectors, ids, symbols, self.training)
+        return self.dropouts.on_input(vectors, self.training)
 
     def _read_out(self, outputs: Tensor) -> Tensor:
-        read: Tensor = self.head(drop(outputs, self.output_dropout, self.training, self.locked))
-        return read
+        logits: Tensor = self.head(self.dropouts.on_output(outputs, self.training))
+        return logits
 
 
 class Decoding(NamedTuple):
-    """The state of a decoder: that of its layers, and what it attends to, if anything."""
+    """The state of a decoder: that of its layers, and the memory that it attends to, if any."""
 
     layers: State
     memory: Memory | tuple[()]
 
 
 class EncoderDecoder(nn.Module):
-    r"""Next-symbol logits of a target from a whole source and the target so far (Sutskever et al.
-    2014).
+    r"""Encoder and decoder: the logits of a target's next symbol from the source and the target so
+    far (Sutskever et al. 2014).
 
-    The encoder's final states become the decoder's first ones by a matrix for each layer and part
-    of its state, with a tanh for hidden states. With attention (`attention.Attention`) an output
-    h_t of the decoder looks for its context c_t in the encoder's outputs, and
+    Each part of the encoder's final state becomes a part of the decoder's initial state by a
+    linear map, with a tanh for hidden states. With attention (`charrnn.nn.attention.Attention`) an
+    output h_t of the decoder attends to the encoder's outputs with context c_t, and the head reads
 
     .. math:: \tilde h_t = \tanh(W_c [c_t; h_t])
 
-    takes its place before the head (Luong et al. 2015, global attention, without input feeding).
-    Whatever the score, attention thus comes after the layers, which fused kernels run over a whole
-    target; Bahdanau et al. (2015) put it before them, where every step has to wait for the last.
+    instead of h_t (Luong et al. 2015, global attention without input feeding). With every score,
+    attention therefore comes after the recurrent layers, so that fused kernels can run these over a
+    whole target. Bahdanau et al. (2015) put it before them, where each step waits for the last.
     """
 
     def __init__(
@@ -120,9 +125,7 @@ class EncoderDecoder(nn.Module):
         decoder: Stack,
         head: nn.Module,
         attention: Attention | None = None,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        locked: bool = False,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
         super().__init__()
         self.source_embedding = source_embedding
@@ -131,13 +134,11 @@ class EncoderDecoder(nn.Module):
         self.decoder = decoder
         self.head = head
         self.attention = attention
-        self.input_dropout = input_dropout
-        self.output_dropout = output_dropout
-        self.locked = locked
-        given = _final(encoder, encoder.initial_state(1))
+        self.dropouts = dropouts
+        encoded = _final_parts(encoder, encoder.initial_state(1))
         self.bridges = nn.ModuleList(
             nn.Linear(part.shape[1], leaf.shape[1])
-            for parts, state in zip(given, decoder.initial_state(1), strict=True)
+            for parts, state in zip(encoded, decoder.initial_state(1), strict=True)
             for part, leaf in zip(parts, leaves(state), strict=True)
         )
         if attention is not None:
@@ -145,33 +146,39 @@ class EncoderDecoder(nn.Module):
             self.combine = nn.Linear(widths, decoder.output_size)
 
     def read(self, sources: Tensor, lengths: Tensor) -> Decoding:
-        """The decoder's state after sources (N, S) of `lengths` (N,), each at least 1."""
+        """Encode sources (N, S) of `lengths` (N,), each at least 1; return the decoder's state."""
         vectors = self._drop_input(self.source_embedding(sources))
         outputs, state = self.encoder(vectors, self.encoder.initial_state(len(sources)), lengths)
         bridges = iter(self.bridges)
-        begun = []
-        for parts in _final(self.encoder, state):
+        initial = []
+        for parts in _final_parts(self.encoder, state):
             hidden, *others = (bridge(part) for part, bridge in zip(parts, bridges, strict=False))
-            begun += [torch.tanh(hidden), *others]
-        layers = replace_leaves(self.decoder.initial_state(len(sources)), iter(begun))
+            initial += [torch.tanh(hidden), *others]
+        layers = replace_leaves(self.decoder.initial_state(len(sources)), iter(initial))
         attention = self.attention
         return Decoding(layers, () if attention is None else attention.remember(outputs, lengths))
 
     def forward(self, sources: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
-        """Logits (N, T, V) of what follows each of the target's symbols `inputs` (N, T), the first
-        of which is the start (teacher forcing)."""
+        """Return logits (N, T, V) of the symbols after each of the target's `inputs` (N, T).
+
+        The first input is the start symbol, the others are the true target (teacher forcing).
+        """
         return self._run(self.read(sources, lengths), inputs)[0]
 
     def alignment(self, sources: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
-        """The weights (N, T, S) of the attention behind those logits. Raises ValueError without
-        attention."""
+        """Return the attention's weights (N, T, S) for those logits.
+
+        Raises ValueError for a decoder without attention.
+        """
         weights = self._run(self.read(sources, lengths), inputs)[1]
         if weights is None:
-            raise ValueError("a decoder without attention is aligned with nothing")
+            raise ValueError(
+                "a decoder without attention has no alignment; train one with attention"
+            )
         return weights
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """One symbol a lane, (N,), gives logits (N, V) and the next state."""
+        """Read one symbol in each lane, (N,); return logits (N, V) and the next state."""
         layers, memory = cast(Decoding, state)
         vectors = self._drop_input(self.target_embedding(token))
         output, layers = self.decoder.step(vectors, layers)
@@ -182,7 +189,7 @@ class EncoderDecoder(nn.Module):
         return self._read_out(self.decoder(vectors, state.layers)[0], state.memory)
 
     def _drop_input(self, vectors: Tensor) -> Tensor:
-        return drop(vectors, self.input_dropout, self.training, self.locked)
+        return self.dropouts.on_input(vectors, self.training)
 
     def _read_out(
         self, outputs: Tensor, memory: Memory | tuple[()]
@@ -192,30 +199,49 @@ class EncoderDecoder(nn.Module):
             assert isinstance(memory, Memory)
             contexts, weights = self.attention(outputs, memory)
             outputs = torch.tanh(self.combine(torch.cat([contexts, outputs], -1)))
-        outputs = drop(outputs, self.output_dropout, self.training, self.locked)
+        outputs = self.dropouts.on_output(outputs, self.training)
         return self.head(outputs), weights
 
 
-def _final(stack: Stack, state: State) -> list[list[Tensor]]:
-    """The parts of each layer's state, those of two directions side by side."""
-    found = []
-    for layer, of in zip(stack.layers, state, strict=True):
-        ends = of if isinstance(layer, Bidirectional) else (of,)
-        parts = zip(*(leaves(end) for end in ends), strict=True)
-        found.append([torch.cat(both, -1) for both in parts])
-    return found
+def _final_parts(stack: Stack, state: State) -> list[list[Tensor]]:
+    """The parts of each layer's state, with those of two directions side by side."""
+    parts_by_layer = []
+    for layer, layer_state in zip(stack.layers, state, strict=True):
+        directions = layer_state if isinstance(layer, Bidirectional) else (layer_state,)
+        parts = zip(*(leaves(direction) for direction in directions), strict=True)
+        parts_by_layer.append([torch.cat(part, -1) for part in parts])
+    return parts_by_layer
 
 
 def cell_class(name: str, layer_norm: bool = False) -> Callable[..., Cell]:
-    """The class of the cell of that name in `registry.CELLS`. Raises ValueError for another."""
-    homes = {n: entry.normed if layer_norm else entry.home for n, entry in CELLS.items()}
-    homes = {n: home for n, home in homes.items() if home}
-    if name not in homes:
+    """Load the class of a cell by its name in `registry.CELLS`.
+
+    Raises ValueError for a name that is not there, ConfigError where an installed package's class
+    cannot be loaded.
+    """
+    known: Mapping[str, Any] = LAYER_NORM_CELLS if layer_norm else CELLS
+    if name not in known:
         normed = " with layer normalisation" if layer_norm else ""
-        raise ValueError(f"there is no cell {name!r}{normed}; use {one_of(homes)}")
-    module, _, kind = homes[name].rpartition(".")
-    made: Callable[..., Cell] = getattr(importlib.import_module(f"charrnn.{module}"), kind)
-    return made
+        raise ValueError(f"there is no cell {name!r}{normed}; use {one_of(known)}")
+    kind: Callable[..., Cell] = resolve(known[name] if layer_norm else known[name].cell)
+    return kind
+
+
+def make_cell(
+    name: str,
+    input_size: int,
+    hidden_size: int,
+    options: Mapping[str, Any],
+    layer_norm: bool = False,
+) -> Cell:
+    """Make a cell with those of the `options` that its constructor names.
+
+    Raises as `cell_class` does.
+    """
+    kind = cell_class(name, layer_norm)
+    named = inspect.signature(kind).parameters
+    known = {option: value for option, value in options.items() if option in named}
+    return kind(input_size, hidden_size, **known)
 
 
 def recurrent_stack(
@@ -227,20 +253,21 @@ def recurrent_stack(
     forget_bias: float = 1.0,
     recurrence_depth: int = 5,
     transform_bias: float = -2.0,
-    dropout: float = 0.0,
-    weight_dropout: float = 0.0,
-    zoneout: Sequence[float] = (),
-    locked_dropout: bool = False,
+    dropouts: Dropouts = NO_DROPOUT,
     layer_norm: bool = False,
     skip_connections: bool = False,
     bidirectional: bool = False,
 ) -> Stack:
-    """Recurrent layers over inputs (N, T, `input_size`), one for each of `hidden_sizes`.
+    """Build recurrent layers over inputs (N, T, `input_size`), one for each of `hidden_sizes`.
 
-    `cell` is a name in `registry.CELLS`, `layer_norm` takes its kind with layer normalisation
-    inside. `activation`, `forget_bias`, `recurrence_depth` and `transform_bias` go to the cells
-    that have them. A `bidirectional` layer is two of that width, side by side. The kinds of dropout
-    are those of `Stack` and `Recurrent`. Raises ValueError for a cell that there is not.
+    `cell` is a name in `charrnn.registry.CELLS`; `layer_norm` takes the cell's variant with layer
+    normalisation. `activation`, `forget_bias`, `recurrence_depth` and `transform_bias` go to the
+    cells that have them. A `bidirectional` layer is two layers of that width, side by side. Of
+    `dropouts` the stack uses `layers`, `weight`, `zoneout` and `locked`. Raises ValueError for an
+    unknown cell.
+
+    >>> recurrent_stack(10, cell="gru", hidden_sizes=(8, 6), bidirectional=True).output_size
+    12
     """
     options = {
         "activation": activation,
@@ -248,24 +275,29 @@ def recurrent_stack(
         "recurrence_depth": recurrence_depth,
         "transform_bias": transform_bias,
     }
-    make_cell = cell_class(cell, layer_norm)
-    options = {name: options[name] for name in CELLS[cell].options}
 
     def layer(d: int, h: int) -> Recurrent:
-        return Recurrent(make_cell(d, h, **options), weight_dropout=weight_dropout, zoneout=zoneout)
+        one = make_cell(cell, d, h, options, layer_norm)
+        parts = len([*leaves(one.initial_state(1))])
+        zoneout = [*dropouts.zoneout, *[0.0] * parts][:parts]
+        return Recurrent(one, weight_dropout=dropouts.weight, zoneout=zoneout)
 
     layers: list[nn.Module] = []
     width = input_size
     for h in hidden_sizes:
-        both = bidirectional
-        layers.append(Bidirectional(layer(width, h), layer(width, h)) if both else layer(width, h))
-        width = 2 * h if both else h
-    return Stack(layers, dropout, skip_connections, locked_dropout)
+        if bidirectional:
+            layers.append(Bidirectional(layer(width, h), layer(width, h)))
+        else:
+            layers.append(layer(width, h))
+        width = 2 * h if bidirectional else h
+    return Stack(layers, dropouts.layers, skip_connections, dropouts.locked)
 
 
 def embedding_of(vocabulary_size: int, embedding_size: int | None, scale: float = 1.0) -> nn.Module:
-    """Ids to vectors, drawn from a normal distribution of that `scale` (standard deviation);
-    one-hot ones where `embedding_size` is None."""
+    """Build an embedding that is drawn from a normal distribution of standard deviation `scale`.
+
+    Where `embedding_size` is None, the embedding is one-hot.
+    """
     if embedding_size is None:
         return OneHot(vocabulary_size)
     embedding = nn.Embedding(vocabulary_size, embedding_size)
@@ -280,24 +312,24 @@ def language_model(
     embedding_size: int | None = None,
     embedding: nn.Module | None = None,
     embedding_scale: float = 1.0,
-    input_dropout: float = 0.0,
-    output_dropout: float = 0.0,
-    embedding_dropout: float = 0.0,
-    locked_dropout: bool = False,
+    dropouts: Dropouts = NO_DROPOUT,
     tie_embeddings: bool = False,
     **layers: Any,
 ) -> LanguageModel:
-    """A language model over `vocabulary_size` symbols.
+    """Build a language model over `vocabulary_size` symbols.
 
-    `layers` are the options of `recurrent_stack`. `embedding_size` None feeds one-hot vectors; an
-    `embedding` of that width stands in for the lookup, which starts at `embedding_scale`. The kinds
-    of dropout are those of `LanguageModel`. `tie_embeddings` uses the embedding's matrix as the
-    head's weights, which start as such (Press and Wolf 2017; Inan et al. 2017). Raises ValueError
-    where tied widths do not fit, and for a cell that there is not.
+    `layers` are the options of `recurrent_stack`. Without `embedding_size` the layers read one-hot
+    vectors. An `embedding` of that width replaces the table of vectors, which otherwise starts with
+    the standard deviation `embedding_scale`. With `tie_embeddings` embedding and head share one
+    matrix, which starts as a head's (Press and Wolf 2017; Inan et al. 2017). Raises ValueError
+    where tied widths do not fit, and for an unknown cell.
+
+    >>> model = language_model(65, embedding_size=16, cell="gru", hidden_sizes=(32, 32))
+    >>> logits, state = model(torch.zeros(2, 7, dtype=torch.long), model.initial_state(2))
+    >>> logits.shape
+    torch.Size([2, 7, 65])
     """
-    stack = recurrent_stack(
-        embedding_size or vocabulary_size, locked_dropout=locked_dropout, **layers
-    )
+    stack = recurrent_stack(embedding_size or vocabulary_size, dropouts=dropouts, **layers)
     embedding = embedding or embedding_of(vocabulary_size, embedding_size, embedding_scale)
     head = nn.Linear(stack.output_size, vocabulary_size)
     nn.init.zeros_(head.bias)
@@ -306,7 +338,7 @@ def language_model(
         if tied is None:
             raise ValueError(
                 "tied embeddings need a matrix, and composed words have none; "
-                "add lookup to model.words"
+                "add lookup to model.words, or set model.tie_embeddings to false"
             )
         width = getattr(tied, "embedding_dim", None)
         if width != stack.output_size:
@@ -315,8 +347,6 @@ def language_model(
                 f"{width or 'one-hot'} is not {stack.output_size}; "
                 f"set embedding_size to that width"
             )
-        # The head's scale: unit-variance embeddings would start with logits of order sqrt(H).
+        # The head's scale: embeddings of unit variance would start with logits of order sqrt(H).
         tied.weight = head.weight
-    return LanguageModel(
-        embedding, stack, head, input_dropout, output_dropout, embedding_dropout, locked_dropout
-    )
+    return LanguageModel(embedding, stack, head, dropouts)

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def real_steps(lengths: Tensor, inputs: Tensor) -> Tensor:
-    """(N, T), True where a step of the inputs (N, T, D) is none of the padding."""
+    """Return a mask (N, T) that is True at the real steps of inputs (N, T, D), not the padding.
+
+    >>> real_steps(torch.tensor([1, 2]), torch.zeros(2, 3, 5))
+    tensor([[ True, False, False],
+            [ True,  True, False]])
+    """
     return torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]
 
 
 def only(real: Tensor, sequence: Tensor) -> Tensor:
-    """The sequence (N, T, D) with zeros for padding, through which no gradient flows.
+    """Replace the padding of a sequence (N, T, D) by zeros; no gradient flows into it.
 
-    Chosen, not multiplied: what stands in the padding may be no number at all.
+    `real` is the mask (N, T) of `real_steps`. It selects and does not multiply, since the padding
+    may hold NaN or infinity.
     """
     return sequence.where(real[:, :, None], sequence.new_zeros(()))
 
 
 def reverse(sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """The sequence (N, T, D) from its end to its beginning.
+    """Reverse a sequence (N, T, D) in time.
 
-    With `lengths` the real steps of each lane are reversed and the padding stays behind them. Done
-    twice, it is the sequence again.
+    With `lengths` (N,) the real steps of each lane are reversed, and the padding stays behind them.
+    Reversing twice gives the same sequence.
+
+    >>> sequence = torch.tensor([[1, 2, 0], [3, 4, 5]])[:, :, None]
+    >>> reverse(sequence, torch.tensor([2, 3]))[:, :, 0]
+    tensor([[2, 1, 0],
+            [5, 4, 3]])
     """
     if lengths is None:
         return sequence.flip(1)
@@ -32,17 +42,3 @@ def reverse(sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
     ends = lengths.clamp(max=sequence.shape[1])[:, None] - 1
     steps = (ends - steps).where(steps <= ends, steps)
     return sequence.gather(1, steps[:, :, None].expand_as(sequence))
-
-
-def drop(inputs: Tensor, rate: float, training: bool, locked: bool) -> Tensor:
-    """Dropout on (N, T, D), or (N, D) in a step: in training each number is 0 with probability
-    `rate`, else divided by 1 - rate, so that its expectation is itself.
-
-    `locked` draws once for all T of a lane (variational dropout: Gal and Ghahramani 2016).
-    """
-    if not training or not rate:
-        return inputs
-    if not locked:
-        return functional.dropout(inputs, rate)
-    mask = torch.ones_like(inputs[:, :1]) if inputs.dim() == 3 else torch.ones_like(inputs)
-    return inputs * functional.dropout(mask, rate)

@@ -1,7 +1,11 @@
-"""Words read by their characters: a vector for any word, whether it was seen in training or not.
+"""Vectors of words from their characters, for words of training and for all others.
 
-A composer takes the characters of each word, (W, L) ids of `lengths` (W,), each at least 1, to a
-vector of it, (W, size). What stands in the padding is never read.
+A composer is a module that takes the characters of W words, ids (W, L) of `lengths` (W,), each at
+least 1, to one vector for each word, (W, size). It never reads the values in the padding. ::
+
+    "cats"  -->  c a t s  -->  composer(s)  -->  v  \\
+                                                     side by side: the word's vector
+    its id  ------------->  lookup (optional)  -->  w  /
 """
 
 from __future__ import annotations
@@ -10,46 +14,31 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charrnn.data.batching import pad
-from charrnn.data.vocabulary import SPECIALS, CharacterVocabulary, Ids, WordVocabulary, id_type
 from charrnn.nn.cells.standard import LSTMCell
 from charrnn.nn.layers import Bidirectional, Recurrent
 from charrnn.nn.sequences import only, real_steps
 from charrnn.nn.state import leaves
 
-LONGEST = 40  # characters of a word that are read: one long address would pad a whole batch
-WIDTHS = range(1, 7)  # of convolutions
-ALIKE = 64  # words of similar length that are composed at a time
-AT_A_TIME = 4096  # words of a whole vocabulary that are composed
-
-
-def characters_of(words: Iterable[str]) -> CharacterVocabulary:
-    """The characters that words consist of, and the special symbols."""
-    return CharacterVocabulary.of(words, specials=SPECIALS)
-
-
-def spell(word: str, characters: CharacterVocabulary) -> Ids:
-    """The ids of a word's characters between `<s>` and `</s>`; of a word of more than 40
-    characters, those of its first 20 and its last 20."""
-    if len(word) > LONGEST:
-        word = word[: LONGEST // 2] + word[-LONGEST // 2 :]
-    return np.array(
-        [characters.start, *characters.encode(word), characters.end], id_type(characters.size)
-    )
+WIDTHS = range(1, 7)  # characters that a convolution spans
+ALIKE = 64  # words of similar length in one call of a composer on a CPU
+AT_A_TIME = 4096  # words in one call when a whole vocabulary is composed
 
 
 class RecurrentComposer(nn.Module):
-    r"""Words read by an LSTM in both directions (Ling et al. 2015).
+    r"""A composer that reads words with an LSTM in both directions (Ling et al. 2015).
 
     .. math:: v = W_f h^f_L + W_b h^b_1 + b
 
-    h^f_L is the last output of the LSTM that reads the embedded characters forwards, h^b_1 that of
-    the one that reads them backwards; each is `hidden_size` wide.
+    h^f_L is the last output of an LSTM that reads the embedded characters forwards, h^b_1 the last
+    output of one that reads them backwards; each is `hidden_size` wide.
+
+    >>> composer = RecurrentComposer(characters=9, embedding_size=4, hidden_size=5, size=3)
+    >>> composer(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1])).shape
+    torch.Size([2, 3])
     """
 
     def __init__(self, characters: int, embedding_size: int, hidden_size: int, size: int) -> None:
@@ -67,7 +56,7 @@ class RecurrentComposer(nn.Module):
 
 
 class Highway(nn.Module):
-    r"""A highway layer (Srivastava et al. 2015), whose transform gate begins nearly shut.
+    r"""A highway layer (Srivastava et al. 2015) with a transform gate that starts nearly closed.
 
     .. math:: y = t \odot \max(0, W x + b) + (1 - t) \odot x, \quad t = \sigma(W_t x + b_t)
     """
@@ -85,22 +74,26 @@ class Highway(nn.Module):
 
 
 class ConvolvingComposer(nn.Module):
-    r"""Words read by convolutions of 1 to 6 characters and a highway layer (Kim et al. 2016).
+    r"""A composer of convolutions over 1 to 6 characters and a highway layer (Kim et al. 2016).
 
     .. math:: f_k = \max_{1 \le t \le L} \tanh(b_k + \sum_{j < w} W_{kj} x_{t+j}), \quad
               v = W \operatorname{highway}(f) + b
 
-    x are the embedded characters, zero after the word's end. There are `filters` in all, of each
-    width w a number in proportion to w, as in the paper's small model (525). Raises ValueError for
-    fewer than 21.
+    x are the embedded characters, and zero after the end of the word. `filters` is the number of
+    filters of all widths together; the number of width w is proportional to w, as in the paper's
+    small model (525 filters). Raises ValueError for fewer than 21.
+
+    >>> composer = ConvolvingComposer(characters=9, embedding_size=4, filters=21, size=3)
+    >>> composer(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1])).shape
+    torch.Size([2, 3])
     """
 
     def __init__(self, characters: int, embedding_size: int, filters: int, size: int) -> None:
         super().__init__()
         if filters < sum(WIDTHS):
             raise ValueError(
-                f"convolutions of {len(WIDTHS)} widths need {sum(WIDTHS)} filters, "
-                f"not {filters}; make them wider"
+                f"convolutions of {len(WIDTHS)} widths need at least {sum(WIDTHS)} filters, and "
+                f"there are {filters}; use more"
             )
         edges = [filters * w * (w + 1) // 2 // sum(WIDTHS) for w in (0, *WIDTHS)]
         self.embedding = nn.Embedding(characters, embedding_size)
@@ -114,8 +107,8 @@ class ConvolvingComposer(nn.Module):
         embedded = self.embedding(characters)
         real = real_steps(lengths, embedded)
         embedded = only(real, embedded).transpose(1, 2)
-        # One convolution of the greatest width is quicker than six, and tanh as good after the
-        # maximum as before.
+        # One convolution of the greatest width, with zeros in the narrower kernels, is faster than
+        # six; and since tanh is monotonic, it can come after the maximum.
         kernels = torch.cat(
             [functional.pad(c.weight, (0, WIDTHS[-1] - w)) for w, c in self._by_width()]
         )
@@ -131,13 +124,13 @@ class ConvolvingComposer(nn.Module):
 
 
 def by_length(composer: nn.Module, characters: Tensor, lengths: Tensor) -> Tensor:
-    """The vectors of words, composed a few at a time, so that a long word pads few others.
+    """Compose words (W, L) a few at a time in order of length, so that a long word pads few others.
 
-    On a GPU all at once: their lengths are not known there without waiting for it.
+    On a GPU all words are composed at once, since reading their lengths would wait for the GPU.
     """
     if lengths.is_cuda or len(lengths) <= ALIKE:
-        made: Tensor = composer(characters, lengths)
-        return made
+        vectors: Tensor = composer(characters, lengths)
+        return vectors
     order = torch.argsort(lengths, stable=True)
     parts = [
         composer(characters[rows, : int(lengths[rows[-1]])], lengths[rows])
@@ -147,11 +140,11 @@ def by_length(composer: nn.Module, characters: Tensor, lengths: Tensor) -> Tenso
 
 
 class WordVectors(nn.Module):
-    """Vectors of words, (W, size): what a `lookup` and `composers` say of each, side by side.
+    """Vectors of words, (W, size): the outputs of all `composers` and of a `lookup` side by side.
 
-    `lookup` takes ids to vectors, of which `unknown` is the one of all words that it lacks. In
-    training a word's id is replaced by that one with its probability in `chances` (W,), where they
-    are given: the rest of the model learns to make do with the spelling.
+    `lookup` turns word ids into vectors; words that it lacks have the id `unknown`. In training,
+    `chances` (W,) are the probabilities with which a word's id is replaced by `unknown`, so that
+    the rest of the model learns to rely on the spelling.
     """
 
     def __init__(
@@ -179,49 +172,50 @@ class WordVectors(nn.Module):
 
 
 class SpelledEmbedding(nn.Module):
-    """Ids (...,) of a word vocabulary to vectors (..., size), from how its words are spelled.
+    """An embedding that composes the vector of each word from its characters.
 
-    A word and the same word with a space before it differ in one character. `<unk>` is the word of
-    no characters. The distinct words of a call are composed once. It stands in for `nn.Embedding`.
+    It takes word ids (...) to vectors (..., size), as `nn.Embedding` does. `spellings` (V, L) are
+    the character ids of each word of the vocabulary, padded after `lengths` (V,). A call composes
+    each distinct word once.
+
+    >>> vectors = WordVectors(4, None, [RecurrentComposer(10, 3, 5, 4)], unknown=2)
+    >>> spellings, lengths = torch.tensor([[7, 8], [9, 0], [1, 0]]), torch.tensor([2, 1, 1])
+    >>> SpelledEmbedding(vectors, spellings, lengths)(torch.tensor([[0, 2, 0, 1]])).shape
+    torch.Size([1, 4, 4])
     """
 
-    def __init__(
-        self, vectors: WordVectors, words: WordVocabulary, characters: CharacterVocabulary
-    ) -> None:
+    def __init__(self, vectors: WordVectors, spellings: Tensor, lengths: Tensor) -> None:
         super().__init__()
         self.vectors = vectors
-        self.characters = characters
-        self.num_embeddings, self.embedding_dim = words.size, vectors.size
-        spelled = [spell(word, characters) for word in words.symbols[: words.unknown]]
-        ids, lengths = map(torch.from_numpy, pad([*spelled, spell("", characters)]))
+        self.num_embeddings, self.embedding_dim = len(spellings), vectors.size
         self.spellings: Tensor
         self.lengths: Tensor
-        self.register_buffer("spellings", ids, persistent=False)
+        self.register_buffer("spellings", spellings, persistent=False)
         self.register_buffer("lengths", lengths, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         if ids.is_cuda and torch.cuda.is_current_stream_capturing():
-            # How many are distinct is not known before a graph runs.
-            made: Tensor = self.vectors(
+            # A graph has fixed shapes, and the number of distinct words varies.
+            vectors: Tensor = self.vectors(
                 ids.flatten(), self.spellings[ids].flatten(0, -2), self.lengths[ids].flatten()
             )
-            return made.view(*ids.shape, -1)
+            return vectors.view(*ids.shape, -1)
         distinct, places = torch.unique(ids, return_inverse=True)
         lengths = self.lengths[distinct]
         characters = self.spellings[distinct, : int(lengths.max())]
         return functional.embedding(places, self.vectors(distinct, characters, lengths))
 
-    def vector_of(self, word: str, number: int) -> Tensor:
-        """The vector of any word, whether it is in the vocabulary or not, (size,); `number` is its
-        id, that of `<unk>` where it has none."""
-        spelled = torch.from_numpy(spell(word, self.characters).astype(np.int64))
-        ids, characters = (
-            part.to(self.spellings.device)[None] for part in (torch.tensor(number), spelled)
-        )
-        made: Tensor = self.vectors(ids, characters, torch.full_like(ids, len(spelled)))
-        return made[0]
+    def vector_of(self, word_id: int, spelling: Tensor) -> Tensor:
+        """Compose the vector (size,) of any word from its character ids `spelling` (L,).
+
+        A word outside the vocabulary has the id of the unknown word.
+        """
+        spelling = spelling.to(self.spellings.device)
+        ids, length = spelling.new_tensor([word_id]), spelling.new_tensor([len(spelling)])
+        vectors: Tensor = self.vectors(ids, spelling[None], length)
+        return vectors[0]
 
     def table(self) -> Tensor:
-        """The vectors of the whole vocabulary, (V, size)."""
+        """Compose the vectors (V, size) of the whole vocabulary."""
         ids = torch.arange(self.num_embeddings, device=self.spellings.device)
         return torch.cat([self(part) for part in torch.split(ids, AT_A_TIME)])

@@ -1,1 +1,1 @@
-"""What lies on the disk: run directories and checkpoints."""
+"""Run directories and checkpoints: the files on the disk."""

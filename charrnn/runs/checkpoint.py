@@ -1,10 +1,10 @@
-"""Checkpoints: one safetensors file is one commit.
+"""Read and write checkpoints: one safetensors file holds all that training needs to go on.
 
-Tensors are the file's tensors; configuration, vocabulary and progress are JSON texts in its
-header, and beside them the SHA-256 of the whole raw file, computed with its own 64 digits read as
-zeros. There is no pickle, and nothing in a header builds a path or an import. The header is judged
-before any data is read, so that a stranger's file costs little to refuse. Nothing here imports
-torch: tensors are numpy arrays.
+The file's tensors are those of the model, the optimizer and the carried state. Its header holds
+the configuration, the vocabulary and the progress as JSON texts, and the SHA-256 of the whole file,
+computed with these 64 digits as zeros. There is no pickle, and no path or import is built from a
+header. The header is checked before any tensor is read, so a file from a stranger costs little to
+refuse. Nothing here imports torch: tensors are numpy arrays.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from charrnn.errors import CheckpointError, StorageError
 FORMAT = 1
 SUFFIX = ".safetensors"
 MAX_HEADER = 16 << 20
-MAX_VALUES = 100_000  # in the header's JSON: what it takes to parse has a bound, too
+MAX_VALUES = 100_000  # in the header's JSON, so that parsing it has a bound as well
+SCHEMA = 1  # of the JSON that commands print and of metrics.jsonl
 _TEMPORARY = ".writing-"
 _ZEROS = "0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 Arrays = dict[str, NDArray[Any]]
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
-"""What a header says of each tensor: its type (as F32) and its shape."""
+"""The type (such as F32) and the shape of each tensor, by name, as a header gives them."""
 
 Check = Callable[[Mapping[str, Any], Layout], None]
-"""Judges metadata and layout. Raises CheckpointError."""
+"""A function that checks metadata and layout, and raises CheckpointError."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory. `metadata` is plain data: config, vocabulary, progress, ..."""
+    """A checkpoint in memory. `metadata` is plain data: config, vocabulary, progress and others."""
 
     tensors: Arrays
     metadata: dict[str, Any]
@@ -52,10 +53,14 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, tensors: Arrays, metadata: dict[str, Any]) -> None:
-    """Write the file so that at every moment `path` is the old file or the whole new one.
+    """Write a checkpoint so that at every moment `path` is the old file or the whole new one.
 
-    Temporary file in the same folder, fsync, verify, replace, fsync the folder. Raises
-    StorageError naming the path and the bytes needed.
+    `metadata` must be JSON without NaN. Raises StorageError naming the path and the bytes needed.
+
+    >>> save_checkpoint(Path("a.safetensors"), {"w": np.arange(3)}, {"progress": {"step": 1}})
+    >>> checkpoint = load_checkpoint(Path("a.safetensors"))
+    >>> checkpoint.tensors["w"], checkpoint.metadata
+    (array([0, 1, 2]), {'progress': {'step': 1}})
     """
     texts = {name: json.dumps(value, allow_nan=False) for name, value in metadata.items()}
     texts |= {"charrnn": json.dumps({"format": FORMAT}), "sha256": _ZEROS}
@@ -71,8 +76,9 @@ def save_checkpoint(path: Path, tensors: Arrays, metadata: dict[str, Any]) -> No
 def load_checkpoint(path: Path, check: Check | None = None) -> Checkpoint:
     """Read a checkpoint and verify all of it.
 
-    The header is judged first, by `check` as well, and no data is read where it does not pass.
-    Raises CheckpointError for what is missing, damaged, or no checkpoint of this format.
+    The header is checked first, also by `check`; no tensor is read from a file that fails. Raises
+    CheckpointError for a file that is missing, damaged, or not a checkpoint of this format, and
+    StorageError for one that cannot be read.
     """
     with _opened(path) as file:
         metadata = _verified(file, check)
@@ -82,7 +88,7 @@ def load_checkpoint(path: Path, check: Check | None = None) -> Checkpoint:
 
 
 def read_metadata(path: Path, check: Check | None = None) -> dict[str, Any]:
-    """A checkpoint's metadata after verifying the whole file. Raises as `load_checkpoint`."""
+    """Read a checkpoint's metadata and verify the whole file. Raises as `load_checkpoint`."""
     with _opened(path) as file:
         return _verified(file, check)
 
@@ -90,9 +96,11 @@ def read_metadata(path: Path, check: Check | None = None) -> dict[str, Any]:
 def write_atomically(
     path: Path, content: bytes, verify: Callable[[Path], object] | None = None
 ) -> None:
-    """Replace `path` by a file with `content`, durably, or leave it as it was.
+    """Replace `path` by a file with `content`, safe against a crash, or leave it as it was.
 
-    Raises StorageError naming the path and the bytes needed.
+    The content goes to a temporary file in the same folder, which is synced to the disk, checked by
+    `verify`, and renamed; then the folder is synced. Raises StorageError naming the path and the
+    bytes needed.
     """
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
     try:
@@ -120,17 +128,17 @@ def write_atomically(
 
 
 def sweep(folder: Path) -> None:
-    """Delete what processes that were killed left half-written. Only where nobody else writes."""
+    """Delete half-written files of killed processes. No other process may be writing here."""
     for leftover in folder.glob(f"{_TEMPORARY}*"):
         leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file; whatever is found wrong with it becomes a CheckpointError that names it."""
+    """Open a file; turn every error that reading it raises into one of ours that names it."""
     try:
         if path.exists() and not path.is_file():
-            raise StorageError(f"cannot read {path}: it is no regular file")
+            raise StorageError(f"cannot read {path}: it is not a regular file")
         with path.open("rb") as file:
             yield file
     except FileNotFoundError as error:
@@ -145,12 +153,15 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _verified(file: BinaryIO, check: Check | None) -> dict[str, Any]:
-    """The metadata of a file whose header is ours, fits `check`, and whose checksum matches."""
+    """Check the header and the checksum of a file, and return its metadata.
+
+    Raises ValueError and others, which `_opened` turns into CheckpointError.
+    """
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= size - 8:
-        raise ValueError("its header is damaged, or it is no safetensors file")
+        raise ValueError("its header is damaged, or it is not a safetensors file")
     if length > MAX_HEADER:
         raise ValueError(f"its header of {length:,} bytes is larger than {MAX_HEADER:,}")
     header = file.read(length)
@@ -160,8 +171,8 @@ def _verified(file: BinaryIO, check: Check | None) -> dict[str, Any]:
     version = metadata.pop("charrnn")["format"]
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
-        remedy = "it was made by a newer version, upgrade charrnn" if newer else "it is not ours"
-        raise ValueError(f"it has format {version!r}, this charrnn reads {FORMAT}: {remedy}")
+        remedy = "it is from a newer version, so upgrade charrnn" if newer else "use another file"
+        raise ValueError(f"it has format {version!r}, this charrnn reads {FORMAT}; {remedy}")
     layout = {
         str(name): (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in entries.items()
     }
@@ -170,30 +181,30 @@ def _verified(file: BinaryIO, check: Check | None) -> dict[str, Any]:
 
     digits = list(_DIGEST.finditer(header))
     if len(digits) != 1:
-        raise ValueError("it has no checksum of ours in its header")
+        raise ValueError("its header does not hold exactly one checksum")
     first, last = digits[0].span(1)
     digest = hashlib.sha256(start + header[:first] + _ZEROS.encode() + header[last:])
     while chunk := file.read(1 << 20):
         digest.update(chunk)
     if digest.hexdigest() != digits[0][1].decode():
-        raise ValueError("its checksum does not match: it is damaged")
+        raise ValueError("it is damaged: its checksum does not match")
     return metadata
 
 
 def _json(text: str) -> Any:
-    """Plain data; not too much, no key twice (two readers could see two files) and no NaN."""
+    """Parse JSON from a header: of bounded size, without NaN, and with no key twice.
+
+    Two parsers may each take another one of two equal keys, and so see two different files.
+    """
     if sum(map(text.count, "[{,")) > MAX_VALUES:
         raise ValueError(f"its header holds more than {MAX_VALUES:,} values")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) < len(pairs):
-            raise ValueError("its header names something twice")
-        return found
+        if len(entries := dict(pairs)) < len(pairs):
+            raise ValueError("its header has the same key twice")
+        return entries
 
     def refuse(constant: str) -> Any:
         raise ValueError(f"its header holds {constant}")
 
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-
-
-SCHEMA = 1

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from charrnn.config.merge import config_from_data
 from charrnn.config.schema import Config
-from charrnn.data.vocabulary import Vocabularies, read_vocabularies
+from charrnn.data.vocabulary import (
+    TokenVocabulary,
+    Vocabularies,
+    Vocabulary,
+    read_vocabularies,
+)
 from charrnn.errors import CheckpointError, ConfigError
-from charrnn.registry import CELLS, TASKS, Shapes, resolve
+from charrnn.registry import CELLS, TASKS, not_installed, resolve, traits_of
 from charrnn.runs.checkpoint import Layout
 
+Shapes = dict[str, tuple[int, ...]]
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -124,99 +130,189 @@ def usable_best(data: Any) -> dict[str, Any]:
 
 
 def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
-    """Raise CheckpointError where metadata or tensors are not those of a model we can build."""
+    """Refuse metadata and tensors that are not those of a model that we can build.
+
+    Nothing as large as the model is allocated. Raises CheckpointError.
+    """
+    parts = _check_metadata(metadata)
+    _check_installed(metadata["config"])
     try:
-        parts = _Metadata.model_validate(dict(metadata))
+        config = config_from_data(metadata["config"], "its config")
+        vocabularies = read_vocabularies(metadata.get("vocabulary"))
+        expected = expected_tensors(config, vocabularies)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    _check_corpus(parts.corpus, vocabularies)
+    _check_shapes(layout, expected, config.training.average > 0)
+    _check_complete_state(layout, expected, MOMENTS[config.training.optimizer])
+    _check_complete_weights(layout, expected, config.training.average > 0)
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> _Metadata:
+    """Refuse metadata of the wrong types."""
+    try:
+        return _Metadata.model_validate(dict(metadata))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"its {place} is not usable: {first['msg'].lower()}") from error
-    try:
-        config = config_from_data(metadata.get("config"), "its config")
-        vocabularies = read_vocabularies(metadata.get("vocabulary"))
-        expected, carry = resolve(TASKS[config.task].layout)(config, vocabularies)
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-    if parts.corpus.most_frequent >= min(v.size for v in vocabularies.values()):
+
+
+def _check_installed(config: Mapping[str, Any]) -> None:
+    """Refuse a cell or a task that neither we nor an installed package provide."""
+    model = config.get("model")
+    cell = model.get("cell") if isinstance(model, Mapping) else None
+    for kind, name, table in (("task", config.get("task"), TASKS), ("cell", cell, CELLS)):
+        if isinstance(name, str) and name not in table:
+            raise CheckpointError(not_installed(kind, name))
+
+
+def _check_corpus(corpus: _Corpus, vocabularies: Vocabularies) -> None:
+    """Refuse facts about the corpus that do not fit the vocabularies."""
+    if corpus.most_frequent >= min(v.size for v in vocabularies.values()):
         raise CheckpointError("its most frequent character is not in its vocabulary")
-    if counts := parts.corpus.label_counts:
+    if counts := corpus.label_counts:
         labels = vocabularies.get("label")
         if labels is None or len(counts) != labels.size or not any(counts):
             raise CheckpointError("its label counts are not those of its labels")
-    found = {name: shape for name, (_, shape) in layout.items()}
+
+
+def _check_shapes(layout: Layout, expected: Expected, averaged: bool) -> None:
+    """Refuse a tensor of another name, shape or type than expected."""
     for name, (dtype, shape) in layout.items():
-        kind, _, rest = name.partition("/")
-        of = rest.rpartition("/")[0]
-        if kind == "model" or (kind == "average" and config.training.average):
-            fits = expected.get(rest) == shape
-        elif kind == "optimizer":
-            fits = of in expected and shape in ((), expected[of])
-        elif kind == "carry" and re.fullmatch(r"\d{1,3}", rest):
-            fits = int(rest) < len(carry) and shape == carry[int(rest)]
-        else:
-            fits = name == "interval_nats" and shape == ()
-        if not fits or dtype not in ("F32", "F64"):
+        if dtype not in ("F32", "F64") or not _is_expected(name, shape, expected, averaged):
             raise CheckpointError(
                 f"the tensor {name} ({dtype} {list(shape)}) is not one that its config implies"
             )
-    shared = {"head.weight"} if config.model.tie_embeddings else set()
-    moments: dict[str, set[str]] = {name: set() for name in expected if name not in shared}
+
+
+def _is_expected(name: str, shape: tuple[int, ...], expected: Expected, averaged: bool) -> bool:
+    kind, _, rest = name.partition("/")
+    if kind == "model" or (kind == "average" and averaged):
+        return expected.weights.get(rest) == shape
+    if kind == "optimizer":
+        weight = rest.rpartition("/")[0]
+        return weight in expected.weights and shape in ((), expected.weights[weight])
+    if kind == "carry" and re.fullmatch(r"\d{1,3}", rest):
+        return int(rest) < len(expected.carry) and shape == expected.carry[int(rest)]
+    return name == "interval_nats" and shape == ()
+
+
+def _check_complete_state(layout: Layout, expected: Expected, moments: set[str]) -> None:
+    """Refuse an optimizer's state or a carried state that has parts missing, or no loss.
+
+    The optimizer has all its `moments` of every trained weight or, before its first step, none.
+    """
+    kept: dict[str, set[str]] = {name: set() for name in expected.trained}
     for name in layout:
         if name.startswith("optimizer/"):
-            of, _, kind = name.removeprefix("optimizer/").rpartition("/")
-            moments.setdefault(of, set()).add(kind)
+            weight, _, kind = name.removeprefix("optimizer/").rpartition("/")
+            kept.setdefault(weight, set()).add(kind)
+    whole = all(kinds == moments for kinds in kept.values()) or not any(kept.values())
     carried = sum(name.startswith("carry/") for name in layout)
-    if (
-        any(kinds not in (set(), MOMENTS[config.training.optimizer]) for kinds in moments.values())
-        or len({frozenset(kinds) for kinds in moments.values()}) > 1
-        or carried not in (0, len(carry))
-        or "interval_nats" not in layout
-    ):
+    if not whole or carried not in (0, len(expected.carry)) or "interval_nats" not in layout:
         raise CheckpointError("the optimizer's state, the carried state or the loss is incomplete")
-    kinds = ["model", "average"] if config.training.average else ["model"]
-    needed = [f"{kind}/{name}" for kind in kinds for name in expected]
-    if missing := [name for name in needed if name not in found]:
-        raise CheckpointError(f"the tensor {missing[0]} that its config implies is missing")
+
+
+def _check_complete_weights(layout: Layout, expected: Expected, averaged: bool) -> None:
+    """Refuse a model, or the average of its weights, that has a tensor missing."""
+    for kind in ["model", "average"] if averaged else ["model"]:
+        for name in expected.weights:
+            if f"{kind}/{name}" not in layout:
+                raise CheckpointError(
+                    f"the tensor {kind}/{name} that its config implies is missing"
+                )
 
 
 class Expected(NamedTuple):
-    """The shapes of a model's weights by name, and of the leaves of the carried state."""
+    """The tensors that belong in a checkpoint."""
 
     weights: Shapes
-    carry: list[tuple[Any, ...]]
+    """The shapes of the network's weights by name."""
+    trained: frozenset[str]
+    """The names of those that the optimizer keeps a state of; of two that are tied, one."""
+    carry: Sequence[tuple[int, ...]]
+    """The shapes of the leaves of the carried state."""
 
 
-def language_model_layout(config: Config, vocabularies: Vocabularies) -> Expected:
-    """What must stand in the checkpoint of a language model. Raises ConfigError."""
-    if list(vocabularies) != ["text"]:
-        raise ConfigError(f"a language model has one vocabulary, not {', '.join(vocabularies)}")
-    carry = [
-        (config.training.batch_size, width)
-        for width in config.model.widths
-        for _ in range(CELLS[config.model.cell].states)
-    ]
-    if config.model.word_parts != ["lookup"]:
-        built = resolve("tasks.task.built_layout")(config, vocabularies)
-        return Expected(built.weights, carry)
-    return Expected(model_shapes(config, vocabularies["text"].size), carry)
+def expected_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
+    """List the tensors that belong in a checkpoint, from its configuration and vocabularies.
+
+    A language model that numpy steps is known by heart, so that sampling need not import torch;
+    any other network is built on torch's meta device, where tensors have shapes and no memory.
+    Raises ConfigError.
+    """
+    shapes = TASKS[config.task].shapes
+    known: Expected | None = resolve(shapes)(config, vocabularies) if shapes else None
+    return known or _built_tensors(config, vocabularies)
 
 
-def model_shapes(config: Config, vocabulary_size: int) -> Shapes:
-    """The names and shapes of a model's weights, without making any.
+def _built_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
+    """Build the network without memory and list its tensors. Raises ConfigError."""
+    import torch
+
+    from charrnn.config.resolved import resolved
+    from charrnn.nn.state import leaves
+
+    task = resolve(TASKS[config.task].task)
+    carries = "running text" in traits_of(config.task)
+    try:
+        with torch.device("meta"):
+            network = task.build(resolved(config), vocabularies)
+            state = network.initial_state(1) if carries else ()
+    except RuntimeError as error:
+        raise ConfigError(f"its network cannot be built: {error}") from error
+    return Expected(
+        {name: tuple(value.shape) for name, value in network.state_dict().items()},
+        frozenset(name for name, _ in network.named_parameters()),
+        [(_lanes(config), *leaf.shape[1:]) for leaf in leaves(state)] if carries else [],
+    )
+
+
+def _lanes(config: Config) -> int:
+    """The number of lanes of a carried state. Raises ConfigError while it is `auto`."""
+    if config.training.batch_size == "auto":
+        raise ConfigError("training.batch_size is still 'auto'; give it a number")
+    return config.training.batch_size
+
+
+NUMPY_CELLS = {"vanilla": (1, 1), "lstm": (4, 2), "gru": (3, 1)}
+"""How many gates and how many parts of the state the cells have that numpy steps
+(`charrnn.inference.numpy_stepper`)."""
+
+
+def numpy_tensors(config: Config, vocabularies: Vocabularies) -> Expected | None:
+    """List the tensors of a language model that numpy steps; None for any other.
 
     Raises ConfigError where the configuration still has `auto` widths.
     """
-    model = config.model
+    model, size = config.model, only_text(vocabularies).size
+    if model.cell not in NUMPY_CELLS or model.layer_norm or model.word_parts != ["lookup"]:
+        return None
     if model.embedding_size == "auto":
         raise ConfigError("model.embedding_size is still 'auto'; give it a number")
-    one_hot = model.embedding_size == "one_hot"
-    width = vocabulary_size if isinstance(model.embedding_size, str) else model.embedding_size
-    shapes: Shapes = {} if one_hot else {"embedding.weight": (vocabulary_size, width)}
+    gates, parts = NUMPY_CELLS[model.cell]
+    width = size if isinstance(model.embedding_size, str) else model.embedding_size
+    shapes: Shapes = {}
+    if model.embedding_size != "one_hot":
+        shapes["embedding.weight"] = (size, width)
     for i, hidden in enumerate(model.widths):
-        for name, shape in model.cell_shapes(width, hidden).items():
-            shapes[f"stack.layers.{i}.cell.{name}"] = shape
+        cell = f"stack.layers.{i}.cell"
+        shapes[f"{cell}.weight_ih"] = (gates * hidden, width)
+        shapes[f"{cell}.weight_hh"] = (gates * hidden, hidden)
+        shapes[f"{cell}.bias_ih"] = shapes[f"{cell}.bias_hh"] = (gates * hidden,)
         width = hidden
     outputs = sum(model.widths) if model.skip_connections else model.widths[-1]
-    shapes["head.weight"] = (vocabulary_size, outputs)
-    shapes["head.bias"] = (vocabulary_size,)
-    return shapes
+    shapes |= {"head.weight": (size, outputs), "head.bias": (size,)}
+    tied = {"head.weight"} if model.tie_embeddings else set()
+    carry = [(_lanes(config), width) for width in model.widths for _ in range(parts)]
+    return Expected(shapes, frozenset(shapes.keys() - tied), carry)
+
+
+def only_text(vocabularies: Vocabularies) -> Vocabulary:
+    """The one vocabulary of a language model. Raises ConfigError where there are others."""
+    if list(vocabularies) != ["text"]:
+        raise ConfigError(f"a language model has one vocabulary, not {', '.join(vocabularies)}")
+    text = vocabularies["text"]
+    assert not isinstance(text, TokenVocabulary)
+    return text

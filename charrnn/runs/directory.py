@@ -1,20 +1,19 @@
-"""The run directory: what is where, which checkpoint counts, and who may write.
+"""The run directory: its files, its checkpoints, and the lock that keeps a second trainer out.
 
 ::
 
     runs/<name>/
-      config.yaml        every value resolved; `charrnn train --config` on it repeats the run
-      environment.json   one entry a start: versions, device, threads, command line
-      metrics.jsonl      one object an evaluation
+      config.yaml        every setting, none left to be chosen: a config that repeats the run
+      environment.json   one entry for each start: versions, device, threads, command line
+      metrics.jsonl      one line for each evaluation, one of `"kind": "final"` for the last score
       checkpoints/step-00000500.safetensors
-      best.json          which step, which score; can be rebuilt from the checkpoints
+      best.json          the step and the score of the best checkpoint
       lock, owner.json   held while a trainer runs
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
 import json
 import os
@@ -28,7 +27,7 @@ from typing import Any
 
 import filelock
 
-from charrnn.errors import CheckpointError, ConfigError, LockedError, StorageError
+from charrnn.errors import CheckpointError, ConfigError, LockedError, StorageError, did_you_mean
 from charrnn.runs.checkpoint import (
     MAX_HEADER,
     SCHEMA,
@@ -43,14 +42,19 @@ from charrnn.runs.checkpoint import (
 from charrnn.runs.checkpoint_check import check_layout, usable_best
 
 _STEP = re.compile(r"step-(\d{8,18})\.safetensors")
-_OWN = {"lock", "owner.json", "checkpoints"}  # what taking the lock makes
-_EARLY = {"environment.json", "config.yaml"}  # what a start writes before its first checkpoint
+_OF_LOCK = {"lock", "owner.json", "checkpoints"}  # made by taking the lock
+_OF_START = {"environment.json", "config.yaml"}  # written before the first checkpoint
 
 Warn = Callable[[str], None]
 
 
 class Run:
-    """One run directory."""
+    """One run directory.
+
+    >>> run = Run(Path("runs/book-1"))
+    >>> run.name, run.checkpoint_path(500).as_posix()
+    ('book-1', 'runs/book-1/checkpoints/step-00000500.safetensors')
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,96 +67,116 @@ class Run:
 
     @contextmanager
     def lock(self, new: bool = False) -> Iterator[None]:
-        """Be the only trainer here, and make the directory where there is none.
+        """Hold the run directory as its only trainer; make it where it does not exist.
 
-        The lock dies with the process; taking it again in the same process is free. What a killed
-        process left half-written is swept. A directory in which nothing was recorded is taken
-        away again. Raises LockedError naming the process and host that hold it, and ConfigError
-        where the run is to be `new` and there is something at its path already.
+        The lock ends with the process; the same `Run` may take it several times. Half-written files
+        of killed processes are deleted. A directory that was made here and in which nothing was
+        recorded is removed again.
+
+        Raises LockedError naming the process and the host that hold the lock, and, with `new`,
+        ConfigError where the path is already used.
         """
-        owner = self.path / "owner.json"
-        foreign = self.path.exists() and not self.path.is_dir()
-        ours = (self.path / "lock").exists()
-        if new and not ours and (foreign or self._is_used(_OWN)):
+        was_locked_before = (self.path / "lock").exists()
+        is_something_else = self.path.exists() and not self.path.is_dir()
+        if new and not was_locked_before and (is_something_else or self._is_used(_OF_LOCK)):
             raise self._refusal()
-        fresh = not self._entries()
+        is_made_here = not self._entries()
+        self._acquire()
+        try:
+            for folder in (self.path, self.path / "checkpoints"):
+                sweep(folder)
+            # A new run may begin in the place of one that was killed before its first checkpoint.
+            if new and self._is_used(_OF_LOCK | _OF_START if was_locked_before else _OF_LOCK):
+                raise self._refusal()
+            identity = {"pid": os.getpid(), "host": socket.gethostname()}
+            write_atomically(self._owner, json.dumps(identity).encode())
+            yield
+        finally:
+            if self._lock.lock_counter == 1:
+                with contextlib.suppress(OSError):
+                    self._leave(is_made_here)
+            self._lock.release()
+
+    @property
+    def _owner(self) -> Path:
+        """The file that says which process holds the lock."""
+        return self.path / "owner.json"
+
+    def _acquire(self) -> None:
+        """Take the lock. Raises LockedError, and StorageError where there can be none."""
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            who = _living_owner(owner)
+            owner = _living_owner(self._owner)
             raise LockedError(
-                f"{self.path} is in use by process {who.get('pid', '?')} on "
-                f"{who.get('host', '?')}; wait for it, or stop it first"
+                f"{self.path} is in use by process {owner.get('pid', '?')} on "
+                f"{owner.get('host', '?')}; wait for it, or stop it first"
             ) from error
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StorageError(
                 f"cannot make or lock the run directory {self.path}: {reason}"
             ) from error
-        try:
-            for folder in (self.path, self.path / "checkpoints"):
-                sweep(folder)
-            # A run that was killed before its first checkpoint may begin again in its place.
-            if new and self._is_used(_OWN | _EARLY if ours else _OWN):
-                raise self._refusal()
-            identity = {"pid": os.getpid(), "host": socket.gethostname()}
-            write_atomically(owner, json.dumps(identity).encode())
-            yield
-        finally:
-            if self._lock.lock_counter == 1:
-                with contextlib.suppress(OSError):
-                    owner.unlink(missing_ok=True)
-                    if fresh and not self._is_used(_OWN):
-                        (self.path / "checkpoints").rmdir()
-                        (self.path / "lock").unlink(missing_ok=True)
-                        self.path.rmdir()
-            self._lock.release()
+
+    def _leave(self, is_made_here: bool) -> None:
+        """Remove the owner's name, and the directory if it was made here and is still empty."""
+        self._owner.unlink(missing_ok=True)
+        if is_made_here and not self._is_used(_OF_LOCK):
+            (self.path / "checkpoints").rmdir()
+            (self.path / "lock").unlink(missing_ok=True)
+            self.path.rmdir()
 
     def _entries(self) -> list[str]:
         return os.listdir(self.path) if self.path.is_dir() else []
 
-    def _is_used(self, nothing: set[str]) -> bool:
-        return bool(self.steps()) or not nothing.issuperset(self._entries())
+    def _is_used(self, ignored: set[str]) -> bool:
+        """Whether there is a checkpoint, or any other file than those to be ignored."""
+        return bool(self.steps()) or not ignored.issuperset(self._entries())
 
     def _refusal(self) -> ConfigError:
-        other = "delete it, or use another --out"
+        other = "delete it, or choose another directory"
         remedy = f"use charrnn resume {self.path}" if self.steps() else other
         return ConfigError(f"{self.path} exists already; {remedy}")
 
     # Checkpoints -------------------------------------------------------------------------------
 
     def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint of a step is."""
+        """The path of a step's checkpoint, whether it exists or not."""
         return self.path / "checkpoints" / f"step-{step:08d}{SUFFIX}"
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint file, in order."""
+        """The steps that have a checkpoint file, in ascending order."""
         folder = self.path / "checkpoints"
         names = os.listdir(folder) if folder.is_dir() else []
         return sorted(int(match[1]) for name in names if (match := _STEP.fullmatch(name)))
 
     def load(self, step: int) -> Checkpoint:
-        """The checkpoint of a step. Raises CheckpointError naming those that exist."""
+        """Load the checkpoint of a step. Raises CheckpointError naming the steps that have one."""
         if step not in self.steps():
-            have = ", ".join(f"{s:,}" for s in self.steps()) or "none"
-            raise CheckpointError(f"{self.path} has no checkpoint of step {step:,}; it has {have}")
+            existing = ", ".join(f"{s:,}" for s in self.steps()) or "none"
+            raise CheckpointError(
+                f"{self.path} has no checkpoint of step {step:,}; it has {existing}"
+            )
         return load_checkpoint(self.checkpoint_path(step), check_layout)
 
     def latest(self, warn: Warn) -> Checkpoint:
-        """The newest checkpoint that is whole, with a warning for each newer one that is not."""
+        """Load the newest undamaged checkpoint, with a warning for each damaged one.
+
+        Raises CheckpointError where there is none.
+        """
         for step in reversed(self.steps()):
             try:
                 return self.load(step)
             except CheckpointError as error:
                 warn(f"{error}; falling back to an older one")
         raise CheckpointError(
-            f"{self.path} has no usable checkpoint; start again with "
-            f"charrnn train --config {self.path / 'config.yaml'} --out ANOTHER"
+            f"{self.path} has no usable checkpoint; train again with the config "
+            f"{self.path / 'config.yaml'} into another directory"
         )
 
     def best(self, warn: Warn) -> Checkpoint:
-        """The checkpoint with the best validation score, else the latest."""
+        """Load the checkpoint with the best validation score; the latest where none is recorded."""
         step = self.read_best().get("step")
         if step is None:
             newest = self.latest(warn)
@@ -167,11 +191,14 @@ class Run:
             return self.latest(warn)
 
     def save(self, step: int, tensors: Arrays, metadata: dict[str, Any]) -> None:
-        """Write the checkpoint of a step, durably."""
+        """Write the checkpoint of a step, so that it survives a crash right after."""
         save_checkpoint(self.checkpoint_path(step), tensors, metadata)
 
     def prune(self, step: int, keep_last: int, best_step: int | None) -> None:
-        """Delete all up to `step`, just written and verified, but the last ones and the best."""
+        """Delete old checkpoints, after that of `step` was written and verified.
+
+        Kept are the last `keep_last` up to `step`, the best, and all after `step`.
+        """
         steps = [s for s in self.steps() if s <= step]
         for old in steps[:-keep_last]:
             if old != best_step:
@@ -180,41 +207,52 @@ class Run:
     # Records -----------------------------------------------------------------------------------
 
     def write_config(self, text: str) -> None:
-        """Record the resolved configuration."""
+        """Write the configuration to config.yaml."""
         write_atomically(self.path / "config.yaml", text.encode())
 
     def write_best(self, best: dict[str, Any]) -> None:
-        """Record which step is the best."""
+        """Write the step and the score of the best checkpoint to best.json."""
         write_atomically(self.path / "best.json", _json(best).encode())
 
     def read_best(self) -> dict[str, Any]:
-        """What `write_best` recorded, or nothing where that is missing or not usable."""
+        """Read best.json; an empty dictionary where it is missing or damaged."""
         return usable_best(_read_json(self.path / "best.json"))
 
     def record_environment(self, entry: dict[str, Any]) -> None:
-        """Add an entry for this start."""
+        """Add an entry for this start to environment.json."""
         path = self.path / "environment.json"
         entries = _read_json(path)
         entries = entries if isinstance(entries, list) else []
         write_atomically(path, _json([*entries, entry]).encode())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a line that was cut off by a crash does not count."""
+        """The lines of metrics.jsonl, except those that a crash cut off.
+
+        Each has `kind`: `evaluation` during training, `final` for the score of the best checkpoint.
+        Lines of older versions have no `kind` in the file.
+        """
+        return [
+            {"kind": "final" if "final" in line else "evaluation"} | line
+            for line in self._recorded_metrics()
+        ]
+
+    def _recorded_metrics(self) -> list[dict[str, Any]]:
         lines = []
         path = self.path / "metrics.jsonl"
-        for line in path.read_bytes().splitlines() if path.is_file() else []:
+        for text in path.read_bytes().splitlines() if path.is_file() else []:
             with contextlib.suppress(ValueError, RecursionError):
-                entry = json.loads(line)
-                if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-                    lines.append(entry)
+                line = json.loads(text)
+                if isinstance(line, dict) and isinstance(line.get("step"), int):
+                    lines.append(line)
         return lines
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add one line. Raises StorageError."""
+        """Add one line to metrics.jsonl. Raises StorageError."""
         path = self.path / "metrics.jsonl"
-        text = json.dumps({"schema": SCHEMA, **line}, allow_nan=False) + "\n"
+        kind = "final" if "final" in line else "evaluation"
+        text = json.dumps({"schema": SCHEMA, "kind": kind, **line}, allow_nan=False) + "\n"
         if path.exists() and not path.is_file():
-            raise StorageError(f"cannot write {path}: it is no regular file; take it away")
+            raise StorageError(f"cannot write {path}: it is not a regular file; remove it")
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)
@@ -226,21 +264,26 @@ class Run:
             ) from error
 
     def cut_metrics(self, step: int) -> None:
-        """Drop the lines of steps after `step`, which are about to be taken again, and `final`.
+        """Drop the final score and the lines after `step`, because training goes on from there.
 
-        A line that a crash cut off goes as well, or the next one would be written behind it.
+        A line that a crash cut off is dropped as well; otherwise the next line would be appended
+        to it.
         """
         path = self.path / "metrics.jsonl"
-        kept = [line for line in self.metrics() if line["step"] <= step and "final" not in line]
+        kept = [
+            line
+            for line in self._recorded_metrics()
+            if line["step"] <= step and "final" not in line
+        ]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         if path.is_file() and path.read_bytes() != text.encode():
             write_atomically(path, text.encode())
 
 
 def claim_run(name: str, root: Path = Path("runs")) -> Run:
-    """Make `runs/<name>-<n>` with the first n that is free; no two starts get the same one.
+    """Make the directory `runs/<name>-<n>` with the first free n; no two starts get the same one.
 
-    Raises StorageError where nothing can be made.
+    Raises StorageError where it cannot be made.
     """
     clean = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "text"
     for n in itertools.count(1):
@@ -256,15 +299,15 @@ def claim_run(name: str, root: Path = Path("runs")) -> Run:
 
 
 def all_runs(root: Path = Path("runs")) -> list[Run]:
-    """The runs below `root`, by name."""
+    """The runs in `root`, sorted by name."""
     folders = sorted(root.iterdir()) if root.is_dir() else []
     return [Run(folder) for folder in folders if (folder / "checkpoints").is_dir()]
 
 
 def find_run(name: str) -> Run | Path:
-    """A run by path or by its name under runs/, or the path of a checkpoint file.
+    """Find a run by its path or its name under runs/, or else a checkpoint file by its path.
 
-    Raises CheckpointError with the nearest name.
+    Raises CheckpointError with the most similar name.
     """
     for path in (Path(name).expanduser(), Path("runs") / name):
         if (path / "checkpoints").is_dir():
@@ -272,23 +315,27 @@ def find_run(name: str) -> Run | Path:
         if path.is_file():
             return path
     names = [run.name for run in all_runs()]
-    close = difflib.get_close_matches(Path(name).name, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else "charrnn list shows the runs here"
+    hint = did_you_mean(Path(name).name, names, cutoff=0.6) or "charrnn list shows the runs here"
     raise CheckpointError(f"no run or checkpoint {name!r}; {hint}")
 
 
 def find_checkpoint(
     name: str, warn: Warn, step: int | None = None, last: bool = False
 ) -> Checkpoint:
-    """The checkpoint a user means: of a run the best one unless told, or the file itself."""
-    found = find_run(name)
-    if isinstance(found, Path):
+    """Load a checkpoint: of a run its best, its last or that of a step; or a checkpoint file.
+
+    Raises CheckpointError.
+    """
+    run = find_run(name)
+    if isinstance(run, Path):
         if step is not None or last:
-            raise ConfigError(f"--step and --last choose within a run; {found} is one checkpoint")
-        return load_checkpoint(found, check_layout)
+            raise ConfigError(
+                f"{run} is a single checkpoint; name a run to choose a step of it, or its last"
+            )
+        return load_checkpoint(run, check_layout)
     if step is not None:
-        return found.load(step)
-    return found.latest(warn) if last else found.best(warn)
+        return run.load(step)
+    return run.latest(warn) if last else run.best(warn)
 
 
 def _json(value: Any) -> str:
@@ -296,28 +343,41 @@ def _json(value: Any) -> str:
 
 
 def _living_owner(path: Path) -> dict[str, Any]:
-    """Who holds the lock; where that is a dead process, its successor is about to sign."""
-    who: Any = {}
+    """The process that holds the lock, as owner.json names it.
+
+    The file may still name a process that has died. The new holder of the lock writes its own name
+    within moments, so the file is read again for up to a second.
+    """
+    owner: dict[str, Any] = {}
     for _ in range(20):
-        who = _read_json(path)
-        who = who if isinstance(who, dict) else {}
-        here = os.name == "posix" and who.get("host") == socket.gethostname()
-        if not here or not isinstance(who.get("pid"), int) or who["pid"] <= 0:
+        content = _read_json(path)
+        owner = content if isinstance(content, dict) else {}
+        if not _has_died(owner):
             break
-        try:
-            os.kill(who["pid"], 0)  # Only asks whether it is there.
-            break
-        except PermissionError:
-            break
-        except (OSError, OverflowError):
-            time.sleep(0.05)
-    return dict(who)
+        time.sleep(0.05)
+    return owner
+
+
+def _has_died(owner: dict[str, Any]) -> bool:
+    """Whether a process of this machine is certain to have ended."""
+    pid = owner.get("pid")
+    is_ours = os.name == "posix" and owner.get("host") == socket.gethostname()
+    if not is_ours or not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)  # Signal 0 only checks that the process exists.
+    except PermissionError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return False
 
 
 def _read_json(path: Path) -> Any:
+    """The content of a JSON file; None where it is missing, damaged or too large."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_HEADER:
-            return None  # Never a pipe or a device: reading one may not end.
+            return None  # Reading a pipe or a device might never end.
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None  # Missing or torn: whoever asks has another source.
+        return None

@@ -1,4 +1,4 @@
-"""What a result depends on beside the configuration."""
+"""The versions, the machine and the command line that a result depends on."""
 
 from __future__ import annotations
 
@@ -15,22 +15,14 @@ DISTRIBUTION = "charrnn-trainer"
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
-    """What a result depends on beside the configuration: versions, machine, command line."""
+    """Describe this process: versions, machine, command line, and the commit of a checkout.
+
+    `device` and `threads` are those that training uses.
+    """
     packages = {}
     for package in (DISTRIBUTION, "torch", "numpy", "safetensors"):
         with contextlib.suppress(PackageNotFoundError):
             packages[package] = version(package)
-    commit = None
-    checkout = Path(__file__).parents[2]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        commit = (checkout / ".git").exists() and subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout.strip()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -40,20 +32,39 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "packages": packages,
         "device": device,
         "threads": threads,
-        "commit": commit,
+        "commit": _commit(),
     }
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What has changed between two environments of the things bit-exact resume depends on."""
-    found = []
-    for key in ("python", "platform", "processor", "packages", "device", "threads"):
-        if before.get(key) != now.get(key):
-            found.append(f"{key}: {before.get(key)} before, {now.get(key)} now")
-    return found
+    """List the changes between two environments that may change the bits of a resumed run.
+
+    >>> differences({"threads": 1, "time": "9:00"}, {"threads": 2, "time": "9:30"})
+    ['threads: 1 before, 2 now']
+    """
+    keys = ("python", "platform", "processor", "packages", "device", "threads")
+    return [
+        f"{key}: {before.get(key)} before, {now.get(key)} now"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from, if it is one and git is there."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "rev-parse", "HEAD"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            command, cwd=checkout, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+    return None
 
 
 def _processor() -> str:
+    """The model name of the processor, as /proc/cpuinfo or else Python has it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):

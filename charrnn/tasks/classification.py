@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.vocabulary import Vocabularies, Vocabulary
 from charrnn.evaluation.metrics import accuracy, confusion, macro_f1
+from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Bidirectional, Stack
-from charrnn.nn.sequences import drop, real_steps
+from charrnn.nn.sequences import real_steps
 from charrnn.nn.state import State, leaves
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.examples import (
@@ -34,7 +36,7 @@ from charrnn.tasks.examples import (
 )
 from charrnn.tasks.labelled import LabelledExample, LabelledTexts, describe, text_and_label
 from charrnn.tasks.task import Prediction
-from charrnn.training.build import build_embedding, build_stack
+from charrnn.training.build import build_dropouts, build_embedding, build_stack
 
 Pooling = Literal["last", "mean", "max"]
 SHOWN = 3  # examples in a sample
@@ -61,21 +63,17 @@ class Classifier(nn.Module):
         stack: Stack,
         head: nn.Module,
         pooling: Pooling,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        locked: bool = False,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
         super().__init__()
         self.embedding = embedding
         self.stack = stack
         self.head = head
         self.pooling: Pooling = pooling
-        self.input_dropout = input_dropout
-        self.output_dropout = output_dropout
-        self.locked = locked
+        self.dropouts = dropouts
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        vectors = drop(self.embedding(ids), self.input_dropout, self.training, self.locked)
+        vectors = self.dropouts.on_input(self.embedding(ids), self.training)
         outputs, state = self.stack(vectors, self.stack.initial_state(len(ids)), lengths)
         if self.pooling == "mean":
             pooled = outputs.sum(1) / lengths[:, None]
@@ -84,11 +82,11 @@ class Classifier(nn.Module):
             pooled = outputs.where(real, outputs.new_full((), -math.inf)).amax(1)
         else:
             pooled = last_outputs(self.stack, state)
-        logits: Tensor = self.head(functional.dropout(pooled, self.output_dropout, self.training))
+        logits: Tensor = self.head(self.dropouts.on_output(pooled, self.training))
         return logits
 
 
-def build_classifier(config: Config, text: Vocabulary, classes: int) -> Classifier:
+def build_classifier(config: ResolvedConfig, text: Vocabulary, classes: int) -> Classifier:
     """Make the network that a resolved configuration describes. Raises ConfigError."""
     model = config.model
     embedding, width = build_embedding(model, text)
@@ -98,9 +96,7 @@ def build_classifier(config: Config, text: Vocabulary, classes: int) -> Classifi
         stack,
         nn.Linear(stack.output_size, classes),
         model.pooling,
-        float(model.input_dropout),
-        float(model.output_dropout),
-        model.locked_dropout,
+        build_dropouts(model),
     )
 
 
@@ -123,13 +119,13 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
 
     unit = "label"
 
-    def __init__(self, config: Config, data: LabelledTexts, about: dict[str, Any]) -> None:
+    def __init__(self, config: ResolvedConfig, data: LabelledTexts, about: dict[str, Any]) -> None:
         super().__init__(config, data, about)
         _, self.label = text_and_label(data.vocabularies)
         self.guess = math.log(self.label.size)
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> Classifier:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> Classifier:
         """Make the classifier of a configuration. Raises ConfigError."""
         text, label = text_and_label(vocabularies)
         return build_classifier(config, text, label.size)

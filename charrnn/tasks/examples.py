@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from charrnn.config.merge import config_from_data, with_values
+from charrnn.config.resolved import ResolvedConfig, resolved
 from charrnn.config.schema import Config
 from charrnn.data.batching import by_length
 from charrnn.data.formats import Examples, Labelled, Pair, Tagged, load_examples
@@ -30,7 +31,7 @@ from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Arrays, Checkpoint
 from charrnn.tasks.data import Texts
 from charrnn.training.build import load_arrays, placed
-from charrnn.training.example_batches import ExamplesTask
+from charrnn.training.example_batches import ExampleBatches
 from charrnn.training.objective import Batch
 from charrnn.training.planning import DEFAULT_TIME, plan
 from charrnn.training.text_windows import MOST_LOGITS
@@ -97,15 +98,16 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
     noun: ClassVar[str] = "texts"
     guess: float
 
-    def __init__(self, config: Config, data: ExampleData[Example], about: dict[str, Any]) -> None:
+    def __init__(
+        self, config: ResolvedConfig, data: ExampleData[Example], about: dict[str, Any]
+    ) -> None:
         self.config = config
         self.data = data
         self.about = about
         self.model = placed(self.build(config, data.vocabularies), config)
         batch_size = config.training.batch_size
-        assert not isinstance(batch_size, str)
         self.side_by_side = partial(self.collate, device=torch.device(config.device))
-        self.objective: ExamplesTask[Example, Batch] = ExamplesTask(
+        self.objective: ExampleBatches[Example, Batch] = ExampleBatches(
             data.splits["train"],
             self.side_by_side,
             self.cost,
@@ -120,7 +122,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
 
     @staticmethod
     @abstractmethod
-    def build(config: Config, vocabularies: Vocabularies) -> nn.Module:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> nn.Module:
         """Make the network that a resolved configuration describes. Raises ConfigError."""
 
     @staticmethod
@@ -163,7 +165,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
     ) -> Evaluation:
         """Score all examples of a split with a checkpoint's weights."""
         metadata = checkpoint.metadata
-        return cls(config, data, metadata).final(
+        return cls(resolved(config), data, metadata).final(
             model_weights(checkpoint.tensors),
             split=split,
             step=metadata["progress"]["step"],
@@ -171,7 +173,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         )
 
     @classmethod
-    def plan(cls, config: Config, data: ExampleData[Any], device: torch.device) -> Config:
+    def plan(cls, config: Config, data: ExampleData[Any], device: torch.device) -> ResolvedConfig:
         """Fill in `auto` settings: from `defaults`, then from the data and the machine."""
         train = data.splits["train"]
         longest = max(cls.length(example) for example in train)
@@ -299,7 +301,8 @@ def trained_network(
     """Make the network of a checkpoint, on a device; return it with its vocabularies."""
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     vocabularies = read_vocabularies(checkpoint.metadata["vocabulary"])
-    network = placed(kind.build(config, vocabularies), with_values(config, {"device": device}))
+    settings = resolved(with_values(config, {"device": device}))
+    network = placed(kind.build(settings, vocabularies), settings)
     return load_arrays(network, model_weights(checkpoint.tensors)), vocabularies
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.vocabulary import (
@@ -33,6 +34,7 @@ from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.inference.sampler import Choice, Cursor, Draws, prime
 from charrnn.inference.text import generate_texts
 from charrnn.inference.torch_stepper import TorchStepper
+from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
 from charrnn.nn.models import LanguageModel
 from charrnn.nn.state import State
@@ -50,7 +52,7 @@ from charrnn.tasks.examples import (
 from charrnn.tasks.labelled import describe, text_and_label
 from charrnn.tasks.labelled import read as read_texts
 from charrnn.tasks.task import Predictor
-from charrnn.training.build import build_lookup, build_stack
+from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # labels in a sample, and texts of each
@@ -95,7 +97,7 @@ class ConditionedLanguageModel(LanguageModel):
     """P(text | label): a language model that reads the label's vector beside each symbol's.
 
     The label of a lane is a leaf of its state, so that it reaches `step` and `forward` like any
-    state. The kinds of `dropout` are those of `LanguageModel`.
+    state.
     """
 
     def __init__(
@@ -104,9 +106,9 @@ class ConditionedLanguageModel(LanguageModel):
         label_embedding: nn.Module,
         stack: Stack,
         head: nn.Module,
-        **dropout: Any,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
-        super().__init__(embedding, stack, head, **dropout)
+        super().__init__(embedding, stack, head, dropouts)
         self.label_embedding = label_embedding
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
@@ -136,7 +138,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     use = "sample"
 
     def __init__(
-        self, config: Config, data: ExampleData[GenerationExample], about: dict[str, Any]
+        self, config: ResolvedConfig, data: ExampleData[GenerationExample], about: dict[str, Any]
     ) -> None:
         super().__init__(config, data, about)
         text, self.label = text_and_label(data.vocabularies)
@@ -144,7 +146,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
         self.guess = math.log(text.size)
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> ConditionedLanguageModel:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> ConditionedLanguageModel:
         """Make the network of a configuration. Raises ConfigError."""
         model = config.model
         text, label = text_and_label(vocabularies)
@@ -157,10 +159,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
             label_embedding,
             stack,
             nn.Linear(stack.output_size, text.size),
-            input_dropout=float(model.input_dropout),
-            output_dropout=float(model.output_dropout),
-            embedding_dropout=model.embedding_dropout,
-            locked=model.locked_dropout,
+            build_dropouts(model),
         )
 
     @staticmethod

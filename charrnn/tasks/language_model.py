@@ -6,22 +6,24 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.corpus import Corpus
-from charrnn.data.vocabulary import Vocabularies, Vocabulary
+from charrnn.data.vocabulary import Vocabularies
 from charrnn.errors import ConfigError
 from charrnn.evaluation.score import Evaluation, never
 from charrnn.evaluation.score_network import score_split
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.nn.models import LanguageModel
 from charrnn.runs.checkpoint import Arrays, Checkpoint
+from charrnn.runs.checkpoint_check import only_text
 from charrnn.tasks.task import Predictor
-from charrnn.training.build import adopt_weights, build_model, build_task, load_arrays, placed
+from charrnn.training.build import adopt_weights, build_model, build_objective, load_arrays, placed
 from charrnn.training.planning import plan
 from charrnn.training.trainer import evaluate
 
@@ -33,22 +35,22 @@ class LanguageModelling:
 
     use = "sample"
 
-    def __init__(self, config: Config, corpus: Corpus, about: dict[str, Any]) -> None:
+    def __init__(self, config: ResolvedConfig, corpus: Corpus, about: dict[str, Any]) -> None:
         self.config = config
         self.corpus = corpus
         self.about = about
         self.unit = corpus.unit
         self.guess = math.log(corpus.vocabulary.size)
         self.model = placed(self.build(config, {"text": corpus.vocabulary}), config)
-        self.objective = build_task(config, corpus)
+        self.objective = build_objective(config, corpus)
         self.per_step = (
             f"{config.training.batch_size} lanes x {config.training.window} {self.unit}s"
         )
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> LanguageModel:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> LanguageModel:
         """Make the network of a configuration. Raises ConfigError."""
-        return build_model(config, cast(Vocabulary, vocabularies["text"]))
+        return build_model(config, only_text(vocabularies))
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
@@ -65,7 +67,7 @@ class LanguageModelling:
         return model.evaluate_split(data, split)
 
     @staticmethod
-    def plan(config: Config, data: Corpus, device: torch.device) -> Config:
+    def plan(config: Config, data: Corpus, device: torch.device) -> ResolvedConfig:
         """Fill in `auto` settings from the text's length, its vocabulary and the machine."""
         return plan(config, len(data.splits["train"]), data.vocabulary.size, device)
 

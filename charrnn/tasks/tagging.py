@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charrnn.config.merge import config_from_data
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.formats import read_tagged
+from charrnn.data.spelling import characters_of, spell
 from charrnn.data.vocabulary import (
     SPECIALS,
     UNKNOWN,
@@ -33,9 +35,9 @@ from charrnn.data.vocabulary import (
 )
 from charrnn.errors import ConfigError
 from charrnn.evaluation.metrics import accuracy
+from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
-from charrnn.nn.sequences import drop
-from charrnn.nn.word_vectors import WordVectors, characters_of, spell
+from charrnn.nn.word_vectors import WordVectors
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.data import Texts
 from charrnn.tasks.examples import (
@@ -49,7 +51,7 @@ from charrnn.tasks.examples import (
     trained_network,
 )
 from charrnn.tasks.task import Prediction
-from charrnn.training.build import build_stack, build_words
+from charrnn.training.build import build_dropouts, build_stack, build_words
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # sentences in a sample
@@ -190,24 +192,20 @@ class Tagger(nn.Module):
         words: WordVectors,
         stack: Stack,
         head: nn.Module,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        locked: bool = False,
+        dropouts: Dropouts = NO_DROPOUT,
     ) -> None:
         super().__init__()
         self.words = words
         self.stack = stack
         self.head = head
-        self.input_dropout = input_dropout
-        self.output_dropout = output_dropout
-        self.locked = locked
+        self.dropouts = dropouts
 
     def forward(self, batch: TaggingBatch) -> Tensor:
         distinct = self.words(batch.ids, batch.characters, batch.spelled, batch.chances)
         vectors = functional.embedding(batch.words, distinct)
-        vectors = drop(vectors, self.input_dropout, self.training, self.locked)
+        vectors = self.dropouts.on_input(vectors, self.training)
         outputs, _ = self.stack(vectors, self.stack.initial_state(len(vectors)), batch.lengths)
-        outputs = drop(outputs, self.output_dropout, self.training, self.locked)
+        outputs = self.dropouts.on_output(outputs, self.training)
         logits: Tensor = self.head(outputs)
         return logits
 
@@ -221,13 +219,15 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
     unit = "token"
     noun = "sentences"
 
-    def __init__(self, config: Config, data: TaggedSentences, about: dict[str, Any]) -> None:
+    def __init__(
+        self, config: ResolvedConfig, data: TaggedSentences, about: dict[str, Any]
+    ) -> None:
         super().__init__(config, data, about)
         self.tag = parts_of(data.vocabularies).tag
         self.guess = math.log(self.tag.size)
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> Tagger:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> Tagger:
         """Make the tagger of a configuration. Raises ConfigError."""
         model = config.model
         parts = parts_of(vocabularies)
@@ -237,9 +237,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
             words,
             stack,
             nn.Linear(stack.output_size, parts.tag.size),
-            float(model.input_dropout),
-            float(model.output_dropout),
-            model.locked_dropout,
+            build_dropouts(model),
         )
 
     @staticmethod

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from charrnn.config.merge import config_from_data, with_values
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.vocabulary import Vocabularies
 from charrnn.errors import DataError
@@ -22,7 +23,6 @@ from charrnn.evaluation.score import Evaluation, never
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.registry import TASKS, resolve
 from charrnn.runs.checkpoint import Arrays, Checkpoint
-from charrnn.runs.checkpoint_check import Expected
 from charrnn.tasks.data import data_of_checkpoint
 
 
@@ -98,10 +98,10 @@ class Task(Protocol):
     model: Any
     objective: Any
 
-    def __init__(self, config: Config, data: Any, about: dict[str, Any]) -> None: ...
+    def __init__(self, config: ResolvedConfig, data: Any, about: dict[str, Any]) -> None: ...
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> nn.Module:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> nn.Module:
         """Make the network that a resolved configuration describes. Raises ConfigError."""
         ...
 
@@ -116,7 +116,7 @@ class Task(Protocol):
         ...
 
     @staticmethod
-    def plan(config: Config, data: Any, device: torch.device) -> Config:
+    def plan(config: Config, data: Any, device: torch.device) -> ResolvedConfig:
         """Fill in `auto` settings from the data and the machine."""
         ...
 
@@ -162,18 +162,8 @@ class Task(Protocol):
 
 def task_of(task: str) -> type[Task]:
     """Return the class of a task by its name."""
-    kind: type[Task] = resolve(TASKS[task].experiment)
+    kind: type[Task] = resolve(TASKS[task].task)
     return kind
-
-
-def built_layout(config: Config, vocabularies: Vocabularies) -> Expected:
-    """Return the shapes that a checkpoint must have, from the network of its configuration.
-
-    The network is built on torch's meta device, without memory for its weights. Raises ConfigError.
-    """
-    with torch.device("meta"):
-        model = task_of(config.task).build(config, vocabularies)
-    return Expected({name: tuple(value.shape) for name, value in model.state_dict().items()}, [])
 
 
 def score_checkpoint(

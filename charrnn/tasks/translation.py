@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.formats import Pair, read_pairs
@@ -54,7 +55,7 @@ from charrnn.tasks.examples import (
     trained_network,
 )
 from charrnn.tasks.task import Alignment, Prediction
-from charrnn.training.build import build_lookup, build_stack
+from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # examples in a sample
@@ -136,14 +137,14 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     noun = "pairs"
 
-    def __init__(self, config: Config, data: Pairs, about: dict[str, Any]) -> None:
+    def __init__(self, config: ResolvedConfig, data: Pairs, about: dict[str, Any]) -> None:
         super().__init__(config, data, about)
         self.target = _both(data.vocabularies)[1]
         self.unit = unit_of(self.target)
         self.guess = math.log(self.target.size)
 
     @staticmethod
-    def build(config: Config, vocabularies: Vocabularies) -> EncoderDecoder:
+    def build(config: ResolvedConfig, vocabularies: Vocabularies) -> EncoderDecoder:
         """Make the encoder and the decoder of a configuration. Raises ConfigError."""
         model = config.model
         source, target = _both(vocabularies)
@@ -164,9 +165,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
             decoder,
             nn.Linear(decoder.output_size, target.size),
             attention,
-            float(model.input_dropout),
-            float(model.output_dropout),
-            model.locked_dropout,
+            build_dropouts(model),
         )
 
     @staticmethod

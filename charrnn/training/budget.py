@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from charrnn.config.schema import Config
+from charrnn.config.resolved import ResolvedConfig
 
 EVALUATIONS = 12  # in a run whose `evaluation.every` is auto, if they fit
 EVALUATING = 0.2  # of a wall-clock budget: how much of it they may take
@@ -14,16 +14,18 @@ AIM = 0.97  # of a wall-clock budget: machines slow down more often than they sp
 LONG_SCORE = 0.15  # of a wall-clock budget: an unbroken score that takes longer is left to `eval`
 
 
-def steps_bound(config: Config, batches_per_epoch: int) -> int | None:
+def steps_bound(config: ResolvedConfig, batches_per_epoch: int) -> int | None:
     """The step count that `steps` and `epochs` allow, None where neither is set."""
     training = config.training
     bounds = [training.steps] if training.steps else []
-    if isinstance(training.epochs, float):
+    if training.epochs is not None:
         bounds.append(max(1, round(training.epochs * batches_per_epoch)))
     return min(bounds) if bounds else None
 
 
-def learning_rate_schedule(config: Config, total_steps: int | None) -> Callable[[int], float]:
+def learning_rate_schedule(
+    config: ResolvedConfig, total_steps: int | None
+) -> Callable[[int], float]:
     """The learning rate of step s (from 0): a linear warm-up, then the chosen fall to zero.
 
     `total_steps` None, while a wall-clock budget is still being measured, gives the warm-up and
@@ -31,7 +33,6 @@ def learning_rate_schedule(config: Config, total_steps: int | None) -> Callable[
     """
     training = config.training
     highest, warmup = training.learning_rate, training.warmup_steps
-    assert not isinstance(highest, str)
 
     def rate(step: int) -> float:
         if step < warmup:
@@ -76,7 +77,9 @@ def steps_in_time(
     return taken + max(0, more), scored, evaluations
 
 
-def evaluation_interval(config: Config, total_steps: int, evaluations: int = EVALUATIONS) -> int:
+def evaluation_interval(
+    config: ResolvedConfig, total_steps: int, evaluations: int = EVALUATIONS
+) -> int:
     """Steps between so many evaluations, unless a number of steps was chosen."""
     every = config.evaluation.every
     return every if every != "auto" else max(1, math.ceil(total_steps / evaluations))

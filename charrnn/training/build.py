@@ -1,4 +1,4 @@
-"""From a configuration to its pieces: network, task and optimizer.
+"""From a configuration to its pieces: network, objective and optimizer.
 
 This is where configuration ends: everything below takes plain values.
 """
@@ -12,26 +12,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from charrnn.config.schema import Config, ModelConfig
+from charrnn.config.resolved import ResolvedConfig, ResolvedModel
+from charrnn.config.schema import ModelConfig
 from charrnn.data.corpus import Corpus
+from charrnn.data.spelling import characters_of, spellings, word_characters
 from charrnn.data.vocabulary import UNKNOWN, Vocabulary, WordVocabulary
 from charrnn.errors import ConfigError
+from charrnn.nn.dropout import Dropouts
 from charrnn.nn.layers import Recurrent, Stack
-from charrnn.nn.models import LanguageModel, embedding_of, language_model, recurrent_stack
+from charrnn.nn.models import (
+    LanguageModel,
+    embedding_of,
+    language_model,
+    make_cell,
+    recurrent_stack,
+)
 from charrnn.nn.word_vectors import (
     ConvolvingComposer,
     RecurrentComposer,
     SpelledEmbedding,
     WordVectors,
-    characters_of,
 )
-from charrnn.registry import CELLS
-from charrnn.training.text_windows import LanguageModelTask
+from charrnn.training.text_windows import TextWindows
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
+def build_model(config: ResolvedConfig, vocabulary: Vocabulary) -> LanguageModel:
     """The network a resolved configuration describes. Raises ConfigError."""
     model = config.model
     size = model.embedding_size
@@ -43,10 +50,7 @@ def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
             vocabulary.size,
             embedding=embedding,
             embedding_size=width,
-            embedding_scale=_scale(model),
-            input_dropout=float(model.input_dropout),
-            output_dropout=float(model.output_dropout),
-            embedding_dropout=model.embedding_dropout,
+            embedding_scale=model.embedding_scale,
             tie_embeddings=model.tie_embeddings,
             **_layers(model),
         )
@@ -54,12 +58,43 @@ def build_model(config: Config, vocabulary: Vocabulary) -> LanguageModel:
         raise ConfigError(str(error)) from error
 
 
-def build_stack(model: ModelConfig, input_size: int, bidirectional: bool) -> Stack:
-    """The recurrent layers that a resolved configuration describes. Raises ConfigError."""
-    return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
+def build_stack(model: ResolvedModel, input_size: int, bidirectional: bool) -> Stack:
+    """Build the recurrent layers that a resolved configuration describes. Raises ConfigError."""
+    try:
+        return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
-def build_embedding(model: ModelConfig, vocabulary: Vocabulary) -> tuple[nn.Module, int]:
+def matrix_weights(model: ModelConfig, input_size: int, hidden_size: int) -> int:
+    """Count the weights in the matrices of one layer's cell. Raises ConfigError."""
+    weights = _cell_weights(model, input_size, hidden_size).values()
+    return sum(weight.numel() for weight in weights if weight.dim() > 1)
+
+
+def _cell_weights(model: ModelConfig, input_size: int, hidden_size: int) -> dict[str, Tensor]:
+    """The weights of one layer's cell by name, on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        cell = make_cell(model.cell, input_size, hidden_size, _options(model), model.layer_norm)
+    if not isinstance(cell, nn.Module):
+        raise ConfigError(f"the cell {model.cell} is no torch.nn.Module, so it cannot be trained")
+    return dict(cell.named_parameters())
+
+
+def build_dropouts(model: ResolvedModel) -> Dropouts:
+    """The rates of dropout that a resolved configuration describes."""
+    return Dropouts(
+        input=model.input_dropout,
+        layers=model.dropout,
+        output=model.output_dropout,
+        embedding=model.embedding_dropout,
+        weight=model.weight_dropout,
+        zoneout=(model.zoneout, model.zoneout_cell),
+        locked=model.locked_dropout,
+    )
+
+
+def build_embedding(model: ResolvedModel, vocabulary: Vocabulary) -> tuple[nn.Module, int]:
     """What takes ids to vectors, and their width. Raises ConfigError."""
     if model.word_parts == ["lookup"]:
         return _lookup(model, vocabulary.size)
@@ -70,12 +105,13 @@ def build_embedding(model: ModelConfig, vocabulary: Vocabulary) -> tuple[nn.Modu
         )
     if vocabulary.specials != (UNKNOWN,):
         raise ConfigError(f"words are composed beside {UNKNOWN} and no other special symbol")
-    characters = characters_of(vocabulary.symbols[: vocabulary.unknown])
+    characters = word_characters(vocabulary)
     vectors = build_words(model, vocabulary.size, characters.size)
-    return SpelledEmbedding(vectors, vocabulary, characters), vectors.size
+    spelled, lengths = map(torch.from_numpy, spellings(vocabulary, characters))
+    return SpelledEmbedding(vectors, spelled, lengths), vectors.size
 
 
-def build_words(model: ModelConfig, words: int, characters: int) -> WordVectors:
+def build_words(model: ResolvedModel, words: int, characters: int) -> WordVectors:
     """What makes the vectors of words, of which the last one is `<unk>`, from their ids and the
     ids of their characters. Raises ConfigError."""
     parts, size = model.word_parts, model.embedding_size
@@ -101,7 +137,7 @@ def build_words(model: ModelConfig, words: int, characters: int) -> WordVectors:
     return WordVectors(width, lookup, composers, words - 1)
 
 
-def build_lookup(model: ModelConfig, symbols: int) -> tuple[nn.Module, int]:
+def build_lookup(model: ResolvedModel, symbols: int) -> tuple[nn.Module, int]:
     """A vector of its own for each symbol, where none is composed, and its width. Raises
     ConfigError."""
     if model.word_parts != ["lookup"]:
@@ -112,42 +148,44 @@ def build_lookup(model: ModelConfig, symbols: int) -> tuple[nn.Module, int]:
     return _lookup(model, symbols)
 
 
-def _lookup(model: ModelConfig, symbols: int) -> tuple[nn.Module, int]:
+def _lookup(model: ResolvedModel, symbols: int) -> tuple[nn.Module, int]:
     """A vector of its own for each symbol, and its width."""
     size = model.embedding_size
     width = size if isinstance(size, int) else None
-    return embedding_of(symbols, width, _scale(model)), width or symbols
+    return embedding_of(symbols, width, model.embedding_scale), width or symbols
 
 
-def _scale(model: ModelConfig) -> float:
-    """How large the vectors of symbols start; weights that are loaded do not care."""
-    return 1.0 if isinstance(model.embedding_scale, str) else model.embedding_scale
-
-
-def _layers(model: ModelConfig) -> dict[str, Any]:
+def _layers(model: ResolvedModel) -> dict[str, Any]:
     """A configuration's options of `recurrent_stack`."""
-    numbers = [model.embedding_size, model.dropout, model.input_dropout, model.output_dropout]
-    if "auto" in numbers:
-        raise ConfigError("the config still has 'auto' values; charrnn train resolves them")
     return {
         "cell": model.cell,
         "hidden_sizes": model.widths,
-        "activation": model.activation,
-        "forget_bias": model.forget_bias,
-        "recurrence_depth": model.recurrence_depth,
-        "transform_bias": model.transform_bias,
-        "dropout": float(model.dropout),
-        "weight_dropout": model.weight_dropout,
-        "zoneout": [model.zoneout, model.zoneout_cell][: CELLS[model.cell].states],
-        "locked_dropout": model.locked_dropout,
+        **_options(model),
+        "dropouts": build_dropouts(model),
         "layer_norm": model.layer_norm,
         "skip_connections": model.skip_connections,
     }
 
 
-def placed(network: Network, config: Config) -> Network:
+def _over_input(model: ModelConfig) -> list[str]:
+    """Name the matrices of a cell with one column for each input: as wide as the input is."""
+    narrow, wide = (_cell_weights(model, inputs, 1) for inputs in (1, 2))
+    return [name for name, weight in narrow.items() if weight.shape != wide[name].shape]
+
+
+def _options(model: ModelConfig) -> dict[str, Any]:
+    """The settings that a cell's constructor may name."""
+    return {
+        "activation": model.activation,
+        "forget_bias": model.forget_bias,
+        "recurrence_depth": model.recurrence_depth,
+        "transform_bias": model.transform_bias,
+    }
+
+
+def placed(network: Network, config: ResolvedConfig) -> Network:
     """The network on the configuration's device, its weights laid out as that wants them."""
-    network.to(torch.device("cpu" if config.device == "auto" else config.device))
+    network.to(torch.device(config.device))
     for module in network.modules():
         if isinstance(module, Recurrent):
             module.compact()
@@ -178,13 +216,11 @@ def adopt_weights(
     of_symbols = of_characters = _common(symbols, source_symbols)
     spelled, source_spelled = model.embedding, source.embedding
     if isinstance(spelled, SpelledEmbedding) and isinstance(source_spelled, SpelledEmbedding):
-        of_characters = _common(spelled.characters.symbols, source_spelled.characters.symbols)
+        # The last symbol of a vocabulary of composed words is `<unk>`, which has no characters.
+        here, there = (characters_of(map(str, words[:-1])) for words in (symbols, source_symbols))
+        of_characters = _common(here.symbols, there.symbols)
     theirs = source.state_dict()
-    over_input = {
-        f"stack.layers.0.cell.{name}"
-        for name, shape in config.cell_shapes(0, 1).items()
-        if 0 in shape
-    }
+    over_input = {f"stack.layers.0.cell.{name}" for name in _over_input(config)}
     with torch.no_grad():
         for name, mine in model.state_dict().items():
             given = theirs.get(name)
@@ -214,12 +250,10 @@ def _common(mine: Sequence[Any], theirs: Sequence[Any]) -> tuple[Tensor, Tensor]
     return torch.tensor([i for i, _ in common]).long(), torch.tensor([j for _, j in common]).long()
 
 
-def build_task(config: Config, corpus: Corpus) -> LanguageModelTask:
-    """The task a resolved configuration describes, over a corpus. Raises ConfigError."""
+def build_objective(config: ResolvedConfig, corpus: Corpus) -> TextWindows:
+    """The objective that a configuration describes, over a corpus. Raises ConfigError."""
     training = config.training
-    if training.batch_size == "auto" or training.window == "auto":
-        raise ConfigError("the config still has 'auto' values; charrnn train resolves them")
-    return LanguageModelTask(
+    return TextWindows(
         corpus,
         batch_size=training.batch_size,
         window=training.window,
@@ -232,7 +266,7 @@ def build_task(config: Config, corpus: Corpus) -> LanguageModelTask:
     )
 
 
-def build_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: ResolvedConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a configuration; weight decay falls on matrices only."""
     training = config.training
     parameters = list(model.parameters())
@@ -242,7 +276,6 @@ def build_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optim
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     rate = training.learning_rate
-    assert not isinstance(rate, str)
     # On a GPU the rate is a tensor, so that a captured step can be given another one.
     on_gpu = parameters[0].device.type == "cuda"
     given = torch.tensor(rate, device=parameters[0].device) if on_gpu else rate

@@ -15,7 +15,7 @@ from charrnn.training.objective import Batch, Loss
 Example = TypeVar("Example")
 
 
-class ExamplesTask(Generic[Example, Batch]):
+class ExampleBatches(Generic[Example, Batch]):
     """The batches of a list of examples, and what a batch costs.
 
     `collate` makes a batch of examples, `cost` gives a model's summed loss of a batch, in nats, and
@@ -39,7 +39,7 @@ class ExamplesTask(Generic[Example, Batch]):
         self._batches = Batches([length(example) for example in examples], batch_size, seed)
         self.batches_per_epoch = self._batches.batches_per_epoch
 
-    def share(self, rank: int, count: int) -> ExamplesTask[Example, Batch]:
+    def share(self, rank: int, count: int) -> ExampleBatches[Example, Batch]:
         """The same on one of `count` parts of the examples of each batch."""
         part = copy.copy(self)
         part._batches = self._batches.share(rank, count)

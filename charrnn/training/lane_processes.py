@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from charrnn import errors
 from charrnn.nn.state import State, leaves, map_state
-from charrnn.training.objective import Batch, Loss, Task
+from charrnn.training.objective import Batch, Loss, Objective
 
 ORDER = struct.Struct("<QQQ")  # seed, epoch, batch
 ANSWER = struct.Struct("<dqq")  # nats, characters scored, bytes of an error's text that follow
@@ -38,8 +38,8 @@ ALIGNMENT = 64  # bytes; kernels choose their path by it
 SEEDS = 1 << 56  # between the seeds of two members
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in sys/prctl.h
 
-Compute = Callable[[Task[Any], Any, State | None, int], Loss]
-"""Task, batch, carried state and seed to a loss, with its gradient left in the parameters."""
+Compute = Callable[[Objective[Any], Any, State | None, int], Loss]
+"""Objective, batch, carried state and seed to a loss, with its gradient left in the parameters."""
 
 
 def available() -> bool:
@@ -47,7 +47,7 @@ def available() -> bool:
     return sys.platform == "linux"
 
 
-class Team:
+class LaneProcesses:
     """The other members, of whom each computes one of `shares`; the trainer computes the first.
 
     `carry` is what the whole batch carries, lane by lane in the order of the shares. From here on
@@ -55,7 +55,7 @@ class Team:
     """
 
     def __init__(
-        self, compute: Compute, shares: Sequence[Task[Batch]], model: nn.Module, carry: State
+        self, compute: Compute, shares: Sequence[Objective[Batch]], model: nn.Module, carry: State
     ) -> None:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         sizes = [p.shape for p in self._parameters]
@@ -75,7 +75,7 @@ class Team:
         for rank, share in enumerate(shares[1:], 1):
             self._members.append(self._fork(rank, share))
 
-    def step(self, share: Task[Batch], batch: Batch, order: tuple[int, int, int]) -> Loss:
+    def step(self, share: Objective[Batch], batch: Batch, order: tuple[int, int, int]) -> Loss:
         """The loss of the whole batch, its gradient in the parameters, the carry in place.
 
         `order` is seed, epoch and batch number; `batch` is the trainer's own share of it. Raises
@@ -106,14 +106,14 @@ class Team:
             parameter.data = parameter.data.clone()
         self.carry = map_state(lambda leaf: leaf.clone(), self.carry)
 
-    def _own(self, share: Task[Batch], batch: Batch, rank: int, seed: int) -> Loss:
+    def _own(self, share: Objective[Batch], batch: Batch, rank: int, seed: int) -> Loss:
         carry = map_state(lambda leaf: leaf[self._rows[rank]], self.carry)
         loss = self._compute(share, batch, carry, seed + rank * SEEDS)
         if loss.carry is not None:
             map_state(lambda place, leaf: place.copy_(leaf), carry, loss.carry)
         return loss
 
-    def _fork(self, rank: int, share: Task[Batch]) -> tuple[int, socket.socket]:
+    def _fork(self, rank: int, share: Objective[Batch]) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair()
         with warnings.catch_warnings():
             # Python warns of locks that other threads hold. Those here are torch's, which rest
@@ -139,7 +139,7 @@ class Team:
         finally:
             os._exit(code)
 
-    def _serve(self, rank: int, share: Task[Batch], link: socket.socket) -> None:
+    def _serve(self, rank: int, share: Objective[Batch], link: socket.socket) -> None:
         """Answer every order until the trainer is gone."""
         batches: Iterator[Batch] = iter(())
         expected: tuple[int, int] | None = None

@@ -25,7 +25,7 @@ class Loss(NamedTuple):
     rate: float = 1.0
 
 
-class Task(Protocol[Batch]):
+class Objective(Protocol[Batch]):
     """The contract. Batches are opaque to the trainer."""
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -39,7 +39,7 @@ class Task(Protocol[Batch]):
         """The loss of one batch, going on from `carry`; None starts from the zero state."""
         ...
 
-    def share(self, rank: int, count: int) -> Task[Batch]:
+    def share(self, rank: int, count: int) -> Objective[Batch]:
         """The same experiment on one of `count` parts of the lanes of every batch, in order."""
         ...
 

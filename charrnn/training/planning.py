@@ -1,113 +1,193 @@
-"""What a user did not choose, chosen from the text and the machine.
+"""Fill in `auto` settings from the text and the hardware.
 
-`plan` replaces every `auto` of a configuration except those that need a measured speed;
-`steps_in_time` turns a wall-clock budget into a number of steps once the speed is known.
+`plan` decides every `auto` of a configuration except those that need a measured speed:
+`charrnn.training.budget` turns a wall-clock budget into steps once the speed is known. Beside each
+constant stands the page of docs/experiments that it comes from, or that it is a round number.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from charrnn.config.merge import with_values
-from charrnn.config.schema import Config
+from charrnn.config.merge import flatten, with_values
+from charrnn.config.resolved import ResolvedConfig, resolved
+from charrnn.config.schema import Config, ModelConfig, TrainingConfig
+from charrnn.training.build import matrix_weights
 from charrnn.training.hardware import choose_precision, choose_processes, measure_speed
 
-DEFAULT_TIME = 600.0
+# The budget where none was chosen: ten-minutes.md has the scores it reaches. Epochs end a run on a
+# text so short that ten minutes would only learn it by heart (round numbers).
+DEFAULT_TIME = 600.0  # seconds
+FEWEST_EPOCHS = 50
+FEWEST_STEPS = 2000
+
+# Lanes and windows: defaults-for-a-short-run.md (batch 32; a window of 64 beat one of 128) and
+# defaults-on-other-texts.md (twice the lanes are worse). A GPU needs more work a step to be busy.
+LONGEST_WINDOW = 64
+LONGEST_WINDOW_ON_GPU = 128
+SHORTEST_WINDOW = 8
+MOST_LANES = 32
+MOST_LANES_ON_GPU = 64
+WINDOWS_A_LANE = 8  # at least, which bounds the lanes on a short text
+
+# Width: defaults-for-a-short-run.md (192 for two minutes, 256 for ten). A wide model learns a short
+# text by heart, so the width also grows with the square root of the text: dropout-and-passes.md.
+WIDTH_IN_TWO_MINUTES = 192
+TIME_EXPONENT = 0.2
+GPU_WIDTH_FACTOR = 2
+WIDTH_A_ROOT_CHARACTER = 0.4
+NARROWEST, WIDEST = 64, 1024
+WIDTH_STEP = 32  # vector units like multiples of it
+
+# Embedding: defaults-for-a-short-run.md used 64 for 65 symbols. Its scale: embedding-scale.md.
+NARROWEST_EMBEDDING, WIDEST_EMBEDDING = 16, 64
+WORD_SCALE = 0.1
+
+# Dropout: defaults-for-a-short-run.md (0.1 at 8 passes over the text, 0.3 at 32).
+PASSES_WITHOUT_DROPOUT = 4
+DROPOUT_A_DOUBLING = 0.1
+MOST_DROPOUT = 0.5
+OPERATIONS_A_WEIGHT = 6  # and character: a multiplication and an addition, forward and twice back
+
+# Learning rate: defaults-for-a-short-run.md (4e-3 at width 256, 7e-3 at 192, a quarter for the
+# vanilla cell). The rates of the other optimizers are those that the field starts from.
+RATES = {"adam": 4e-3, "adamw": 4e-3, "rmsprop": 1e-3, "sgd": 1.0}
+WIDTH_OF_RATES = 256
+MOST_FOR_NARROW = 2.0
+VANILLA_DIVISOR = 4
+
+WEIGHT_DECAY = {"adamw": 0.1}  # weight-decay.md
 
 
-def plan(config: Config, characters: int, vocabulary_size: int, device: torch.device) -> Config:
-    """The configuration with its `auto` values decided, except `evaluation.every`,
-    `checkpoints.every` and a step count that depends on a wall-clock budget.
+def plan(
+    config: Config, characters: int, vocabulary_size: int, device: torch.device
+) -> ResolvedConfig:
+    """Decide every `auto` of a configuration except `evaluation.every` and `checkpoints.every`.
 
-    `characters` is the length of the training split. The rules are smooth in the size of the
-    text and in the time there is; see docs/experiments for the runs behind them.
+    `characters` is the length of the training split and `vocabulary_size` its number of symbols.
+    The rules are smooth in the size of the text and in the time. What is not `auto` stays as it is,
+    so the plan of a plan is the same plan. Raises ConfigError where precision or processes were
+    chosen that the device does not have.
     """
     model, training = config.model, config.training
-    values: dict[str, Any] = {
-        "device": str(device),
-    }
-    threads = torch.get_num_threads() if config.threads == "auto" else config.threads
-    values["threads"] = threads
-
-    chosen = [
-        b for b in (training.steps, training.epochs, training.max_time) if b not in (None, "auto")
-    ]
-    max_time, epochs = training.max_time, training.epochs
-    if max_time == "auto":
-        max_time = None if chosen else DEFAULT_TIME
-    on_cpu = device.type == "cpu"
-
-    if isinstance(training.window, int):
-        window = training.window
-    else:
-        window = max(8, min(64 if on_cpu else 128, characters // 8))
-    if isinstance(training.batch_size, int):
-        batch_size = training.batch_size
-    else:
-        # As many lanes as leave each at least eight windows long, up to what the device fills.
-        most = 32 if on_cpu else 64
-        batch_size = 2 ** int(math.log2(max(1, min(most, characters / (8 * window)))))
-
-    steps_per_epoch = math.ceil(max(1, (characters - 1) // batch_size) / window)
-    if epochs == "auto":
-        epochs = None if chosen else float(max(50, math.ceil(2000 / steps_per_epoch)))
-
-    hidden = model.hidden_size
-    if hidden == "auto":
-        by_text = 0.4 * math.sqrt(characters)
-        by_time = 192 * ((max_time or DEFAULT_TIME) / 120) ** 0.2 * (1 if on_cpu else 2)
-        hidden = 32 * round(max(64, min(by_text, by_time, 1024)) / 32)
-    widths = hidden if isinstance(hidden, list) else [hidden] * model.layers
+    max_time = _max_time(training)
+    window = _window(training, characters, device)
+    lanes = _lanes(training, characters, window, device)
+    steps_per_epoch = math.ceil(max(1, (characters - 1) // lanes) / window)
+    epochs = _epochs(training, steps_per_epoch)
+    hidden_size = _hidden_size(model, characters, max_time, device)
+    widths = hidden_size if isinstance(hidden_size, list) else [hidden_size] * model.layers
     output_width = sum(widths) if model.skip_connections else widths[-1]
-    values["processes"] = choose_processes(config.processes, device, batch_size, threads)
-    work = batch_size // values["processes"] * max(widths)
-    values["precision"] = choose_precision(config.precision, device, model.cell, work)
-    embedding = model.embedding_size
-    if embedding == "auto":
-        embedding = output_width if model.tie_embeddings else max(16, min(64, vocabulary_size))
+    threads = torch.get_num_threads() if config.threads == "auto" else config.threads
+    processes = choose_processes(config.processes, device, lanes, threads)
+    lanes_times_width = lanes // processes * max(widths)
 
-    scale = model.embedding_scale
-    if scale == "auto":
-        scale = 0.1 if config.data.vocabulary == "word" else 1.0
-
-    # How often the text will be read decides how much there is to protect it from: 6 operations
-    # a weight and character, at about the speed of the product that was measured.
-    weights = output_width * vocabulary_size
-    for inputs, width in itertools.pairwise([64, *widths]):
-        shapes = model.cell_shapes(inputs, width).values()
-        weights += sum(math.prod(shape) for shape in shapes if len(shape) > 1)
-    passes = min(
-        max_time * measure_speed(device) / (6 * weights) / characters if max_time else math.inf,
-        epochs if isinstance(epochs, float) else math.inf,
-        training.steps / steps_per_epoch if training.steps else math.inf,
-    )
-    dropout = min(0.5, max(0.0, 0.1 * math.log2(passes / 4)))
-    dropout = round(dropout * 20) / 20
-
-    rate = training.learning_rate
-    if isinstance(rate, str):
-        rate = {"adam": 4e-3, "adamw": 4e-3, "rmsprop": 1e-3, "sgd": 1.0}[training.optimizer]
-        rate *= min(2.0, 256 / max(widths)) / (4 if model.cell == "vanilla" else 1)
-    decay = training.weight_decay
-    if decay == "auto":
-        decay = 0.1 if training.optimizer == "adamw" else 0.0
-    values |= {
+    choices: dict[str, Any] = {
+        "threads": threads,
+        "processes": processes,
+        "precision": choose_precision(config.precision, device, model.cell, lanes_times_width),
         "training.max_time": max_time,
         "training.epochs": epochs,
         "training.window": window,
-        "training.batch_size": batch_size,
-        "training.learning_rate": rate,
-        "training.weight_decay": decay,
-        "model.hidden_size": hidden,
-        "model.embedding_size": embedding,
-        "model.embedding_scale": scale,
-        "model.words": "lookup" if model.words == "auto" else model.words,
-    }
-    for name, amount in (("dropout", dropout), ("input_dropout", 0.0), ("output_dropout", dropout)):
-        if getattr(model, name) == "auto":
-            values[f"model.{name}"] = amount
-    return with_values(config, values)
+        "training.batch_size": lanes,
+        "training.learning_rate": _learning_rate(training.optimizer, model.cell, max(widths)),
+        "training.weight_decay": WEIGHT_DECAY.get(training.optimizer, 0.0),
+        "model.hidden_size": hidden_size,
+        "model.embedding_size": output_width if model.tie_embeddings
+        else max(NARROWEST_EMBEDDING, min(WIDEST_EMBEDDING, vocabulary_size)),
+        "model.embedding_scale": WORD_SCALE if config.data.vocabulary == "word" else 1.0,
+        "model.words": "lookup",
+        "model.input_dropout": 0.0,
+    }  # fmt: skip
+    if "auto" in (model.dropout, model.output_dropout):
+        weights = _weights(model, widths, output_width * vocabulary_size)
+        passes = min(
+            _passes_in(max_time, weights, characters, device) if max_time else math.inf,
+            epochs or math.inf,
+            training.steps / steps_per_epoch if training.steps else math.inf,
+        )
+        choices["model.dropout"] = choices["model.output_dropout"] = _dropout(passes)
+    given = flatten(config.model_dump())
+    undecided = {key: value for key, value in choices.items() if given[key] == "auto"}
+    return resolved(with_values(config, undecided | {"device": str(device)}))
+
+
+def _budget_is_chosen(training: TrainingConfig) -> bool:
+    """Whether the user set any of the three budgets."""
+    budgets = (training.steps, training.epochs, training.max_time)
+    return any(budget not in (None, "auto") for budget in budgets)
+
+
+def _max_time(training: TrainingConfig) -> float | None:
+    """Seconds for the whole command: ten minutes where no budget was chosen."""
+    if training.max_time != "auto":
+        return training.max_time
+    return None if _budget_is_chosen(training) else DEFAULT_TIME
+
+
+def _epochs(training: TrainingConfig, steps_per_epoch: int) -> float | None:
+    """Passes over the text: so many that the time ends the run, except on a short text."""
+    if training.epochs != "auto":
+        return training.epochs
+    if _budget_is_chosen(training):
+        return None
+    return float(max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps_per_epoch)))
+
+
+def _window(training: TrainingConfig, characters: int, device: torch.device) -> int:
+    """Characters between two updates: as many as the device runs well, fewer on a short text."""
+    if training.window != "auto":
+        return training.window
+    longest = LONGEST_WINDOW if device.type == "cpu" else LONGEST_WINDOW_ON_GPU
+    return max(SHORTEST_WINDOW, min(longest, characters // 8))
+
+
+def _lanes(training: TrainingConfig, characters: int, window: int, device: torch.device) -> int:
+    """A power of two: the most that the device fills and that leaves each lane eight windows."""
+    if training.batch_size != "auto":
+        return training.batch_size
+    most = MOST_LANES if device.type == "cpu" else MOST_LANES_ON_GPU
+    possible = max(1, min(most, characters / (WINDOWS_A_LANE * window)))
+    return 1 << int(math.log2(possible))
+
+
+def _hidden_size(
+    model: ModelConfig, characters: int, max_time: float | None, device: torch.device
+) -> int | list[int]:
+    """Width of the layers: the least of what the text, the time and the device allow."""
+    if model.hidden_size != "auto":
+        return model.hidden_size
+    by_text = WIDTH_A_ROOT_CHARACTER * math.sqrt(characters)
+    by_time = WIDTH_IN_TWO_MINUTES * math.pow((max_time or DEFAULT_TIME) / 120, TIME_EXPONENT)
+    by_time *= 1 if device.type == "cpu" else GPU_WIDTH_FACTOR
+    return WIDTH_STEP * round(max(NARROWEST, min(by_text, by_time, WIDEST)) / WIDTH_STEP)
+
+
+def _learning_rate(optimizer: str, cell: str, width: int) -> float:
+    """The highest rate of the schedule, inversely proportional to the width."""
+    rate = RATES[optimizer] * min(MOST_FOR_NARROW, WIDTH_OF_RATES / width)
+    return rate / VANILLA_DIVISOR if cell == "vanilla" else rate
+
+
+def _weights(model: ModelConfig, widths: Sequence[int], output_weights: int) -> int:
+    """Weights that each character is multiplied by: the layers' matrices and the output's."""
+    weights = output_weights
+    for inputs, width in itertools.pairwise([WIDEST_EMBEDDING, *widths]):
+        weights += matrix_weights(model, inputs, width)
+    return weights
+
+
+def _passes_in(seconds: float, weights: int, characters: int, device: torch.device) -> float:
+    """How often the text is read in that time, at the speed of a matrix product."""
+    return seconds * measure_speed(device) / (OPERATIONS_A_WEIGHT * weights) / characters
+
+
+def _dropout(passes: float) -> float:
+    """In steps of 0.05: none up to four passes, then 0.1 more each time the passes double."""
+    dropout = DROPOUT_A_DOUBLING * math.log2(passes / PASSES_WITHOUT_DROPOUT)
+    return round(min(MOST_DROPOUT, max(0.0, dropout)) * 20) / 20

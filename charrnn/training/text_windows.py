@@ -36,7 +36,7 @@ NOT_SCORED = -100
 MOST_LOGITS = 1 << 25  # at a time in scoring: 128 MiB in float32
 
 
-class Batch(NamedTuple):
+class TextBatch(NamedTuple):
     """A window of every lane."""
 
     inputs: Tensor  # (N, T) ids
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
     unconditional: int = 0  # characters with nothing before them: ln V each
 
 
-class LanguageModelTask:
+class TextWindows:
     """The batches and the loss of a character language model over a corpus.
 
     `window` characters a step and lane, in `batch_size` lanes. Without `carry_state` every
@@ -102,7 +102,7 @@ class LanguageModelTask:
         self._lanes = range(batch_size)
         self._lanes_of_all = batch_size
 
-    def share(self, rank: int, count: int) -> LanguageModelTask:
+    def share(self, rank: int, count: int) -> TextWindows:
         """The same on the lanes from rank/count to (rank + 1)/count of all."""
         part = copy.copy(self)
         whole = self.batch_size
@@ -110,7 +110,7 @@ class LanguageModelTask:
         part.batch_size = len(part._lanes)
         return part
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[TextBatch]:
         """The windows of every lane in reading order; without `random_windows`, each epoch is the
         same."""
         first, lane_length, offsets = self._windows(epoch)
@@ -124,7 +124,7 @@ class LanguageModelTask:
                 yield self._cut(firsts + offset, end - offset, fresh)
             else:  # Nothing that would make the GPU wait.
                 inputs, targets = self._read_there(there + offset, end - offset, 0)
-                yield Batch(inputs, targets, targets.numel(), None, fresh)
+                yield TextBatch(inputs, targets, targets.numel(), None, fresh)
 
     def _windows(self, epoch: int) -> tuple[int, int, list[int]]:
         """Where an epoch's lanes begin, how long they are, and where in them windows begin or end
@@ -142,7 +142,7 @@ class LanguageModelTask:
             offsets.append(min(length, offsets[-1] + max(5, int(draw.normal(around, 5)))))
         return self._first + shift, length, offsets
 
-    def unbroken(self, span: Span, window: int) -> Iterator[Batch]:
+    def unbroken(self, span: Span, window: int) -> Iterator[TextBatch]:
         """The score: one pass over `span` from the zero state, every character scored once.
 
         The first input is the character before the span; where there is none, the first
@@ -159,7 +159,7 @@ class LanguageModelTask:
             batch = self._cut(np.array([first + offset]), min(window, length - offset), offset == 0)
             yield batch._replace(unconditional=unconditional if offset == 0 else 0)
 
-    def in_lanes(self, span: Span, lanes: int, warmup: int, most: int) -> Iterator[Batch]:
+    def in_lanes(self, span: Span, lanes: int, warmup: int, most: int) -> Iterator[TextBatch]:
         """A cheap estimate of the score: lanes spread evenly over `span`, at most `most`
         characters each, each of which first reads the `warmup` characters before it."""
         first = span.start - span.has_context
@@ -180,7 +180,7 @@ class LanguageModelTask:
             batch = self._cut(starts + offset, length, offset == begin, starts, ends, first)
             yield batch._replace(unconditional=unconditional if offset == begin else 0)
 
-    def loss(self, model: LanguageModel, batch: Batch, carry: State | None) -> Loss:
+    def loss(self, model: LanguageModel, batch: TextBatch, carry: State | None) -> Loss:
         """The summed cross-entropy of the scored targets, in nats."""
         if model.training and self.reset_probability and carry is not None:
             keep = torch.rand(len(batch.inputs), device=self.device) >= self.reset_probability
@@ -193,7 +193,7 @@ class LanguageModelTask:
         return Loss(total, batch.scored + batch.unconditional, detach(carry), rate)
 
     def surprisals(
-        self, model: LanguageModel, batch: Batch, carry: State | None
+        self, model: LanguageModel, batch: TextBatch, carry: State | None
     ) -> tuple[Tensor, State]:
         """-ln P of each target, (N, T) in nats, 0 where it is not scored, and the state after."""
         logits, carry = self.logits(model, batch, carry)
@@ -206,7 +206,7 @@ class LanguageModelTask:
         return each.view(batch.targets.shape), carry
 
     def logits(
-        self, model: LanguageModel, batch: Batch, carry: State | None
+        self, model: LanguageModel, batch: TextBatch, carry: State | None
     ) -> tuple[Tensor, State]:
         """Logits of what follows each input, (N, T, V) in nats, and the state after."""
         if carry is None or batch.fresh:
@@ -220,7 +220,9 @@ class LanguageModelTask:
         """The zero state of the training lanes."""
         return model.initial_state(self.batch_size)
 
-    def _forward(self, model: LanguageModel, batch: Batch, carry: State) -> tuple[Tensor, State]:
+    def _forward(
+        self, model: LanguageModel, batch: TextBatch, carry: State
+    ) -> tuple[Tensor, State]:
         if batch.borders is None:
             return model(batch.inputs, carry)  # type: ignore[no-any-return]
         # Cut the window at every border of any lane; in between, the layers run as ever.
@@ -234,7 +236,7 @@ class LanguageModelTask:
             logits.append(piece)
         return torch.cat(logits, dim=1), carry
 
-    def _tiles(self, first: int, pairs: int, unconditional: int) -> Iterator[Batch]:
+    def _tiles(self, first: int, pairs: int, unconditional: int) -> Iterator[TextBatch]:
         """Windows that each start from the zero state, many at a time."""
         most = min(1 << 16, MOST_LOGITS // self.corpus.vocabulary.size)
         rows = max(1, most // self.window)
@@ -254,7 +256,7 @@ class LanguageModelTask:
         begin: NDArray[np.int64] | None = None,
         end: NDArray[np.int64] | None = None,
         first: int = 0,
-    ) -> Batch:
+    ) -> TextBatch:
         """`length` inputs from each position `at`, and the characters after them as targets.
 
         Inputs in [begin, end) are asked for their target. A lane whose warm-up would begin
@@ -277,7 +279,7 @@ class LanguageModelTask:
             after = np.searchsorted(self._borders, positions, side="right")
             zeroed |= self._borders[after - 1] == positions
         borders = torch.from_numpy(zeroed).to(self.device) if zeroed.any() else None
-        return Batch(inputs.to(self.device), targets.to(self.device), scored, borders, fresh)
+        return TextBatch(inputs.to(self.device), targets.to(self.device), scored, borders, fresh)
 
     def _read_there(self, at: Tensor, length: int, first: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets from each position of `at`, read where the batch is wanted."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from charrnn.errors import DivergedError
 from charrnn.nn.fast.cuda_graphs import Captured, on_side_stream
 from charrnn.nn.state import State, leaves, replace_leaves
-from charrnn.training.lane_processes import Team
-from charrnn.training.objective import Batch, Loss, Task
+from charrnn.training.lane_processes import LaneProcesses
+from charrnn.training.objective import Batch, Loss, Objective
 
 Schedule = Callable[[int], float]
 SINGLY = 4  # steps taken before one is captured
@@ -73,7 +73,7 @@ class Trainer(Generic[Batch]):
     def __init__(
         self,
         model: nn.Module,
-        task: Task[Batch],
+        objective: Objective[Batch],
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         *,
@@ -85,16 +85,16 @@ class Trainer(Generic[Batch]):
         average: float = 0.0,
     ) -> None:
         self.model = model
-        self.task = task
+        self.objective = objective
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = clip
         self.seed = seed
         self.precision = precision
-        self.shares = [task]
+        self.shares = [objective]
         if processes > 1:
-            self.shares = [task.share(rank, processes) for rank in range(processes)]
-        self.team: Team | None = None
+            self.shares = [objective.share(rank, processes) for rank in range(processes)]
+        self.lane_processes: LaneProcesses | None = None
         self.progress = Progress()
         self.carry: State | None = None
         device = next(model.parameters()).device
@@ -135,9 +135,9 @@ class Trainer(Generic[Batch]):
 
     def close(self) -> None:
         """End the other processes, if there are any; `run` would start new ones."""
-        if self.team is not None:
-            self.team.close()
-            self.carry, self.team = self.team.carry, None
+        if self.lane_processes is not None:
+            self.lane_processes.close()
+            self.carry, self.lane_processes = self.lane_processes.carry, None
 
     def _step(self, batch: Batch) -> tuple[int, float]:
         seed = self.seed * 1_000_003 + self.progress.step
@@ -169,16 +169,16 @@ class Trainer(Generic[Batch]):
     def _loss(self, batch: Batch, seed: int) -> Loss:
         """The loss of a batch, with its gradient in the parameters."""
         if len(self.shares) == 1:
-            return self._compute(self.task, batch, self.carry, seed)
-        if self.team is None:
-            carry = self.task.empty_carry(self.model) if self.carry is None else self.carry
-            self.team = Team(self._compute, self.shares, self.model, carry)
-        return self.team.step(
+            return self._compute(self.objective, batch, self.carry, seed)
+        if self.lane_processes is None:
+            carry = self.objective.empty_carry(self.model) if self.carry is None else self.carry
+            self.lane_processes = LaneProcesses(self._compute, self.shares, self.model, carry)
+        return self.lane_processes.step(
             self.shares[0], batch, (seed, self.progress.epoch, self.progress.batch)
         )
 
     def _compute(
-        self, task: Task[Batch], batch: Batch, carry: State | None, seed: int | None
+        self, objective: Objective[Batch], batch: Batch, carry: State | None, seed: int | None
     ) -> Loss:
         self.model.train()
         if seed is not None:
@@ -186,7 +186,7 @@ class Trainer(Generic[Batch]):
         device = self.interval_nats.device.type
         reduced = self.precision != torch.float32
         with torch.autocast(device, self.precision if reduced else None, enabled=reduced):
-            loss = task.loss(self.model, batch, carry)
+            loss = objective.loss(self.model, batch, carry)
         self.optimizer.zero_grad()
         (loss.total / max(1, loss.scored)).backward()  # type: ignore[no-untyped-call]
         return loss
@@ -219,7 +219,7 @@ class Trainer(Generic[Batch]):
             parts, carry = iter(inputs[0]), inputs[1]
             again = type(batch)(*(next(parts) if isinstance(x, Tensor) else x for x in batch))
             self._capturing = True
-            loss = self._update(self._compute(self.task, again, carry, None))
+            loss = self._update(self._compute(self.objective, again, carry, None))
             self._capturing, self._kept = False, (loss.scored, loss.rate)
             return loss.total.detach(), loss.carry or ()
 
@@ -324,7 +324,7 @@ class Trainer(Generic[Batch]):
         self.optimizer.load_state_dict(optimizer)
         self.carry = None
         saved = [tensors[f"carry/{i}"] for i in range(len(tensors)) if f"carry/{i}" in tensors]
-        empty = self.task.empty_carry(self.model)
+        empty = self.objective.empty_carry(self.model)
         if [leaf.shape for leaf in saved] == [leaf.shape for leaf in leaves(empty)]:
             device = self.interval_nats.device
             self.carry = replace_leaves(empty, iter([x.to(device, copy=True) for x in saved]))
@@ -369,7 +369,7 @@ def full_precision() -> contextlib.AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-def evaluate(model: nn.Module, task: Task[Batch], batches: Iterable[Batch]) -> Score:
+def evaluate(model: nn.Module, objective: Objective[Batch], batches: Iterable[Batch]) -> Score:
     """The summed loss of `batches` in order, the state carried from one to the next.
 
     Runs in evaluation mode, in full float32 and without gradients, and leaves the model in the
@@ -382,7 +382,7 @@ def evaluate(model: nn.Module, task: Task[Batch], batches: Iterable[Batch]) -> S
     try:
         with torch.inference_mode(), full_precision():
             for batch in batches:
-                loss = task.loss(model, batch, carry)
+                loss = objective.loss(model, batch, carry)
                 nats += float(loss.total)
                 scored += loss.scored
                 carry = loss.carry

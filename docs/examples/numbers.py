@@ -5,6 +5,7 @@ and the language: texts and their classes. `digits` prints English numbers below
 tab and its digits: pairs to translate.
 """
 
+# ruff: noqa: SIM905 -- a list of words is easier to read as one string
 from __future__ import annotations
 
 import argparse

@@ -7,6 +7,7 @@ everything that it draws, it says on standard error how many nats a word of the 
 who knows the grammar: no model can be expected to do better.
 """
 
+# ruff: noqa: SIM905 -- a list of words is easier to read as one string
 from __future__ import annotations
 
 import argparse

@@ -23,7 +23,8 @@ from charrnn.inference.sampler import Choice, Draws, prime, sample
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=150)
 SMOOTHINGS: list[Any] = ["kneser-ney", "witten-bell", "none"]
-TEXT = (Path(__file__).parents[2] / "README.md").read_text("utf-8")[:10_000].replace("k", "ķ")
+PAGE = Path(__file__).parents[2] / "docs" / "experiments" / "fault-injection.md"
+TEXT = PAGE.read_text("utf-8")[:10_000].replace("k", "ķ")
 VOCABULARY = CharacterVocabulary(sorted(set(TEXT)))
 IDS = VOCABULARY.encode(TEXT)
 TRAIN = 9_000

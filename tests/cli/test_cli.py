@@ -302,7 +302,7 @@ def test_every_cell_is_resumed_sampled_scored_and_described(run: Run, cell: str)
 def test_what_a_cell_does_not_have_cannot_be_asked_of_it(run: Run) -> None:
     result = run("train", "book.txt", *TINY, "--cell", "mingru", "--set", "model.layer_norm=true")
     assert result.code == 2
-    assert "there is no mingru with layer normalisation; set layer_norm to false" in result.err
+    assert "a mingru has no layer normalisation; set model.layer_norm to false" in result.err
     dropped = ["--set", "model.weight_dropout=0.5"]
     result = run("train", "book.txt", *TINY, "--cell", "minlstm", *dropped)
     assert result.code == 2

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from charrnn.cli.config import config as config_command
 from charrnn.config.merge import (
     all_keys,
     build_config,
@@ -25,8 +27,17 @@ from charrnn.config.merge import (
     override_layers,
     with_values,
 )
-from charrnn.config.schema import TRAITS, Config, fields, key_of, parse_duration, unused_keys
+from charrnn.config.schema import (
+    LEVELS,
+    TRAITS,
+    Config,
+    fields,
+    key_of,
+    parse_duration,
+    unused_keys,
+)
 from charrnn.config.strict_yaml import parse_yaml
+from charrnn.config.usual_names import KEYS, VALUES
 from charrnn.errors import ConfigError
 from charrnn.registry import TASKS
 
@@ -55,7 +66,29 @@ def problem(text: str) -> str:
         ("evaluaton: {every: 5}", "evaluation.every"),
         ("evaluaton: {window: 5}", "evaluation.window"),
         ("training: {learning_rat: 1e-3}", "training.learning_rate"),
-        ("training: {lr: 1e-3}", None),
+        ("training: {lr: 1e-3}", "training.learning_rate"),
+        ("lr: 1e-3", "training.learning_rate"),
+        ("model: {rnn_size: 5}", "model.hidden_size"),
+        ("hidden: 5", "model.hidden_size"),
+        ("num_layers: 5", "model.layers"),
+        ("model: {num_layer: 5}", "model.layers"),
+        ("training: {seq_length: 5}", "training.window"),
+        ("training: {seq_len: 5}", "training.window"),
+        ("bptt: 5", "training.window"),
+        ("training: {max_iters: 5}", "training.steps"),
+        ("model: {batch: 5}", "training.batch_size"),
+        ("model: {embed: 5}", "model.embedding_size"),
+        ("training: {grad_clip: 5}", "training.clip"),
+        ("model: {LR: 5}", "training.learning_rate"),
+        ("model: {cell: rnn}", "vanilla"),
+        ("model: {cell: LSTM}", "lstm"),
+        ("model: {cell: SimpleRNN}", "vanilla"),
+        ("model: {attention: bahdanau}", "additive"),
+        ("task: seq2seq", "translation"),
+        ("data: {vocabulary: chars}", "character"),
+        ("model: {embedding_size: one-hot}", "one_hot"),
+        ("device: gpu", "cuda"),
+        ("precision: bf16", "bfloat16"),
         ("model: {hiden_size: 5}", "model.hidden_size"),
         ("learning_rate: 1e-3", "training.learning_rate"),
         ("devise: cpu", "device"),
@@ -72,6 +105,15 @@ def test_unknown_keys_and_values_are_errors(text: str, suggestion: str | None) -
     message = problem(text)
     if suggestion:
         assert message.endswith(f"did you mean {suggestion}?")
+
+
+def test_usual_names_mean_keys_and_values_that_exist() -> None:
+    assert set(KEYS.values()) <= set(all_keys())
+    assert not KEYS.keys() & {key.rpartition(".")[2] for key in all_keys()}
+    for key, usual in VALUES.items():
+        for name, value in usual.items():
+            with pytest.raises(ConfigError, match=f"did you mean {value}\\?$"):
+                build_config([("x.yaml", {key: name})])
 
 
 def test_a_section_is_not_a_value() -> None:
@@ -585,6 +627,26 @@ def test_the_schema_describes_every_key() -> None:
             seen.append(name)
             assert " ".join(field["description"].split()) == described[name]
     assert seen == all_keys()
+
+
+def test_the_keys_are_listed_by_level_the_everyday_ones_first() -> None:
+    for command in (["defaults"], ["show"]):
+        lines = CliRunner().invoke(config_command, command).output.splitlines()
+        starts = [i for i, line in enumerate(lines) if line.startswith("# ")]
+        assert [lines[i].split()[1] for i in starts] == [f"{level}:" for level in LEVELS]
+        assert starts[0] == 0
+        keys = [line.split()[0] for line in lines if not line.startswith("# ")]
+        assert sorted(keys) == sorted(all_keys())
+        assert "training.learning_rate" in keys[: starts[1] - 1]
+        assert "evaluation.lanes" in keys[starts[2] - 2 :]
+    defaults = CliRunner().invoke(config_command, ["defaults"]).output
+    assert re.search(r"^model\.pooling +\"max\" +.*\. For classification\.$", defaults, re.M)
+
+
+def test_about_thirty_keys_are_for_research_and_protocol() -> None:
+    levels = [key_of(field).level for field in fields().values()]
+    assert 40 <= levels.count("everyday") <= 52
+    assert levels.count("research") + levels.count("protocol") == 32
 
 
 def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:

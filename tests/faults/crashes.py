@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 
-from charrnn.cli.train import Stopper
+from charrnn.cli.progress import Stopper
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.directory import Run, write_atomically
 from charrnn.session.loop import Session

@@ -24,14 +24,14 @@ from unittest import mock
 import filelock
 import numpy as np
 
-from charrnn.cli.train import Stopper
+from charrnn.cli.progress import Stopper
 from charrnn.errors import CharrnnError
 from charrnn.runs import checkpoint as checkpoint_module
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
 from charrnn.runs.directory import Run
 from charrnn.session.loop import Session
-from charrnn.training.lane_processes import Team
+from charrnn.training.lane_processes import LaneProcesses
 from charrnn.training.trainer import Trainer
 from tests.faults.harness import (
     ON_EXAMPLES,
@@ -555,8 +555,8 @@ def member_killed(effort: Effort, sabotaged: bool) -> Result:
     fork(train(straight, processes=2)).wait()
     expected = record(straight / "run")
     good, problems, count = 0, [], effort.of(20, 3)
-    unnoticed = mock.patch.object(Team, "_answer", return_value=(0.0, 0))
-    deaf = mock.patch.object(Team, "_talk", return_value=None)
+    unnoticed = mock.patch.object(LaneProcesses, "_answer", return_value=(0.0, 0))
+    deaf = mock.patch.object(LaneProcesses, "_talk", return_value=None)
     for i in range(count):
         where = folder()
         with patched(unnoticed, deaf, when=sabotaged):
@@ -577,8 +577,8 @@ def bereaved(function: Callable[[], object], step: int) -> Callable[[], object]:
         whole = Trainer._step
 
         def robbed(trainer: Any, batch: Any) -> Any:
-            if trainer.progress.step + 1 == step and trainer.team is not None:
-                os.kill(trainer.team._members[0][0], signal.SIGKILL)
+            if trainer.progress.step + 1 == step and trainer.lane_processes is not None:
+                os.kill(trainer.lane_processes._members[0][0], signal.SIGKILL)
             return whole(trainer, batch)
 
         with mock.patch.object(Trainer, "_step", robbed):

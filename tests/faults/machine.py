@@ -106,7 +106,7 @@ def explore(examples: int) -> dict[str, Any]:
                 return False
 
             with contextlib.suppress(Killed):
-                list(session.events(session.run, die))
+                list(session.events(die))
             self.damaged -= set(range(step, session.trainer.progress.step + 1))
             if torn:
                 (session.run.path / "checkpoints" / ".writing-1-x").write_bytes(b"half")

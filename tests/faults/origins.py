@@ -135,7 +135,7 @@ def run_from_a_gpu(effort: Effort, sabotaged: bool) -> Result:
             (["train", text, "--from", run.path, "--out", where / "on", *tiny_arguments(2)], []),
             (
                 ["resume", run.path, "--steps", 12],
-                ["going on with --device auto", f"{device} before"],
+                ["going on with device auto", f"{device} before"],
             ),
         ]
         as_it_is = mock.patch("charrnn.training.hardware.choose_device", torch.device)

@@ -146,7 +146,7 @@ CASES: dict[str, Case] = {
     "vanilla-relu": _text(
         model__cell="vanilla",
         model__activation="relu",
-        model__zoneout=0.1,
+        model__weight_dropout=0.1,
         training__optimizer="sgd",
         training__learning_rate=0.3,
         training__schedule="linear",
@@ -195,7 +195,9 @@ CASES: dict[str, Case] = {
         model__cell="lstm", model__zoneout=0.1, model__zoneout_cell=0.2, model__weight_dropout=0.1
     ),
     "gru-zoneout": _text(model__cell="gru", model__zoneout=0.2),
-    "vanilla-norm": _text(LETTERS, model__cell="vanilla", model__layer_norm=True),
+    "vanilla-norm": _text(
+        LETTERS, model__cell="vanilla", model__layer_norm=True, model__zoneout=0.1
+    ),
     "lstm-norm": _text(
         LETTERS,
         model__cell="lstm",
@@ -261,10 +263,17 @@ CASES: dict[str, Case] = {
         evaluation__every=10,
         training__schedule="plateau",
         training__plateau_patience=1,
-        training__learning_rate=0.05,
+        training__learning_rate=0.3,
     ),
     "random-windows": _text(
-        training__random_windows=True, training__reset_probability=0.1, model__cell="gru"
+        model__cell="gru",
+        training__random_windows=True,
+        training__reset_probability=0.1,
+        training__schedule="plateau",
+        training__plateau_patience=1,
+        training__plateau_factor=0.9,
+        training__learning_rate=0.1,
+        evaluation__every=5,
     ),
     "no-carry": _text(training__carry_state=False, training__schedule="constant"),
     "documents": _text(

@@ -17,7 +17,7 @@ from charrnn.nn.fast import cuda_graphs
 from charrnn.nn.models import language_model
 from charrnn.nn.state import State, leaves, map_state
 from charrnn.training import trainer
-from charrnn.training.text_windows import LanguageModelTask, _signed
+from charrnn.training.text_windows import TextWindows, _signed
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 GPU = pytest.param(
@@ -135,16 +135,16 @@ def test_nothing_changes_after_a_step_that_is_not_finite(
 ) -> None:
     session = start(tmp_path / "run", tiny_config(), tiny_corpus(tmp_path))
     as_on_a_gpu(session, stand_in)
-    made, whole = session.trainer, LanguageModelTask.loss
+    made, whole = session.trainer, TextWindows.loss
     steps = made.run(10)
     for _ in range(2):
         next(steps)
     monkeypatch.setattr(
-        LanguageModelTask, "loss", lambda *a: (x := whole(*a))._replace(total=x.total * torch.nan)
+        TextWindows, "loss", lambda *a: (x := whole(*a))._replace(total=x.total * torch.nan)
     )
     before = copy.deepcopy(session.model.state_dict())
     next(steps)
-    monkeypatch.setattr(LanguageModelTask, "loss", whole)
+    monkeypatch.setattr(TextWindows, "loss", whole)
     next(steps)
     for name, value in before.items():
         assert torch.equal(session.model.state_dict()[name], value)
@@ -158,8 +158,8 @@ def test_nothing_changes_after_a_step_that_is_not_finite(
 def test_reading_there_is_reading_here(tmp_path: Path, batch: tuple[int, int]) -> None:
     corpus = tiny_corpus(tmp_path)
     lanes, window = batch
-    here = LanguageModelTask(corpus, batch_size=lanes, window=window)
-    there = LanguageModelTask(corpus, batch_size=lanes, window=window)
+    here = TextWindows(corpus, batch_size=lanes, window=window)
+    there = TextWindows(corpus, batch_size=lanes, window=window)
     there._ids_there = _signed(corpus.ids)
     span = corpus.splits["validation"]
     for ours, theirs in (

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from charrnn.nn.cells.standard import LSTMCell
+from charrnn.nn.dropout import Dropouts
 from charrnn.nn.layers import Stack
 from charrnn.nn.models import LanguageModel, OneHot, language_model
 from charrnn.nn.state import leaves, map_state
@@ -190,13 +191,13 @@ def test_skip_connections_reach_the_head() -> None:
     assert torch.equal(model(ids, state)[0], model.head(outputs))
 
 
-DROPOUTS = ["dropout", "input_dropout", "output_dropout"]
+DROPOUTS = ["layers", "input", "output"]
 
 
 @pytest.mark.parametrize("where", DROPOUTS)
 @pytest.mark.parametrize("name", ["embedded vanilla", "tied gru"])
 def test_dropout_is_off_in_evaluation(name: str, where: str) -> None:
-    model, without = make(name, **{where: 0.6}), make(name)
+    model, without = make(name, dropouts=Dropouts(**{where: 0.6})), make(name)
     ids, state = data(model)
     model.eval()
     assert torch.equal(model(ids, state)[0], without(ids, state)[0])
@@ -207,14 +208,14 @@ def test_dropout_is_off_in_evaluation(name: str, where: str) -> None:
 
 
 def test_input_dropout_falls_on_the_embedding() -> None:
-    model = make("embedded vanilla", input_dropout=1.0).train()
+    model = make("embedded vanilla", dropouts=Dropouts(input=1.0)).train()
     ids, state = data(model)
     outputs, _ = model.stack(torch.zeros(3, 6, 3, dtype=torch.float64), state)
     assert torch.equal(model(ids, state)[0], model.head(outputs))
 
 
 def test_output_dropout_falls_before_the_head_and_not_on_the_state() -> None:
-    model = make("embedded vanilla", output_dropout=1.0).train()
+    model = make("embedded vanilla", dropouts=Dropouts(output=1.0)).train()
     ids, state = data(model)
     logits, final = model(ids, state)
     assert torch.equal(logits, model.head.bias.expand(3, 6, V))
@@ -223,7 +224,7 @@ def test_output_dropout_falls_before_the_head_and_not_on_the_state() -> None:
 
 
 def test_dropout_between_layers_reaches_the_stack() -> None:
-    model = language_model(V, hidden_sizes=(3, 3), dropout=0.4)
+    model = language_model(V, hidden_sizes=(3, 3), dropouts=Dropouts(layers=0.4))
     assert isinstance(model.stack, Stack)
     assert model.stack.dropout == 0.4
 

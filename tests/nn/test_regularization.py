@@ -21,24 +21,24 @@ from charrnn.nn.cells.mlstm import MultiplicativeLSTMCell
 from charrnn.nn.cells.rhn import RHNCell
 from charrnn.nn.cells.stacked import StackedCell
 from charrnn.nn.cells.standard import GRUCell, LSTMCell, LSTMState, ResetFirstGRUCell, VanillaCell
+from charrnn.nn.dropout import Dropouts, drop
 from charrnn.nn.layers import Recurrent, Zoneout, unroll
 from charrnn.nn.models import language_model
-from charrnn.nn.sequences import drop
 from charrnn.nn.state import leaves, map_state
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
-from charrnn.training.text_windows import LanguageModelTask
+from charrnn.training.text_windows import TextWindows
 from tests import reference
 from tests.nn.test_layers import NORMED, filled
 from tests.session.test_loop import fingerprint, metrics
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 V = 7
-OPTIONS: dict[str, dict[str, Any]] = {
-    "dropout": {"dropout": 0.5, "input_dropout": 0.4, "output_dropout": 0.3},
-    "locked dropout": {"dropout": 0.5, "input_dropout": 0.4, "locked_dropout": True},
-    "embedding dropout": {"embedding_dropout": 0.5},
-    "weight dropout": {"weight_dropout": 0.5},
+OPTIONS: dict[str, Dropouts] = {
+    "dropout": Dropouts(layers=0.5, input=0.4, output=0.3),
+    "locked dropout": Dropouts(layers=0.5, input=0.4, locked=True),
+    "embedding dropout": Dropouts(embedding=0.5),
+    "weight dropout": Dropouts(weight=0.5),
 }
 
 
@@ -51,7 +51,7 @@ def model(cell: str = "lstm", **options: Any) -> Any:
 @pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_none_acts_in_evaluation_and_each_in_training(name: str, cell: str) -> None:
-    plain, made = model(cell), model(cell, **OPTIONS[name])
+    plain, made = model(cell), model(cell, dropouts=OPTIONS[name])
     made.load_state_dict(plain.state_dict())
     ids, state = torch.randint(V, (3, 9)), plain.initial_state(3)
     expected, _ = plain(ids, state)
@@ -85,7 +85,7 @@ def test_a_locked_mask_is_one_for_all_steps_of_a_lane() -> None:
 
 
 def test_embedding_dropout_takes_whole_symbols_away() -> None:
-    made = model(embedding_dropout=0.5).train()
+    made = model(dropouts=Dropouts(embedding=0.5)).train()
     made.embedding.weight.data.fill_(1)
     torch.manual_seed(5)
     ids = torch.arange(V).repeat(3, 4)
@@ -99,7 +99,7 @@ def test_embedding_dropout_takes_whole_symbols_away() -> None:
 
 
 def test_embedding_dropout_takes_one_hot_symbols_away() -> None:
-    made = language_model(V, hidden_sizes=(5,), embedding_dropout=0.5).train()
+    made = language_model(V, hidden_sizes=(5,), dropouts=Dropouts(embedding=0.5)).train()
     torch.manual_seed(5)
     vectors = made._embed(torch.arange(V).repeat(3, 4))
     kept = vectors[0, :V].sum(1)
@@ -247,10 +247,8 @@ def test_a_checkpoint_without_its_average_is_refused(tmp_path: Path) -> None:
 # Windows and resets -------------------------------------------------------------------------------
 
 
-def random_task(folder: Path, **options: Any) -> LanguageModelTask:
-    return LanguageModelTask(
-        tiny_corpus(folder), batch_size=3, window=10, random_windows=True, **options
-    )
+def random_task(folder: Path, **options: Any) -> TextWindows:
+    return TextWindows(tiny_corpus(folder), batch_size=3, window=10, random_windows=True, **options)
 
 
 def test_random_windows_tile_the_lanes_and_are_a_function_of_the_epoch(tmp_path: Path) -> None:
@@ -279,14 +277,14 @@ def test_the_learning_rate_is_scaled_with_the_window(tmp_path: Path) -> None:
         tmp_path, tiny_config(training__random_windows=True, training__schedule="constant"),
         tiny_corpus(tmp_path),
     )  # fmt: skip
-    batches = list(session.task.batches(0))
+    batches = list(session.objective.batches(0))
     for batch, report in zip(batches, session.trainer.run(len(batches)), strict=True):
         highest = session.trainer.schedule(report.step - 1)
         assert report.learning_rate == pytest.approx(highest * batch.inputs.shape[1] / 8)
 
 
 def test_lanes_are_reset_as_often_as_asked_and_in_training_alone(tmp_path: Path) -> None:
-    task = LanguageModelTask(tiny_corpus(tmp_path), batch_size=24, window=8, reset_probability=0.3)
+    task = TextWindows(tiny_corpus(tmp_path), batch_size=24, window=8, reset_probability=0.3)
     network = language_model(task.corpus.vocabulary.size, hidden_sizes=(4,), embedding_size=3)
     carry = map_state(lambda leaf: torch.ones_like(leaf) * 9, network.initial_state(24))
     batch = next(task.batches(0, 1))._replace(fresh=False)
@@ -299,7 +297,7 @@ def test_lanes_are_reset_as_often_as_asked_and_in_training_alone(tmp_path: Path)
         resets += int((after - fresh).abs().amax(1).lt(1e-6).sum())
     assert resets / (50 * 24) == pytest.approx(0.3, abs=0.05)
     a = task.loss(network.eval(), batch, carry).total
-    b = LanguageModelTask(task.corpus, batch_size=24, window=8).loss(network, batch, carry).total
+    b = TextWindows(task.corpus, batch_size=24, window=8).loss(network, batch, carry).total
     assert torch.equal(a, b)
 
 

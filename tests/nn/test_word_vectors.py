@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from charrnn.config.merge import build_config
 from charrnn.data.batching import pad
 from charrnn.data.sources import find_sources
+from charrnn.data.spelling import characters_of, spell, word_characters
 from charrnn.data.vocabulary import ByteVocabulary, CharacterVocabulary, WordVocabulary
 from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.evaluation.dynamic import Rates
@@ -28,11 +29,9 @@ from charrnn.nn.word_vectors import (
     SpelledEmbedding,
     WordVectors,
     by_length,
-    characters_of,
-    spell,
 )
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.runs.checkpoint_check import check_layout, language_model_layout
+from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.session.loop import Session
 from charrnn.tasks.data import read_data
 from charrnn.training.build import build_model
@@ -183,7 +182,8 @@ def test_rare_words_are_taken_for_unknown_ones_in_training_only() -> None:
 
 
 def word_config(words: Any, **changes: Any) -> Any:
-    small = {"model__character_embedding_size": 4, "model__character_hidden_size": 11}
+    small = {"model__character_embedding_size": 4, "model__character_hidden_size": 11,
+             "model__embedding_scale": 1.0}  # fmt: skip
     return tiny_config(data__vocabulary="word", model__words=words, **small | changes)
 
 
@@ -218,20 +218,18 @@ def test_an_embedding_of_spelled_words(words: Any, tmp_path: Path) -> None:
     assert isinstance(embedding, SpelledEmbedding)
     ids = torch.from_numpy(vocabulary.encode(TEXT).astype(np.int64))[:120].view(3, 40)
     vectors = embedding(ids)
-    weights = weights_of(embedding)
+    weights, characters = weights_of(embedding), word_characters(vocabulary)
     composer = embedding.vectors.composers[0]
     for place in ((0, 0), (1, 7), (2, 39)):
         number = int(ids[place])
-        expected = composed(
-            composer, spell(vocabulary.symbols[number], embedding.characters).tolist()
-        )
+        expected = composed(composer, spell(vocabulary.symbols[number], characters).tolist())
         if isinstance(words, list):
             expected = np.concatenate([expected, weights["vectors.lookup.weight"][number]])
         np.testing.assert_allclose(vectors[place].detach().numpy(), expected, rtol=1e-10)
     table = embedding.table()
     assert table.shape == (vocabulary.size, embedding.embedding_dim)
     torch.testing.assert_close(table[ids], vectors)
-    nothing = composed(composer, spell("", embedding.characters).tolist())
+    nothing = composed(composer, spell("", characters).tolist())
     np.testing.assert_allclose(table[-1, : len(nothing)].detach().numpy(), nothing, rtol=1e-10)
 
     whole, _ = model(ids, model.initial_state(3))
@@ -326,7 +324,7 @@ def test_layout_is_that_of_the_model(words: Any, tied: bool, tmp_path: Path) -> 
         return
     session = begin(tmp_path / "it", words, **changes)
     drive(session, until=4)
-    expected = language_model_layout(session.config, {"text": session.data.vocabulary})
+    expected = expected_tensors(session.config, {"text": session.data.vocabulary})
     shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
     assert expected.weights == shapes
     path = session.run.checkpoint_path(4)
@@ -351,9 +349,13 @@ def test_characters_are_adopted_by_identity(words: Any, tmp_path: Path) -> None:
     new.adopt_weights(old.experiment.trained())
     mine, theirs = new.model.embedding, old.model.embedding
     name = "embedding.vectors.composers.0.embedding.weight"
-    for i, symbol in enumerate(mine.characters.symbols):
-        if symbol in theirs.characters.symbols:
-            expected = old.model.state_dict()[name][theirs.characters.symbols.index(symbol)]
+    new_characters, old_characters = (
+        word_characters(session.data.vocabulary).symbols  # type: ignore[attr-defined]
+        for session in (new, old)
+    )
+    for i, symbol in enumerate(new_characters):
+        if symbol in old_characters:
+            expected = old.model.state_dict()[name][old_characters.index(symbol)]
         else:
             assert symbol in "ká"
             expected = fresh[name][i]

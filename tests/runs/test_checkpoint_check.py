@@ -2,23 +2,43 @@
 
 import copy
 import itertools
+import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from charrnn.config.merge import build_config
 from charrnn.data.vocabulary import CharacterVocabulary
 from charrnn.errors import CheckpointError
-from charrnn.nn.models import cell_class
+from charrnn.inference import numpy_stepper
 from charrnn.nn.state import leaves
-from charrnn.registry import CELLS
+from charrnn.registry import CELLS, LAYER_NORM_CELLS
 from charrnn.runs.checkpoint import Arrays, load_checkpoint, save_checkpoint
-from charrnn.runs.checkpoint_check import check_layout, model_shapes
+from charrnn.runs.checkpoint_check import (
+    NUMPY_CELLS,
+    check_layout,
+    expected_tensors,
+    numpy_tensors,
+)
 from charrnn.training.build import build_model
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
+RESOLVED: dict[str, Any] = {
+    "model.embedding_size": 4,
+    "model.embedding_scale": 1.0,
+    "model.dropout": 0.0,
+    "model.input_dropout": 0.0,
+    "model.output_dropout": 0.0,
+    "training.batch_size": 4,
+    "training.window": 8,
+    "training.learning_rate": 1e-3,
+    "training.weight_decay": 0.0,
+    "training.epochs": None,
+    "training.max_time": None,
+}
 SEVEN = CharacterVocabulary("abcdefg")
 COMBINATIONS = [
     combination
@@ -30,7 +50,7 @@ COMBINATIONS = [
         [False, True],
         [False, True],
     )
-    if CELLS[combination[0]].normed or not combination[-1]
+    if combination[0] in LAYER_NORM_CELLS or not combination[-1]
 ]
 
 
@@ -43,26 +63,55 @@ def test_the_shapes_are_those_of_the_model(
     values = {
         "model.cell": cell,
         "model.hidden_size": widths,
-        "model.embedding_size": embedding,
         "model.skip_connections": skips,
         "model.tie_embeddings": tied,
         "model.layer_norm": normed,
         "model.recurrence_depth": 3,
-        "model.dropout": 0.0,
-        "model.input_dropout": 0.0,
-        "model.output_dropout": 0.0,
+        **RESOLVED,
+        "model.embedding_size": embedding,
     }
     config, _ = build_config([("test", values)])
-    state = build_model(config, SEVEN).state_dict()
-    assert model_shapes(config, 7) == {name: tuple(value.shape) for name, value in state.items()}
+    model = build_model(config, SEVEN)
+    expected = expected_tensors(config, {"text": SEVEN})
+    assert expected.weights == {n: tuple(value.shape) for n, value in model.state_dict().items()}
+    assert expected.trained == {name for name, _ in model.named_parameters()}
+    assert expected.carry == [tuple(leaf.shape) for leaf in leaves(model.initial_state(4))]
+    by_heart = numpy_tensors(config, {"text": SEVEN})
+    assert (by_heart is not None) == (cell in {"vanilla", "lstm", "gru"} and not normed)
+
+
+def test_numpy_steps_the_cells_that_are_known_by_heart() -> None:
+    assert {cell for cell, _ in numpy_stepper.CELLS} == NUMPY_CELLS.keys()
+    parts = {cell: parts for (cell, _), (*_, parts) in numpy_stepper.CELLS.items()}
+    assert parts == {cell: parts for cell, (_, parts) in NUMPY_CELLS.items()}
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rhn"])
+def test_nothing_is_allocated_for_an_enormous_model(cell: str) -> None:
+    values = {
+        "model.cell": cell,
+        "model.hidden_size": [65_536] * 64,
+        "model.embedding_size": 65_536,
+        "model.recurrence_depth": 64,
+        "training.batch_size": 2**61,
+    }
+    config, _ = build_config([("test", RESOLVED | values)])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    expected = expected_tensors(config, {"text": SEVEN})
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+    assert expected.weights["head.weight"] == (7, 64 * 65_536)
+    assert expected.carry[0] == (2**61, 65_536)
+
+
+def test_judging_draws_no_random_numbers() -> None:
+    config, _ = build_config([("test", {"model.cell": "rhn", "model.hidden_size": 5, **RESOLVED})])
+    before = torch.get_rng_state()
+    expected_tensors(config, {"text": SEVEN})
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_configuration_sets_the_options_of_its_cells() -> None:
-    common = {
-        "model.hidden_size": 5,
-        "model.embedding_size": 4,
-        **{f"model.{kind}": 0.0 for kind in ("dropout", "input_dropout", "output_dropout")},
-    }
+    common = {"model.hidden_size": 5, **RESOLVED}
     for values, name, expected in (
         ({"model.cell": "rhn", "model.transform_bias": -3.5}, "bias_hh", -3.5),
         ({"model.cell": "lstm", "model.forget_bias": 2.5}, "bias_ih", 2.5),
@@ -71,13 +120,6 @@ def test_a_configuration_sets_the_options_of_its_cells() -> None:
         config, _ = build_config([("test", common | values)])
         bias = build_model(config, SEVEN).state_dict()[f"stack.layers.0.cell.{name}"]
         assert (bias == expected).sum() >= 5
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_the_carried_state_is_that_of_the_cell(cell: str) -> None:
-    made = cell_class(cell)(2, 3)
-    shapes = [tuple(leaf.shape) for leaf in leaves(made.initial_state(4))]
-    assert shapes == [(4, 3)] * CELLS[cell].states
 
 
 def test_another_recurrence_depth_is_refused(tmp_path: Path) -> None:
@@ -127,6 +169,7 @@ def refused(path: Path, tensors: Arrays, metadata: dict[str, Any], why: str) -> 
         ("config.model.recurrence_depth", 65),
         ("config.model.transform_bias", "low"),
         ("config.training.batch_size", 5),
+        ("config.training.batch_size", "auto"),
         ("config.extra", 1),
         ("config", []),
         ("vocabulary", {"kind": "word"}),

@@ -16,11 +16,10 @@ from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, DataError
 from charrnn.nn.state import leaves
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.runs.checkpoint_check import check_layout
+from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.session.loop import Session
 from charrnn.tasks.classification import Classification
 from charrnn.tasks.labelled import read
-from charrnn.tasks.task import built_layout
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
 TINY: dict[str, Any] = ON_EXAMPLES | {"task": "classification"}
@@ -113,7 +112,7 @@ def test_the_score_is_that_of_the_probabilities(texts: Path, tmp_path: Path) -> 
     assert score.nats == pytest.approx(nats / count, abs=1e-6)
     assert score.metrics["accuracy"] == right / count
     batch = Classification.collate(session.data.splits["validation"], torch.device("cpu"))
-    loss = session.task.loss(session.model.eval(), batch, None)
+    loss = session.objective.loss(session.model.eval(), batch, None)
     assert loss.scored == count
     assert float(loss.total.detach()) == pytest.approx(nats, rel=1e-5)
     assert set(score.record()) >= {"nats_per_label", "accuracy", "macro_f1", "labels"}
@@ -127,10 +126,10 @@ def test_it_learns_what_is_there_to_learn(texts: Path, tmp_path: Path) -> None:
 
 def test_layout_is_that_of_the_model(texts: Path, tmp_path: Path) -> None:
     session = begin(texts, tmp_path / "run")
-    expected = built_layout(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
+    expected = expected_tensors(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
     shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
     assert expected.weights == shapes
-    assert not list(leaves(session.task.empty_carry(session.model)))
+    assert not list(leaves(session.objective.empty_carry(session.model)))
 
 
 def test_symbols_that_training_lacks_are_unknown(texts: Path) -> None:

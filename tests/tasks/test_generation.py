@@ -17,11 +17,10 @@ from charrnn.errors import CheckpointError, DataError
 from charrnn.inference.sampler import Choice, Draws, sample
 from charrnn.nn.state import leaves
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from charrnn.runs.checkpoint_check import check_layout
+from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.session.loop import Session
 from charrnn.tasks.generation import Generation, Generator, read, surprisals
 from charrnn.tasks.labelled import read as read_texts
-from charrnn.tasks.task import built_layout
 from tests.reference import lstm_step
 from tests.tasks.test_classification import write_texts
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
@@ -127,7 +126,7 @@ def test_the_score_is_that_of_the_probabilities_by_hand(
     few = session.experiment.final(weights, split="validation")
     assert few.nats == pytest.approx(score.nats, abs=1e-6)
     batch = Generation.collate(data.splits["validation"], CPU)
-    loss = session.task.loss(session.model.eval(), batch, None)
+    loss = session.objective.loss(session.model.eval(), batch, None)
     assert loss.scored == count
     assert float(loss.total.detach()) == pytest.approx(nats, rel=1e-5)
     assert set(score.record()) >= {"nats_per_character", "characters", "bits_per_character"}
@@ -220,10 +219,10 @@ def test_any_vocabulary_can_be_written(tmp_path: Path, kind: str) -> None:
 def test_layout_is_that_of_the_model(texts: Path, tmp_path: Path) -> None:
     session = begin(texts, tmp_path / "run")
     data: Any = session.data
-    expected = built_layout(session.config, data.vocabularies)
+    expected = expected_tensors(session.config, data.vocabularies)
     shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
     assert expected.weights == shapes
-    assert not list(leaves(session.task.empty_carry(session.model)))
+    assert not list(leaves(session.objective.empty_carry(session.model)))
 
 
 @pytest.fixture

@@ -16,10 +16,9 @@ from charrnn.data.vocabulary import CharacterVocabulary
 from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.nn.state import leaves
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.runs.checkpoint_check import check_layout
+from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.session.loop import Session
 from charrnn.tasks.tagging import TaggedSentences, Tagging, parts_of, read
-from charrnn.tasks.task import built_layout
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
 TINY: dict[str, Any] = ON_EXAMPLES | {
@@ -96,8 +95,8 @@ def test_padding_and_neighbours_change_nothing(
         words=batch.words.masked_fill(past, 1), characters=batch.characters.masked_fill(ends, 2)
     )
     assert torch.equal(model(garbage)[~past], together[~past])
-    assert torch.equal(session.task.loss(model, garbage, None).total,
-                       session.task.loss(model, batch, None).total)  # fmt: skip
+    assert torch.equal(session.objective.loss(model, garbage, None).total,
+                       session.objective.loss(model, batch, None).total)  # fmt: skip
 
 
 def test_a_sentence_is_read_from_both_ends(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -146,7 +145,7 @@ def test_the_score_is_that_of_the_probabilities(files: tuple[Path, Path], tmp_pa
         "unseen": unseen[True],
     }
     batch = Tagging.collate(session.data.splits["validation"], torch.device("cpu"))
-    loss = session.task.loss(session.model.eval(), batch, None)
+    loss = session.objective.loss(session.model.eval(), batch, None)
     assert loss.scored == count
     assert float(loss.total.detach()) == pytest.approx(nats, rel=1e-5)
     assert set(score.record()) >= {"nats_per_token", "accuracy", "accuracy_unseen", "tokens"}
@@ -231,10 +230,10 @@ def test_what_is_not_chosen_suits_words(files: tuple[Path, Path]) -> None:
 
 def test_layout_is_that_of_the_model(files: tuple[Path, Path], tmp_path: Path) -> None:
     session = begin(files, tmp_path / "run")
-    expected = built_layout(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
+    expected = expected_tensors(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
     shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
     assert expected.weights == shapes
-    assert not list(leaves(session.task.empty_carry(session.model)))
+    assert not list(leaves(session.objective.empty_carry(session.model)))
 
 
 def test_other_vocabularies_are_refused(files: tuple[Path, Path]) -> None:

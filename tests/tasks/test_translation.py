@@ -18,10 +18,9 @@ from charrnn.inference.sampler import Choice, Draws, prime, sample
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.state import leaves, map_state
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
-from charrnn.runs.checkpoint_check import check_layout
+from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.runs.directory import find_checkpoint
 from charrnn.session.loop import Session
-from charrnn.tasks.task import built_layout
 from charrnn.tasks.translation import Translation, decode, read, text_of
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
@@ -240,10 +239,10 @@ def test_layout_is_that_of_the_model(pairs: Path, tmp_path: Path) -> None:
             pairs, tmp_path / attention, model__attention=attention,
             model__bidirectional=attention != "dot",
         )  # fmt: skip
-        expected = built_layout(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
+        expected = expected_tensors(session.config, session.data.vocabularies)  # type: ignore[attr-defined]
         shapes = {name: tuple(value.shape) for name, value in session.model.state_dict().items()}
         assert expected.weights == shapes
-        assert not list(leaves(session.task.empty_carry(session.model)))
+        assert not list(leaves(session.objective.empty_carry(session.model)))
 
 
 @pytest.mark.parametrize("kind", ["character", "word", "byte"])

@@ -14,7 +14,7 @@ from charrnn.session.loop import Session
 from charrnn.training import lane_processes
 from charrnn.training.hardware import choose_processes
 from charrnn.training.objective import Loss
-from charrnn.training.text_windows import LanguageModelTask
+from charrnn.training.text_windows import TextWindows
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
 pytestmark = pytest.mark.skipif(
@@ -47,22 +47,22 @@ def test_a_team_trains_as_one_process_does(tmp_path: Path, cell: str, processes:
 def test_members_draw_different_dropout(tmp_path: Path) -> None:
     one, seeds = session(tmp_path, 2), []
 
-    def compute(_task: Any, _batch: Any, _carry: Any, seed: int) -> Loss:
+    def compute(_objective: Any, _batch: Any, _carry: Any, seed: int) -> Loss:
         seeds.append(seed)
         return Loss(torch.zeros(()), 1, None)
 
-    made = lane_processes.Team(
-        compute, one.trainer.shares, one.model, one.task.empty_carry(one.model)
+    made = lane_processes.LaneProcesses(
+        compute, one.trainer.shares, one.model, one.objective.empty_carry(one.model)
     )
     for rank in range(2):
-        made._own(one.task, next(one.task.batches(0)), rank, 7)
+        made._own(one.objective, next(one.objective.batches(0)), rank, 7)
     made.close()
     assert len(set(seeds)) == 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_the_shares_of_a_batch_are_its_lanes_in_order(tmp_path: Path, count: int) -> None:
-    whole = LanguageModelTask(tiny_corpus(tmp_path), batch_size=4, window=8)
+    whole = TextWindows(tiny_corpus(tmp_path), batch_size=4, window=8)
     shares = [whole.share(rank, count) for rank in range(count)]
     for batch, *parts in zip(
         whole.batches(0, 2), *(share.batches(0, 2) for share in shares), strict=True
@@ -81,13 +81,13 @@ def alive(pid: int) -> bool:
 
 
 def members(one: Session) -> list[int]:
-    assert one.trainer.team is not None
-    return [pid for pid, _ in one.trainer.team._members]
+    assert one.trainer.lane_processes is not None
+    return [pid for pid, _ in one.trainer.lane_processes._members]
 
 
 def test_members_end_with_the_run_and_the_model_stays_usable(tmp_path: Path) -> None:
     one = session(tmp_path, 3)
-    steps = one.events(one.run, lambda: False)
+    steps = one.events()
     for _ in range(3):
         next(steps)
     pids = members(one)
@@ -95,7 +95,7 @@ def test_members_end_with_the_run_and_the_model_stays_usable(tmp_path: Path) -> 
     assert all(map(alive, pids))
     steps.close()
     assert not any(map(alive, pids))
-    assert one.trainer.team is None
+    assert one.trainer.lane_processes is None
     one.estimate()
 
 
@@ -106,7 +106,7 @@ def test_members_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
         try:
             torch.set_num_threads(1)  # The other threads did not come along.
             one = session(tmp_path, 3)
-            steps = one.events(one.run, lambda: False)
+            steps = one.events()
             for _ in range(3):
                 next(steps)
             os.write(writing, " ".join(map(str, members(one))).encode())
@@ -127,7 +127,7 @@ def test_members_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
 
 def test_signals_to_the_whole_group_leave_the_members_at_work(tmp_path: Path) -> None:
     one = session(tmp_path, 2)
-    steps = one.events(one.run, lambda: False)
+    steps = one.events()
     for _ in range(3):
         next(steps)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -139,14 +139,14 @@ def test_signals_to_the_whole_group_leave_the_members_at_work(tmp_path: Path) ->
 
 def test_a_member_that_was_killed_is_one_sentence(tmp_path: Path) -> None:
     one = session(tmp_path, 2)
-    steps = one.events(one.run, lambda: False)
+    steps = one.events()
     for _ in range(3):
         next(steps)
     os.kill(members(one)[0], signal.SIGKILL)
     with pytest.raises(CharrnnError, match="was ended from outside; charrnn resume goes on"):
         for _ in steps:
             pass
-    assert one.trainer.team is None
+    assert one.trainer.lane_processes is None
 
 
 @pytest.mark.parametrize("error", [DataError("the text is gone"), MemoryError("no memory")])
@@ -154,14 +154,14 @@ def test_what_a_member_raises_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     one = session(tmp_path, 2)
-    trainer, whole = os.getpid(), LanguageModelTask.loss
+    trainer, whole = os.getpid(), TextWindows.loss
 
     def loss(self: Any, *arguments: Any) -> Any:
         if os.getpid() != trainer:
             raise error
         return whole(self, *arguments)
 
-    monkeypatch.setattr(LanguageModelTask, "loss", loss)
+    monkeypatch.setattr(TextWindows, "loss", loss)
     with pytest.raises(type(error), match=str(error)):
         drive(one)
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import os
 from typing import Any
 
 import pytest
@@ -264,7 +265,7 @@ def test_the_planned_steps_fit_the_time(evaluation: float, every: int | None) ->
 @pytest.mark.parametrize(
     ("values", "bound"),
     [
-        ({"training__steps": 5}, 5),
+        ({"training__steps": 5, "training__epochs": None}, 5),
         ({"training__epochs": 2.5}, 25),
         ({"training__epochs": 3}, 30),
         ({"training__epochs": 0.001}, 1),
@@ -306,7 +307,7 @@ def test_devices_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     set_to: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
-    monkeypatch.setattr(planning.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     prepare_process("auto")
     prepare_process(3)
     prepare_process(10**9)

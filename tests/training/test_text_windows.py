@@ -1,4 +1,4 @@
-"""The task: what the training lanes hold, and that every protocol scores what it says."""
+"""Text windows: what the training lanes hold, and that every protocol scores what it says."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from charrnn.errors import ConfigError
 from charrnn.nn.models import LanguageModel, language_model
 from charrnn.nn.state import State, leaves, map_state
 from charrnn.registry import CELLS
-from charrnn.training.text_windows import NOT_SCORED, Batch, LanguageModelTask
+from charrnn.training.text_windows import NOT_SCORED, TextBatch, TextWindows
 from charrnn.training.trainer import evaluate
 
 SYMBOLS = 7
@@ -41,8 +41,8 @@ def ramp(length: int) -> Corpus:
     return Corpus(np.arange(length), VOCABULARY, splits, empty, "", "")
 
 
-def task_over(corpus: Corpus, **options: Any) -> LanguageModelTask:
-    return LanguageModelTask(corpus, **{"batch_size": 1, "window": 10} | options)
+def windows_over(corpus: Corpus, **options: Any) -> TextWindows:
+    return TextWindows(corpus, **{"batch_size": 1, "window": 10} | options)
 
 
 def make_model(cell: Any = "lstm") -> LanguageModel:
@@ -79,11 +79,13 @@ def plain_score(
     return total
 
 
-def score(task: LanguageModelTask, batches: Iterable[Batch], model: LanguageModel = MODEL) -> float:
-    return evaluate(model, task, batches).nats
+def score(
+    windows: TextWindows, batches: Iterable[TextBatch], model: LanguageModel = MODEL
+) -> float:
+    return evaluate(model, windows, batches).nats
 
 
-def scored_positions(task: LanguageModelTask, batches: Iterable[Batch]) -> list[int]:
+def scored_positions(windows: TextWindows, batches: Iterable[TextBatch]) -> list[int]:
     """Where the scored targets stand, in a corpus whose ids are their positions."""
     found: list[int] = []
     for batch in batches:
@@ -102,8 +104,10 @@ def scored_positions(task: LanguageModelTask, batches: Iterable[Batch]) -> list[
 def test_an_epoch_reads_every_lane_once(
     length: int, batch_size: int, window: int, carry_state: bool
 ) -> None:
-    task = task_over(ramp(length), batch_size=batch_size, window=window, carry_state=carry_state)
-    batches = list(task.batches(0))
+    windows = windows_over(
+        ramp(length), batch_size=batch_size, window=window, carry_state=carry_state
+    )
+    batches = list(windows.batches(0))
     inputs = torch.cat([batch.inputs for batch in batches], dim=1)
     targets = torch.cat([batch.targets for batch in batches], dim=1)
     lane = (length - 1) // batch_size
@@ -111,7 +115,7 @@ def test_an_epoch_reads_every_lane_once(
     assert inputs.shape == (batch_size, lane)
     assert torch.equal(targets, inputs + 1)
     assert length - 1 - batch_size * lane < batch_size
-    assert len(batches) == task.batches_per_epoch == math.ceil(lane / window)
+    assert len(batches) == windows.batches_per_epoch == math.ceil(lane / window)
     assert [batch.inputs.shape[1] for batch in batches[:-1]] == [window] * (len(batches) - 1)
     assert all(batch.scored == batch.targets.numel() for batch in batches)
     assert [batch.fresh for batch in batches] == [
@@ -124,18 +128,18 @@ def test_the_drawing_in_the_docstring() -> None:
     letters = [chr(ord("A") + i) for i in range(26)]
     batches = [
         ["".join(letters[i] for i in row) for row in batch.inputs.tolist()]
-        for batch in task_over(ramp(26), batch_size=2, window=4).batches(0)
+        for batch in windows_over(ramp(26), batch_size=2, window=4).batches(0)
     ]
     assert batches == [["ABCD", "MNOP"], ["EFGH", "QRST"], ["IJKL", "UVWX"]]
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 8, 9])
 def test_an_epoch_can_be_entered_anywhere(start: int) -> None:
-    task = task_over(
+    windows = windows_over(
         corpus_of(100, starts=[0, 17, 60]), batch_size=3, window=4, reset_state_at_documents=True
     )
-    whole = list(task.batches(3))[start:]
-    tail = list(task.batches(0, start))
+    whole = list(windows.batches(3))[start:]
+    tail = list(windows.batches(0, start))
     assert len(whole) == len(tail) == 9 - start
     for a, b in zip(whole, tail, strict=True):
         assert torch.equal(a.inputs, b.inputs)
@@ -149,14 +153,14 @@ def test_an_epoch_can_be_entered_anywhere(start: int) -> None:
 @pytest.mark.parametrize("batch_size", [10, 11, 1000])
 def test_more_lanes_than_characters(batch_size: int) -> None:
     with pytest.raises(ConfigError, match=r"10 characters .* --batch-size of at most 9"):
-        task_over(ramp(10), batch_size=batch_size)
-    assert task_over(ramp(10), batch_size=9).batches_per_epoch == 1
+        windows_over(ramp(10), batch_size=batch_size)
+    assert windows_over(ramp(10), batch_size=9).batches_per_epoch == 1
 
 
 def test_training_stays_within_its_split() -> None:
     corpus = ramp(100)
     corpus.splits["train"] = Span(20, 60, True)
-    batches = list(task_over(corpus, batch_size=3, window=5).batches(0))
+    batches = list(windows_over(corpus, batch_size=3, window=5).batches(0))
     inputs = torch.cat([batch.inputs for batch in batches], dim=1)
     assert (int(inputs.min()), int(inputs.max())) == (19, 57)
 
@@ -175,8 +179,8 @@ def test_the_score_depends_on_no_window_and_no_batch(cell: str, train: int) -> N
     for window, batch_size in itertools.product([1, 10, 100, 1000], [1, 7, 64]):
         if window == 1 and batch_size != 1:
             continue
-        task = task_over(corpus, batch_size=batch_size, window=window + 3)
-        result = evaluate(model, task, task.unbroken(span, window))
+        windows = windows_over(corpus, batch_size=batch_size, window=window + 3)
+        result = evaluate(model, windows, windows.unbroken(span, window))
         assert result.nats == pytest.approx(expected, rel=1e-5)
         assert result.scored == len(span)
 
@@ -194,10 +198,10 @@ def test_unbroken_scores_every_character_once(
     corpus = ramp(before + length + after)
     del corpus.splits["train"]
     span = Span(before, before + length, before > 0)
-    task = task_over(corpus)
-    batches = list(task.unbroken(span, window))
+    windows = windows_over(corpus)
+    batches = list(windows.unbroken(span, window))
     first = span.start if span.has_context else span.start + 1
-    assert scored_positions(task, batches) == list(range(first, span.stop))
+    assert scored_positions(windows, batches) == list(range(first, span.stop))
     assert sum(batch.unconditional for batch in batches) == int(not span.has_context)
     assert [batch.fresh for batch in batches] == [i == 0 for i in range(len(batches))]
 
@@ -206,9 +210,9 @@ def test_unbroken_scores_every_character_once(
 def test_the_first_character_without_context_costs_ln_v(length: int) -> None:
     corpus = corpus_of(40, 20)
     del corpus.splits["train"]
-    task = task_over(corpus)
-    alone = score(task, task.unbroken(Span(20, 20 + length, False), 10))
-    rest = score(task, task.unbroken(Span(21, 20 + length, True), 10)) if length > 1 else 0.0
+    windows = windows_over(corpus)
+    alone = score(windows, windows.unbroken(Span(20, 20 + length, False), 10))
+    rest = score(windows, windows.unbroken(Span(21, 20 + length, True), 10)) if length > 1 else 0.0
     assert alone == pytest.approx(math.log(SYMBOLS) + rest, rel=1e-5)
 
 
@@ -218,10 +222,10 @@ def test_the_first_character_without_context_costs_ln_v(length: int) -> None:
 def test_a_split_of_one_character(has_context: bool, carry_state: bool, reset: bool) -> None:
     corpus = corpus_of(5, 4, starts=[0, 4])
     span = Span(4, 5, has_context)
-    task = task_over(corpus, carry_state=carry_state, reset_state_at_documents=reset)
+    windows = windows_over(corpus, carry_state=carry_state, reset_state_at_documents=reset)
     expected = plain_score(MODEL, corpus, span)
-    for batches in (task.unbroken(span, 10), task.in_lanes(span, 64, 1000, 4096)):
-        result = evaluate(MODEL, task, batches)
+    for batches in (windows.unbroken(span, 10), windows.in_lanes(span, 64, 1000, 4096)):
+        result = evaluate(MODEL, windows, batches)
         assert result.scored == 1
         assert result.nats == pytest.approx(expected, rel=1e-5)
 
@@ -229,8 +233,8 @@ def test_a_split_of_one_character(has_context: bool, carry_state: bool, reset: b
 def test_a_text_of_one_character() -> None:
     corpus = corpus_of(1)
     del corpus.splits["train"]
-    task = task_over(corpus)
-    result = evaluate(MODEL, task, task.unbroken(Span(0, 1, False), 10))
+    windows = windows_over(corpus)
+    result = evaluate(MODEL, windows, windows.unbroken(Span(0, 1, False), 10))
     assert (result.nats, result.scored) == (pytest.approx(math.log(SYMBOLS)), 1)
 
 
@@ -248,9 +252,9 @@ def test_lanes_score_no_character_twice(
     corpus = ramp(before + length + 3)
     del corpus.splits["train"]
     span = Span(before, before + length, before > 0)
-    task = task_over(corpus)
-    batches = list(task.in_lanes(span, lanes, warmup, most))
-    positions = scored_positions(task, batches)
+    windows = windows_over(corpus)
+    batches = list(windows.in_lanes(span, lanes, warmup, most))
+    positions = scored_positions(windows, batches)
     assert len(set(positions)) == len(positions)
     first = span.start if span.has_context else span.start + 1
     everything = range(first, span.stop)
@@ -267,8 +271,8 @@ def test_lanes_score_no_character_twice(
 
 
 def test_lanes_lie_evenly_over_the_split() -> None:
-    task = task_over(ramp(1001))
-    positions = scored_positions(task, task.in_lanes(Span(1, 1001, True), 4, 0, 3))
+    windows = windows_over(ramp(1001))
+    positions = scored_positions(windows, windows.in_lanes(Span(1, 1001, True), 4, 0, 3))
     assert sorted(positions) == [1, 2, 3, 251, 252, 253, 501, 502, 503, 751, 752, 753]
 
 
@@ -282,9 +286,9 @@ def test_a_long_warm_up_gives_the_unbroken_score(
     model, corpus = make_model(cell), corpus_of(LENGTH, train)
     span = corpus.splits.pop("validation")
     del corpus.splits["train"]
-    task = task_over(corpus)
-    whole = evaluate(model, task, task.unbroken(span, 100))
-    estimate = evaluate(model, task, task.in_lanes(span, lanes, warmup, LENGTH))
+    windows = windows_over(corpus)
+    whole = evaluate(model, windows, windows.unbroken(span, 100))
+    estimate = evaluate(model, windows, windows.in_lanes(span, lanes, warmup, LENGTH))
     assert estimate.scored == whole.scored == len(span)
     assert estimate.nats == pytest.approx(whole.nats, rel=1e-5)
 
@@ -293,7 +297,7 @@ def test_a_long_warm_up_gives_the_unbroken_score(
 def test_each_lane_warms_up_on_what_stands_before_it(warmup: int) -> None:
     corpus = corpus_of(LENGTH, 100)
     span = corpus.splits["validation"]
-    task = task_over(corpus)
+    windows = windows_over(corpus)
     pairs, lanes, first = len(span), 3, span.start - 1
     expected = 0.0
     for lane in range(lanes):
@@ -302,18 +306,18 @@ def test_each_lane_warms_up_on_what_stands_before_it(warmup: int) -> None:
         reading = plain_score(MODEL, corpus, Span(begin + 1, stop + 1, True))
         warming = plain_score(MODEL, corpus, Span(begin + 1, start + 1, True))
         expected += reading - warming
-    estimate = evaluate(MODEL, task, task.in_lanes(span, lanes, warmup, LENGTH))
+    estimate = evaluate(MODEL, windows, windows.in_lanes(span, lanes, warmup, LENGTH))
     assert estimate.nats == pytest.approx(expected, rel=1e-5)
     assert estimate.scored == len(span)
 
 
 def test_a_longer_warm_up_changes_what_is_read_not_what_is_scored() -> None:
-    task = task_over(ramp(LENGTH))
+    windows = windows_over(ramp(LENGTH))
     span = Span(1, LENGTH, True)
-    plain = scored_positions(task, task.in_lanes(span, 5, 0, 50))
+    plain = scored_positions(windows, windows.in_lanes(span, 5, 0, 50))
     for warmup in (1, 255, 256, 257, 5000):
-        batches = list(task.in_lanes(span, 5, warmup, 50))
-        assert sorted(scored_positions(task, batches)) == sorted(plain)
+        batches = list(windows.in_lanes(span, 5, warmup, 50))
+        assert sorted(scored_positions(windows, batches)) == sorted(plain)
         assert sum(b.inputs.shape[1] for b in batches) == 50 + min(warmup, 4 * (LENGTH - 1) // 5)
 
 
@@ -327,19 +331,21 @@ def test_the_state_is_zero_where_a_document_begins(cell: str, window: int, train
     model, corpus = make_model(cell), corpus_of(LENGTH, train, STARTS)
     span = corpus.splits["validation"]
     del corpus.splits["train"]
-    task = task_over(corpus, reset_state_at_documents=True)
+    windows = windows_over(corpus, reset_state_at_documents=True)
     expected = plain_score(model, corpus, span, zero_at=STARTS)
-    assert score(task, task.unbroken(span, window), model) == pytest.approx(expected, rel=1e-5)
-    lanes = task.in_lanes(span, 5, LENGTH, LENGTH)
-    assert score(task, lanes, model) == pytest.approx(expected, rel=1e-5)
+    assert score(windows, windows.unbroken(span, window), model) == pytest.approx(
+        expected, rel=1e-5
+    )
+    lanes = windows.in_lanes(span, 5, LENGTH, LENGTH)
+    assert score(windows, lanes, model) == pytest.approx(expected, rel=1e-5)
     assert plain_score(model, corpus, span) != pytest.approx(expected, rel=1e-4)
 
 
-def lane_losses(corpus: Corpus, task: LanguageModelTask, zero_at: Iterable[int]) -> float:
+def lane_losses(corpus: Corpus, windows: TextWindows, zero_at: Iterable[int]) -> float:
     total = 0.0
-    for lane in range(task.batch_size):
-        start = lane * task.lane_length
-        span = Span(start + 1, start + task.lane_length + 1, True)
+    for lane in range(windows.batch_size):
+        start = lane * windows.lane_length
+        span = Span(start + 1, start + windows.lane_length + 1, True)
         total += plain_score(MODEL, corpus, span, zero_at)
     return total
 
@@ -348,20 +354,20 @@ def lane_losses(corpus: Corpus, task: LanguageModelTask, zero_at: Iterable[int])
 @pytest.mark.parametrize("reset", [True, False])
 def test_the_training_loss_does_not_notice_the_windows(window: int, reset: bool) -> None:
     corpus = corpus_of(200, starts=[0, 10, 11, 70, 134])
-    task = task_over(corpus, batch_size=3, window=window, reset_state_at_documents=reset)
+    windows = windows_over(corpus, batch_size=3, window=window, reset_state_at_documents=reset)
     zero_at = corpus.document_starts.tolist() if reset else []
-    expected = lane_losses(corpus, task, zero_at)
-    assert score(task, task.batches(0)) == pytest.approx(expected, rel=1e-5)
+    expected = lane_losses(corpus, windows, zero_at)
+    assert score(windows, windows.batches(0)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_state_at_the_end_of_a_window_is_that_of_the_unbroken_run() -> None:
     corpus = corpus_of(200)
-    task = task_over(corpus, batch_size=3, window=7)
+    windows = windows_over(corpus, batch_size=3, window=7)
     carry: State | None = None
     with torch.no_grad():
-        for batch in task.batches(0):
-            carry = task.loss(MODEL, batch, carry).carry
-        inputs = torch.cat([batch.inputs for batch in task.batches(0)], dim=1)
+        for batch in windows.batches(0):
+            carry = windows.loss(MODEL, batch, carry).carry
+        inputs = torch.cat([batch.inputs for batch in windows.batches(0)], dim=1)
         _, state = MODEL(inputs, MODEL.initial_state(3))
     assert carry is not None
     for ours, whole in zip(leaves(carry), leaves(state), strict=True):
@@ -369,12 +375,12 @@ def test_the_state_at_the_end_of_a_window_is_that_of_the_unbroken_run() -> None:
 
 
 def test_a_new_epoch_starts_from_the_zero_state() -> None:
-    task = task_over(corpus_of(100), batch_size=3, window=50)
-    (batch,) = task.batches(0)
+    windows = windows_over(corpus_of(100), batch_size=3, window=50)
+    (batch,) = windows.batches(0)
     with torch.no_grad():
-        first = task.loss(MODEL, batch, None)
-        again = task.loss(MODEL, batch, first.carry)
-        going_on = task.loss(MODEL, batch._replace(fresh=False), first.carry)
+        first = windows.loss(MODEL, batch, None)
+        again = windows.loss(MODEL, batch, first.carry)
+        going_on = windows.loss(MODEL, batch._replace(fresh=False), first.carry)
     assert torch.equal(first.total, again.total)
     assert not torch.equal(first.total, going_on.total)
 
@@ -385,27 +391,27 @@ def test_without_carried_state_each_window_starts_from_zero(window: int, train: 
     corpus = corpus_of(LENGTH, train)
     span = corpus.splits["validation"]
     del corpus.splits["train"]
-    task = task_over(corpus, window=window, carry_state=False)
+    windows = windows_over(corpus, window=window, carry_state=False)
     first = span.start - span.has_context
     expected = plain_score(MODEL, corpus, span, zero_at=range(first, LENGTH, window))
-    for batches in (task.unbroken(span, 13), task.in_lanes(span, 8, 99, LENGTH)):
-        result = evaluate(MODEL, task, batches)
+    for batches in (windows.unbroken(span, 13), windows.in_lanes(span, 8, 99, LENGTH)):
+        result = evaluate(MODEL, windows, batches)
         assert result.nats == pytest.approx(expected, rel=1e-5)
         assert result.scored == len(span)
 
 
 def test_without_carried_state_training_windows_start_from_zero() -> None:
     corpus = corpus_of(200)
-    task = task_over(corpus, batch_size=3, window=7, carry_state=False)
-    lane = task.lane_length
+    windows = windows_over(corpus, batch_size=3, window=7, carry_state=False)
+    lane = windows.lane_length
     zero_at = [p * lane + offset for p in range(3) for offset in range(0, lane, 7)]
-    expected = lane_losses(corpus, task, zero_at)
-    assert score(task, task.batches(0)) == pytest.approx(expected, rel=1e-5)
+    expected = lane_losses(corpus, windows, zero_at)
+    assert score(windows, windows.batches(0)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_carried_state_the_estimate_is_bounded() -> None:
-    task = task_over(ramp(LENGTH), window=7, carry_state=False)
-    positions = scored_positions(task, task.in_lanes(Span(1, LENGTH, True), 4, 0, 20))
+    windows = windows_over(ramp(LENGTH), window=7, carry_state=False)
+    positions = scored_positions(windows, windows.in_lanes(Span(1, LENGTH, True), 4, 0, 20))
     assert positions == list(range(1, 81))
 
 
@@ -413,7 +419,7 @@ def gradients(loss: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, list(MODEL.parameters())))
 
 
-def stepped_loss(batch: Batch, state: State) -> tuple[Tensor, State]:
+def stepped_loss(batch: TextBatch, state: State) -> tuple[Tensor, State]:
     total = torch.zeros(())
     for t in range(batch.inputs.shape[1]):
         logits, state = MODEL.step(batch.inputs[:, t], state)
@@ -422,13 +428,13 @@ def stepped_loss(batch: Batch, state: State) -> tuple[Tensor, State]:
 
 
 def test_gradients_stop_at_the_edges_of_windows() -> None:
-    task = task_over(corpus_of(100), batch_size=3, window=12)
-    first, second = itertools.islice(task.batches(0), 2)
-    before = task.loss(MODEL, first, None)
+    windows = windows_over(corpus_of(100), batch_size=3, window=12)
+    first, second = itertools.islice(windows.batches(0), 2)
+    before = windows.loss(MODEL, first, None)
     assert before.carry is not None
     assert before.total.requires_grad
     assert not any(leaf.requires_grad for leaf in leaves(before.carry))
-    ours = gradients(task.loss(MODEL, second, before.carry).total)
+    ours = gradients(windows.loss(MODEL, second, before.carry).total)
 
     _, state = stepped_loss(first, MODEL.initial_state(3))
     truncated, _ = stepped_loss(second, map_state(lambda leaf: leaf.detach(), state))
@@ -442,10 +448,10 @@ def test_gradients_stop_at_the_edges_of_windows() -> None:
 
 def test_no_gradient_crosses_the_border_of_a_document() -> None:
     corpus = corpus_of(40, starts=[0, 25])
-    task = task_over(corpus, window=39, reset_state_at_documents=True)
-    (batch,) = task.batches(0)
-    each, _ = task.surprisals(MODEL, batch, None)
-    alone, _ = task.surprisals(
+    windows = windows_over(corpus, window=39, reset_state_at_documents=True)
+    (batch,) = windows.batches(0)
+    each, _ = windows.surprisals(MODEL, batch, None)
+    alone, _ = windows.surprisals(
         MODEL, batch._replace(inputs=batch.inputs[:, 25:], targets=batch.targets[:, 25:],
                               borders=None), None,
     )  # fmt: skip
@@ -455,11 +461,11 @@ def test_no_gradient_crosses_the_border_of_a_document() -> None:
 
 
 def test_surprisals_are_those_of_the_loss() -> None:
-    task = task_over(corpus_of(100))
-    batch = next(task.in_lanes(Span(50, 100, True), 4, 10, 100))
+    windows = windows_over(corpus_of(100))
+    batch = next(windows.in_lanes(Span(50, 100, True), 4, 10, 100))
     with torch.no_grad():
-        each, _ = task.surprisals(MODEL, batch, None)
-        loss = task.loss(MODEL, batch, None)
+        each, _ = windows.surprisals(MODEL, batch, None)
+        loss = windows.loss(MODEL, batch, None)
     assert each.shape == batch.targets.shape
     assert bool((each[batch.targets == NOT_SCORED] == 0).all())
     assert float(each.sum()) == pytest.approx(float(loss.total))
@@ -467,9 +473,9 @@ def test_surprisals_are_those_of_the_loss() -> None:
 
 
 def test_an_empty_carry_has_the_shape_of_a_real_one() -> None:
-    task = task_over(corpus_of(100), batch_size=3)
-    carry = task.loss(MODEL, next(task.batches(0)), None).carry
+    windows = windows_over(corpus_of(100), batch_size=3)
+    carry = windows.loss(MODEL, next(windows.batches(0)), None).carry
     assert carry is not None
-    empty = task.empty_carry(MODEL)
+    empty = windows.empty_carry(MODEL)
     assert [leaf.shape for leaf in leaves(carry)] == [leaf.shape for leaf in leaves(empty)]
     assert all(bool((leaf == 0).all()) for leaf in leaves(empty))

@@ -13,24 +13,30 @@ Activation = Literal["tanh", "relu"]
 
 
 class Cell(Protocol):
-    """The contract: whatever has these members can be unrolled, stacked, trained and sampled."""
+    """The contract of a cell: one time step as a function of input and state.
+
+    Anything with these members can be unrolled, stacked, trained and sampled. A cell stores
+    nothing between calls.
+    """
 
     output_size: int
 
     def __call__(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step: `inputs` (N, D) and a state give an output (N, output_size) and a state."""
+        """Take one step: inputs (N, D) and a state give an output (N, output_size) and the next
+        state."""
         ...
 
     def initial_state(self, batch_size: int) -> State:
-        """The zero state for `batch_size` lanes, on the cell's device and in its dtype."""
+        """Return the zero state for `batch_size` lanes, on the cell's device and in its dtype."""
         ...
 
 
 class TorchLayoutCell(nn.Module):
-    """The parameters the three standard cells share, in torch's layout.
+    """The parameters that the three standard cells share, in torch's layout.
 
-    Input weights start Glorot-uniform (Glorot and Bengio 2010), each gate's recurrent weights
-    orthogonal (Saxe et al. 2014), biases zero.
+    `weight_ih` is (gates x H, D), `weight_hh` (gates x H, H), `bias_ih` and `bias_hh` are
+    (gates x H). Each gate's input weights start Glorot-uniform (Glorot and Bengio 2010), its
+    recurrent weights orthogonal (Saxe et al. 2014), its biases at zero.
     """
 
     gates: int
@@ -53,11 +59,11 @@ class TorchLayoutCell(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """The four parameters in the order torch's fused kernels take them."""
+        """The four parameters in the order that torch's fused kernels take."""
         return [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
 
     def zeros(self, batch_size: int) -> Tensor:
-        """A zero tensor (N, H) on the parameters' device and in their dtype."""
+        """Return zeros (N, H) on the parameters' device and in their dtype."""
         return self.weight_hh.new_zeros(batch_size, self.hidden_size)
 
     def extra_repr(self) -> str:

@@ -15,8 +15,12 @@ class LayerNormVanillaCell(VanillaCell):
 
     .. math:: h_t = \tanh(LN(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}))
 
-    LN takes the mean from a vector, divides by its standard deviation, and has a gain and a bias
-    for each unit.
+    LN subtracts the mean of a vector, divides by its standard deviation, and applies a learned
+    gain and bias to each unit. Shapes as in `VanillaCell`.
+
+    >>> cell = LayerNormVanillaCell(3, 5)
+    >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
+    torch.Size([2, 5])
     """
 
     def __init__(self, input_size: int, hidden_size: int, activation: Activation = "tanh") -> None:
@@ -39,11 +43,18 @@ class LayerNormLSTMCell(LSTMCell):
         (i, f, g, o) &= LN(W_{hh} h_{t-1}) + LN(W_{ih} x_t) + b_{ih} + b_{hh} \\
         c_t &= \sigma(f) \odot c_{t-1} + \sigma(i) \odot \tanh(g) \\
         h_t &= \sigma(o) \odot \tanh(LN(c_t))
+
+    LN as in `LayerNormVanillaCell`; the first two have no bias of their own. Shapes as in
+    `LSTMCell`.
+
+    >>> cell = LayerNormLSTMCell(3, 5)
+    >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
+    torch.Size([2, 5])
     """
 
     def __init__(self, input_size: int, hidden_size: int, forget_bias: float = 1.0) -> None:
         super().__init__(input_size, hidden_size, forget_bias)
-        # The equation has one bias, which is ours: these two norms have none.
+        # bias_ih and bias_hh are the bias of the equation: these two norms need none.
         self.norm_ih = nn.LayerNorm(4 * hidden_size, bias=False)
         self.norm_hh = nn.LayerNorm(4 * hidden_size, bias=False)
         self.norm_cell = nn.LayerNorm(hidden_size)
@@ -66,11 +77,18 @@ class LayerNormLSTMCell(LSTMCell):
 class LayerNormGRUCell(GRUCell):
     r"""Gated recurrent unit with layer normalisation (Ba et al. 2016, appendix).
 
-    As `GRUCell`, with LN over the products of the two gates together and of the candidate alone:
+    The equations of `GRUCell`, with one LN over the products of both gates together and one over
+    those of the candidate, from the input and from the state each:
 
     .. math::
         (r, z) &= \sigma(LN(W_{h,rz} h_{t-1}) + LN(W_{i,rz} x_t) + b_{i,rz} + b_{h,rz}) \\
         n &= \tanh(LN(W_{in} x_t) + b_{in} + r \odot (LN(W_{hn} h_{t-1}) + b_{hn}))
+
+    The LNs have a gain and no bias of their own. Shapes as in `GRUCell`.
+
+    >>> cell = LayerNormGRUCell(3, 5)
+    >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
+    torch.Size([2, 5])
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:

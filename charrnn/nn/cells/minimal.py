@@ -8,13 +8,14 @@ from torch.nn import functional
 
 
 class LinearCell(nn.Module):
-    r"""A cell that is linear in its state, with gates of the input alone:
+    r"""A cell that is linear in its state, since its gates read the input alone.
 
     .. math:: h_t = a_t \odot h_{t-1} + b_t
 
-    so that all steps can be computed at once (`scan`). A kind of cell is its `coefficients`. The
-    output is the new hidden state, (N, H), which is also the whole state. `weight_ih` is
-    (gates x H, D), each gate Glorot-uniform at first, `bias_ih` (gates x H).
+    All steps can therefore be computed at once (`charrnn.nn.fast.scan`). A subclass defines
+    `coefficients`, which gives a and b. The input is (N, D); the output (N, H) is the new hidden
+    state, which is the whole state. `weight_ih` is (gates x H, D) and starts Glorot-uniform gate
+    by gate; `bias_ih` is (gates x H) and starts at zero.
     """
 
     gates: int
@@ -30,11 +31,11 @@ class LinearCell(nn.Module):
             nn.init.xavier_uniform_(block)
 
     def coefficients(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b, each (..., H), of inputs (..., D)."""
+        """Compute a and b, each (..., H), from inputs (..., D)."""
         raise NotImplementedError
 
     def from_input(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """The totals of the gates, each (..., H), in the precision of the state."""
+        """Compute each gate's total (..., H) before its nonlinearity, in the state's precision."""
         totals = functional.linear(inputs, self.weight_ih, self.bias_ih)
         return totals.to(self.bias_ih.dtype).chunk(self.gates, dim=-1)
 
@@ -44,7 +45,7 @@ class LinearCell(nn.Module):
         return hidden, hidden
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros of shape (N, H)."""
+        """Return zeros (N, H)."""
         return self.weight_ih.new_zeros(batch_size, self.hidden_size)
 
     def extra_repr(self) -> str:
@@ -52,7 +53,11 @@ class LinearCell(nn.Module):
 
 
 def positive(x: Tensor) -> Tensor:
-    """g of Feng et al. (2024), appendix B: x + 1/2 from 0 on, below it the logistic function."""
+    """Compute g of Feng et al. (2024), appendix B: x + 1/2 where x >= 0, else sigmoid(x).
+
+    >>> positive(torch.tensor([-100.0, 0.0, 2.0]))
+    tensor([0.0000, 0.5000, 2.5000])
+    """
     return torch.where(x >= 0, x + 0.5, torch.sigmoid(x))
 
 
@@ -63,7 +68,11 @@ class MinGRUCell(LinearCell):
         z &= \sigma(W_z x_t + b_z) \\
         h_t &= (1 - z) \odot h_{t-1} + z \odot g(W_n x_t + b_n)
 
-    g is `positive`, so that h stays so. Gate order in the rows: update, candidate.
+    g is `positive`, so that h stays positive. Gate order in the rows: update, candidate.
+
+    >>> cell = MinGRUCell(3, 5)
+    >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
+    torch.Size([2, 5])
     """
 
     gates = 2
@@ -74,15 +83,19 @@ class MinGRUCell(LinearCell):
 
 
 class MinLSTMCell(LinearCell):
-    r"""minLSTM (Feng et al. 2024, "Were RNNs All We Needed?", appendix B), its gates scaled to one.
+    r"""minLSTM (Feng et al. 2024, "Were RNNs All We Needed?", appendix B) with gates that sum to 1.
 
     .. math::
         f &= \sigma(W_f x_t + b_f), \quad i = \sigma(W_i x_t + b_i) \\
         h_t &= \frac{f}{f + i} \odot h_{t-1} + \frac{i}{f + i} \odot g(W_n x_t + b_n)
 
-    g is `positive`. Gate order in the rows: forget, input, candidate. `forget_bias` is the
-    starting value of the forget gate's bias, which the paper finds to help. f / (f + i) is
-    computed as the logistic function of ln f - ln i, which no two small gates can divide by zero.
+    g is `positive`. Gate order in the rows: forget, input, candidate. The forget gate's bias
+    starts at `forget_bias`, which the paper finds to help. f / (f + i) is computed as
+    sigmoid(ln f - ln i), which cannot divide by zero where both gates are tiny.
+
+    >>> cell = MinLSTMCell(3, 5)
+    >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
+    torch.Size([2, 5])
     """
 
     gates = 3
@@ -93,6 +106,6 @@ class MinLSTMCell(LinearCell):
             self.bias_ih[:hidden_size] = forget_bias
 
     def coefficients(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        forget, enter, candidate = self.from_input(inputs)
-        odds = functional.logsigmoid(forget) - functional.logsigmoid(enter)
-        return torch.sigmoid(odds), torch.sigmoid(-odds) * positive(candidate)
+        forget, input_gate, candidate = self.from_input(inputs)
+        log_odds = functional.logsigmoid(forget) - functional.logsigmoid(input_gate)
+        return torch.sigmoid(log_odds), torch.sigmoid(-log_odds) * positive(candidate)

@@ -12,14 +12,17 @@ from charrnn.nn.cells.standard import LSTMCell, LSTMState
 class MultiplicativeLSTMCell(LSTMCell):
     r"""Multiplicative LSTM (Krause et al. 2016): every input symbol has a transition of its own.
 
-    An `LSTMCell` that reads m in the place of its hidden state:
+    The equations of `LSTMCell` with m in place of the previous hidden state:
 
     .. math:: m_t = (W_{mx} x_t) \odot (W_{mh} h_{t-1})
 
-    so that the gates come from x and m; `weight_hh` and `bias_hh` act on m. `weight_mx` is (H, D)
-    and starts Glorot-uniform, `weight_mh` is (H, H) and starts orthogonal. As in most later work
-    (Radford et al. 2017) the squashing is that of the LSTM above; the authors' own has the output
-    gate inside the last tanh.
+    `weight_hh` and `bias_hh` act on m. `weight_mx` is (H, D) and starts Glorot-uniform,
+    `weight_mh` is (H, H) and starts orthogonal. As in most later work (Radford et al. 2017) the
+    output is o * tanh(c); the original paper has the output gate inside the tanh.
+
+    >>> cell = MultiplicativeLSTMCell(3, 5)
+    >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
+    torch.Size([2, 5])
     """
 
     def __init__(self, input_size: int, hidden_size: int, forget_bias: float = 1.0) -> None:
@@ -30,7 +33,7 @@ class MultiplicativeLSTMCell(LSTMCell):
         nn.init.orthogonal_(self.weight_mh)
 
     def forward(self, inputs: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        between = functional.linear(inputs, self.weight_mx) * functional.linear(
+        product = functional.linear(inputs, self.weight_mx) * functional.linear(
             state.hidden, self.weight_mh
         )
-        return super().forward(inputs, LSTMState(between, state.cell))
+        return super().forward(inputs, LSTMState(product, state.cell))

@@ -8,20 +8,25 @@ from torch.nn import functional
 
 
 class RHNCell(nn.Module):
-    r"""Recurrent highway network (Zilly et al. 2016) with coupled gates: L highway layers a step.
+    r"""Recurrent highway network (Zilly et al. 2017): L highway layers in each time step.
 
-    With s_0 = h_{t-1}, for l from 1 to L, and h_t = s_L:
+    With s_0 = h_{t-1}, l from 1 to L, and h_t = s_L:
 
     .. math::
         c_l &= \tanh([l = 1] W_{ic} x_t + W_{hc,l} s_{l-1} + b_{c,l}) \\
         g_l &= \sigma([l = 1] W_{ig} x_t + W_{hg,l} s_{l-1} + b_{g,l}) \\
         s_l &= c_l \odot g_l + s_{l-1} \odot (1 - g_l)
 
-    The output is the new hidden state, (N, H), which is also the whole state. `weight_ih` is
-    (2H, D), candidate then transform gate; `weight_hh` (2LH, H) and `bias_hh` (2LH) have those two
-    for each layer, from the first on. Each block starts as in the standard cells. `transform_bias`
-    is where the transform gates' biases start: -2, the authors' for words, lets most of the state
-    through; for characters they took -4, with 10 layers and days of training.
+    The gates are coupled: the carry gate is 1 - g. The input is (N, D); the output (N, H) is the
+    new hidden state, which is the whole state. `weight_ih` is (2H, D), candidate then transform
+    gate; `weight_hh` (2LH, H) and `bias_hh` (2LH) hold these two for each layer in turn. Each block
+    starts as in the standard cells. The transform gates' biases start at `transform_bias`: the
+    authors' -2 for words carries most of the state through; for characters they used -4, with 10
+    layers and days of training.
+
+    >>> cell = RHNCell(3, 5, recurrence_depth=2)
+    >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
+    torch.Size([2, 5])
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class RHNCell(nn.Module):
         return state, state
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros of shape (N, H)."""
+        """Return zeros (N, H)."""
         return self.weight_hh.new_zeros(batch_size, self.hidden_size)
 
     def extra_repr(self) -> str:

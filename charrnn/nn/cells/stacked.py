@@ -10,12 +10,19 @@ from charrnn.nn.state import State
 
 
 class StackedCell(nn.Module):
-    """Cells on top of each other as one cell: the output of each is the input of the next.
+    """Several cells as one cell: the output of each is the input of the next.
 
-    TensorFlow's MultiRNNCell, Keras' StackedRNNCells. All cells take a step before any takes the
-    next one; a `layers.Stack` of layers computes the same a layer at a time, by the fused kernels.
-    The output is the last cell's, the state has one entry a cell, from the bottom up. Raises
-    ValueError where there are no cells.
+    Known as MultiRNNCell in TensorFlow and StackedRNNCells in Keras. All cells take a step before
+    any takes the next one. A `charrnn.Stack` of layers computes the same one layer at a time, with
+    fused kernels. The output is the last cell's; the state has one entry for each cell, from the
+    bottom up. Raises ValueError where there are no cells.
+
+    >>> import torch
+    >>> from charrnn import GRUCell, LSTMCell
+    >>> cell = StackedCell([LSTMCell(3, 5), GRUCell(5, 4)])
+    >>> output, state = cell(torch.zeros(2, 3), cell.initial_state(2))
+    >>> output.shape, len(state)
+    (torch.Size([2, 4]), 2)
     """
 
     def __init__(self, cells: Iterable[nn.Module]) -> None:
@@ -33,5 +40,5 @@ class StackedCell(nn.Module):
         return inputs, tuple(states)
 
     def initial_state(self, batch_size: int) -> State:
-        """The zero states of the cells, from the bottom up."""
+        """Return the zero states of the cells, from the bottom up."""
         return tuple(cell.initial_state(batch_size) for cell in self.cells)  # type: ignore[operator]

@@ -1,12 +1,12 @@
 r"""Recurrent cells: one time step each, `output, next_state = cell(input, state)`.
 
 A cell stores nothing between calls. Shapes use N for the batch, D for the input width, H for the
-hidden width. Parameters of the standard cells have the names, shapes and gate order of
-`torch.nn.RNN/LSTM/GRU` (`weight_ih` (gates x H, D), `weight_hh` (gates x H, H), `bias_ih` and
-`bias_hh` (gates x H)), so weights move between the two unchanged and torch's fused kernels run on
-the very same tensors. Other cells take those of these names that they have a use for.
+hidden width. The parameters of the standard cells have the names, shapes and gate order of
+`torch.nn.RNN/LSTM/GRU`: `weight_ih` (gates x H, D), `weight_hh` (gates x H, H), `bias_ih` and
+`bias_hh` (gates x H). So weights move between the two unchanged, and torch's fused kernels run on
+the same tensors. The other cells use these names for the parameters that they share.
 
-The equations below are the truth; the fast paths in `layers` are held to them by tests.
+The equations below define the cells; tests hold the faster paths in `charrnn.nn.fast` to them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ class VanillaCell(TorchLayoutCell):
 
     .. math:: h_t = \tanh(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
 
-    The output is the new hidden state, (N, H), which is also the whole state. With relu the
-    recurrent weights start as the identity (Le, Jaitly and Hinton 2015).
+    The input is (N, D); the output (N, H) is the new hidden state, which is the whole state. With
+    relu in place of tanh, the recurrent weights start as the identity (Le, Jaitly and Hinton 2015).
+
+    >>> cell = VanillaCell(input_size=3, hidden_size=5)
+    >>> output, state = cell(torch.zeros(2, 3), cell.initial_state(2))
+    >>> output.shape, torch.equal(output, state)
+    (torch.Size([2, 5]), True)
     """
 
     gates = 1
@@ -45,12 +50,16 @@ class VanillaCell(TorchLayoutCell):
         return hidden, hidden
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros of shape (N, H)."""
+        """Return zeros (N, H)."""
         return self.zeros(batch_size)
 
 
 class LSTMState(NamedTuple):
-    """What an LSTM carries: its hidden state and its cell state, each (N, H)."""
+    """The state of an LSTM: its hidden state and its cell state, each (N, H).
+
+    >>> LSTMState(hidden=torch.zeros(1, 2), cell=torch.ones(1, 2)).cell
+    tensor([[1., 1.]])
+    """
 
     hidden: Tensor
     cell: Tensor
@@ -67,8 +76,14 @@ class LSTMCell(TorchLayoutCell):
         c_t &= f \odot c_{t-1} + i \odot g \\
         h_t &= o \odot \tanh(c_t)
 
-    Gate order in the rows of the weights: input, forget, cell, output. `forget_bias` is the
-    starting value of the forget gate's bias (1 after Jozefowicz, Zaremba and Sutskever 2015).
+    The input is (N, D), the output h (N, H), the state (h, c). Gate order in the rows of the
+    weights: input, forget, cell, output. The forget gate's bias starts at `forget_bias` (1 after
+    Jozefowicz, Zaremba and Sutskever 2015).
+
+    >>> cell = LSTMCell(input_size=3, hidden_size=5)
+    >>> output, state = cell(torch.zeros(2, 3), cell.initial_state(2))
+    >>> output.shape, state.cell.shape
+    (torch.Size([2, 5]), torch.Size([2, 5]))
     """
 
     gates = 4
@@ -90,12 +105,12 @@ class LSTMCell(TorchLayoutCell):
         return hidden, LSTMState(hidden, cell)
 
     def initial_state(self, batch_size: int) -> LSTMState:
-        """Zeros of shape (N, H) for both the hidden state and the cell state."""
+        """Return zeros (N, H) for both the hidden state and the cell state."""
         return LSTMState(self.zeros(batch_size), self.zeros(batch_size))
 
 
 class GRUCell(TorchLayoutCell):
-    r"""Gated recurrent unit (Cho et al. 2014), the reset gate applied after the product.
+    r"""Gated recurrent unit (Cho et al. 2014), with the reset gate after the matrix product.
 
     .. math::
         r &= \sigma(W_{ir} x_t + b_{ir} + W_{hr} h_{t-1} + b_{hr}) \\
@@ -103,8 +118,14 @@ class GRUCell(TorchLayoutCell):
         n &= \tanh(W_{in} x_t + b_{in} + r \odot (W_{hn} h_{t-1} + b_{hn})) \\
         h_t &= (1 - z) \odot n + z \odot h_{t-1}
 
-    Gate order in the rows of the weights: reset, update, candidate. This is the variant of cuDNN
-    and torch; the paper's is `ResetFirstGRUCell`.
+    The input is (N, D); the output (N, H) is the new hidden state, which is the whole state. Gate
+    order in the rows of the weights: reset, update, candidate. This is the variant of cuDNN and
+    torch; the paper's own is `ResetFirstGRUCell`.
+
+    >>> cell = GRUCell(input_size=3, hidden_size=5)
+    >>> output, state = cell(torch.zeros(2, 3), cell.initial_state(2))
+    >>> output.shape
+    torch.Size([2, 5])
     """
 
     gates = 3
@@ -119,19 +140,23 @@ class GRUCell(TorchLayoutCell):
         return hidden, hidden
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros of shape (N, H)."""
+        """Return zeros (N, H)."""
         return self.zeros(batch_size)
 
 
 class ResetFirstGRUCell(GRUCell):
-    r"""Gated recurrent unit as its paper has it (Cho et al. 2014), which is Keras' with
-    `reset_after=False`: the reset gate falls on the state before the product.
+    r"""Gated recurrent unit of the original paper (Cho et al. 2014): the reset gate multiplies the
+    state before the matrix product. In Keras: `GRU(reset_after=False)`.
 
-    As `GRUCell`, with
+    The equations are those of `GRUCell`, except for
 
     .. math:: n = \tanh(W_{in} x_t + b_{in} + W_{hn} (r \odot h_{t-1}) + b_{hn})
 
-    The product has to wait for the gate, so there is no fused kernel for it.
+    The product has to wait for the gate, so no fused kernel computes it.
+
+    >>> cell = ResetFirstGRUCell(input_size=3, hidden_size=5)
+    >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
+    torch.Size([2, 5])
     """
 
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,1 +1,1 @@
-"""Faster ways to compute what the plain equations say."""
+"""Faster ways to compute the cells' equations, on the same parameters."""

@@ -1,20 +1,24 @@
-"""Whole-sequence kernels for a CPU, each with its backward pass derived by hand.
+"""Whole-sequence kernels of the vanilla cell and the GRU for a CPU, with hand-derived gradients.
 
-torch computes its GRU and vanilla layers on a CPU by many small recorded operations. Here the
-input products of all steps are one matrix product, the loop over time does only what depends on
-the state before, and in the backward pass everything that does not depend on the gradient to come
-is computed for all steps at once: with a_t the total of a gate before its nonlinearity, what is
-left of a step is
+torch computes these layers on a CPU by many small recorded operations. These kernels instead
 
-    dL/da_t = dL/dh_t * K_t        with K_t known from the forward pass,
-    dL/dh_{t-1} += W^T dL/da_t,
+- compute the input products of all steps by one matrix product,
+- leave in the loop over time only the operations that depend on the previous state,
+- prepare the backward pass for all steps at once. With a_t the total of a gate before its
+  nonlinearity and K_t a factor that is known from the forward pass, one backward step is ::
 
-and the gradients of the weights are one product each over all steps. The equations are those of
-`cells`, in the same order of gates; all tensors are (T, N, ...), time first.
+      dL/da_t      = dL/dh_t * K_t
+      dL/dh_{t-1} += W_hh^T dL/da_t
 
-tanh(x) is computed as 2 sigmoid(2x) - 1, which is three times as fast in torch and as good to
-float32 rounding; the factor 2 is exact and goes into the weights. With `low`, products take
-bfloat16 operands; states and sums of gates stay float32.
+- compute the gradients of the weights by one matrix product each over all steps.
+
+The equations and the order of the gates are those of `charrnn.nn.cells.standard`. All tensors are
+time first: (T, N, ...).
+
+tanh(x) is computed as 2 sigmoid(2x) - 1, which is three times as fast in torch and equal within
+float32 rounding. The factor 2 inside is exact, and goes into the weights.
+
+`low` asks for matrix products with bfloat16 operands; states and sums of gates stay float32.
 """
 
 from __future__ import annotations
@@ -27,8 +31,8 @@ from torch import Tensor
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
-LOW_WIDTH = 192  # from here on a step's product gains more by bfloat16 than its conversions cost
-BLOCK = 1 << 15  # numbers of a quantity that stay in a core's cache while others join them
+LOW_WIDTH = 192  # width from which a step's bfloat16 product saves more time than its conversions
+CACHED = 1 << 15  # numbers for which one step's tensors of several steps stay in a core's cache
 
 
 def _time_first(tensor: Tensor) -> Tensor:
@@ -40,21 +44,21 @@ def _operand(tensor: Tensor, low: bool) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Of operands in the precision of products, in that of everything else."""
+    """Multiply two operands, and return the result in float32 where they are bfloat16."""
     product = left @ right
     return product.float() if product.dtype == torch.bfloat16 else product
 
 
 def _input_product(operand: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
-    """weight x_t + bias of all steps, (T * N, rows), into `out`."""
+    """Write weight x_t + bias of all steps, (T * N, rows), into `out`."""
     if operand.dtype == out.dtype:
         torch.addmm(bias, operand, weight.t(), out=out)
     else:
         torch.add(operand @ weight.t().to(operand.dtype), bias, out=out)
 
 
-class _Step:
-    """total += state @ weight, once a step of the loop over time."""
+class _AddProduct:
+    """total += state @ weight, the one matrix product in each step of a loop over time."""
 
     def __init__(self, weight: Tensor, low: bool) -> None:
         self.low = low and min(weight.shape) >= LOW_WIDTH
@@ -66,43 +70,57 @@ class _Step:
         return total.addmm_(state, self.weight)
 
 
-def _through_time(
+def _backward_through_time(
     outputs: Tensor,
     totals: Tensor,
     weight: Tensor,
     low: bool,
     factors: Callable[[slice], Tensor],
-    kept: Tensor | None = None,
+    carried: Tensor | None = None,
 ) -> Tensor:
-    """Fills dL/da_t = dL/dh_t * factors_t of every step and quantity, and returns dL/dh_0.
+    """Fill `totals` with dL/da_t = dL/dh_t * K_t for all steps, and return dL/dh_0.
 
-    `outputs` (T, N, H) is the gradient from above, `totals` (T, N, quantities, H) what is filled;
-    `weight` (rows, H) are the state's weights of the quantities that come first. `factors` gives
-    those of some steps, while they are still in the cache. `kept` is what h_{t-1} adds to h_t
-    beside the gates.
+    `outputs` (T, N, H) is the gradient that arrives at the outputs. `totals` (T, N, Q, H) has Q
+    quantities for each step; `weight` (rows, H) are the recurrent weights of the first of them.
+    `factors` computes K (steps, N, Q, H) of a slice of steps; it is called for a few steps at a
+    time, so that its result is still in the cache when it is used. `carried` (T, N, H) is the
+    factor of h_{t-1} in h_t beside the gates: the GRU's update gate.
     """
     steps, lanes, _, width = totals.shape
-    # One place more in front: the gradient of the state before the first step.
+    # dL/dh_t for t from 0 (the state before the first step) to T.
     hidden = totals.new_zeros(steps + 1, lanes, width)
     hidden[1:] = outputs
-    now, wide = hidden.unbind(), hidden[:, :, None].unbind()
-    total, flat = totals.unbind(), totals.flatten(2)[:, :, : len(weight)].unbind()
-    passed = () if kept is None else kept.unbind()
-    add_product = _Step(weight, low)
-    size = max(1, BLOCK // (lanes * width))
-    for stop in range(steps, 0, -size):
-        start = max(0, stop - size)
-        factor = factors(slice(start, stop)).unbind()
+    hidden_at, hidden_of_all = hidden.unbind(), hidden[:, :, None].unbind()
+    totals_at = totals.unbind()
+    recurrent_at = totals.flatten(2)[:, :, : len(weight)].unbind()
+    carried_at = () if carried is None else carried.unbind()
+    add_product = _AddProduct(weight, low)
+    chunk = max(1, CACHED // (lanes * width))
+    for stop in range(steps, 0, -chunk):
+        start = max(0, stop - chunk)
+        factor_at = factors(slice(start, stop)).unbind()
         for t in range(stop - 1, start - 1, -1):
-            torch.mul(wide[t + 1], factor[t - start], out=total[t])
-            if passed:
-                now[t].addcmul_(now[t + 1], passed[t])
-            add_product(now[t], flat[t])
+            torch.mul(hidden_of_all[t + 1], factor_at[t - start], out=totals_at[t])
+            if carried_at:
+                hidden_at[t].addcmul_(hidden_at[t + 1], carried_at[t])
+            add_product(hidden_at[t], recurrent_at[t])
     return hidden[0]
 
 
+def _previous(state: Tensor, hidden: Tensor) -> Tensor:
+    """The states before each step, (T, N, H), from the initial state and the hidden states."""
+    return torch.cat([state[None], hidden[:-1]])
+
+
 class VanillaKernel(torch.autograd.Function):
-    """Inputs (N, T, D), state (N, H) and the cell's weights give outputs (N, T, H)."""
+    r"""Run a `VanillaCell` over inputs (N, T, D) from a state (N, H) to outputs (N, T, H).
+
+    Forward, with f = tanh or relu, and the factor of the backward pass:
+
+    .. math::
+        h_t &= f(a_t), \quad a_t = W_{ih} x_t + b_{ih} + b_{hh} + W_{hh} h_{t-1} \\
+        K_t &= f'(a_t) = 1 - h_t^2 \text{ for tanh}, \; [h_t > 0] \text{ for relu}
+    """
 
     @staticmethod
     @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
@@ -123,15 +141,15 @@ class VanillaKernel(torch.autograd.Function):
         hidden = state.new_empty(steps, lanes, state.shape[1])
         bias = (bias_ih + bias_hh) * scale
         _input_product(operand, weight_ih * scale, bias, hidden.flatten(0, 1))
-        add_product, before = _Step(weight_hh.t() * scale, low), state
+        add_product, previous = _AddProduct(weight_hh.t() * scale, low), state
         minus_one = torch.full_like(state, -1)
-        for now in hidden.unbind():
-            add_product(now, before)
+        for new in hidden.unbind():  # `hidden` holds the input products until it is overwritten.
+            add_product(new, previous)
             if relu:
-                now.relu_()
+                new.relu_()
             else:
-                torch.add(minus_one, now.sigmoid_(), alpha=2, out=now)
-            before = now
+                torch.add(minus_one, new.sigmoid_(), alpha=2, out=new)
+            previous = new
         context.save_for_backward(operand, state, weight_ih, weight_hh, hidden)
         context.relu, context.low = relu, low
         return hidden.transpose(0, 1)
@@ -145,20 +163,20 @@ class VanillaKernel(torch.autograd.Function):
         low = context.low
 
         def slope(some: slice) -> Tensor:
-            now: Tensor = hidden[some, :, None]
-            return (now > 0).to(now.dtype) if context.relu else 1 - now * now
+            output: Tensor = hidden[some, :, None]
+            return (output > 0).to(output.dtype) if context.relu else 1 - output * output
 
         totals = torch.empty_like(hidden)[:, :, None]
-        before = _through_time(gradient.transpose(0, 1), totals, weight_hh, low, slope)
+        initial = _backward_through_time(gradient.transpose(0, 1), totals, weight_hh, low, slope)
         flat = totals.view(steps * lanes, width)
-        earlier = torch.cat([state[None], hidden[:-1]]).flatten(0, 1)
+        previous = _previous(state, hidden).flatten(0, 1)
         bias = flat.sum(0)
         flat = _operand(flat, low)
         return (
             _product(flat, _operand(weight_ih, low)).view(steps, lanes, -1).transpose(0, 1),
-            before,
+            initial,
             _product(flat.t(), operand),
-            _product(flat.t(), _operand(earlier, low)),
+            _product(flat.t(), _operand(previous, low)),
             bias,
             bias.clone(),
             None,
@@ -167,11 +185,40 @@ class VanillaKernel(torch.autograd.Function):
 
 
 class GRUKernel(torch.autograd.Function):
-    """Inputs (N, T, D), state (N, H) and the cell's weights give outputs (N, T, H).
+    r"""Run a `GRUCell` over inputs (N, T, D) from a state (N, H) to outputs (N, T, H).
 
-    Four quantities a step are kept side by side: what the state gives to the candidate, the reset
-    gate, the update gate, what the input gives to the candidate. The first three are products with
-    the state, the last three with the input. Both parts of the candidate are doubled, for tanh.
+    With x_n = W_in x_t + b_in and h_n = W_hn h_{t-1} + b_hn, the two parts of the candidate:
+
+    .. math::
+        r &= \sigma(W_{ir} x_t + b_{ir} + W_{hr} h_{t-1} + b_{hr}) \\
+        z &= \sigma(W_{iz} x_t + b_{iz} + W_{hz} h_{t-1} + b_{hz}) \\
+        n &= \tanh(x_n + r \odot h_n) \\
+        h_t &= (1 - z) \odot n + z \odot h_{t-1}
+
+    The buffer (T, N, 4H) has four blocks of width H for each step and lane. Their order makes
+    what a product adds to contiguous: W_hh h_{t-1} to the first three, W_ih x_t to the last
+    three::
+
+          block 0      block 1      block 2      block 3
+        +------------+------------+------------+------------+
+        |   2 h_n    |     r      |     z      |   2 x_n    |
+        +------------+------------+------------+------------+
+        |<------------- W_hh h_{t-1} --------->|
+                     |<-------------- W_ih x_t ------------>|
+
+    Blocks 0 and 3 are doubled, because tanh(a) is computed as 2 sigmoid(2a) - 1. The rows of
+    `weight_hh` (reset, update, candidate) are rolled by H to match blocks 0 to 2.
+
+    The backward pass has the same blocks, with the gradients of h_n, r and z before their
+    nonlinearity, and x_n. Their factors of dL/dh_t are
+
+    .. math::
+        K_3 &= (1 - z)(1 - n^2) \\
+        K_0 &= K_3 \, r \\
+        K_1 &= K_3 \, h_n \, r (1 - r) \\
+        K_2 &= (h_{t-1} - n) \, z (1 - z)
+
+    and beside them z of dL/dh_t goes straight to dL/dh_{t-1}.
     """
 
     @staticmethod
@@ -189,37 +236,17 @@ class GRUKernel(torch.autograd.Function):
         lanes, steps, _ = inputs.shape
         width = state.shape[1]
         operand = _operand(_time_first(inputs).flatten(0, 1), low)
-        parts = state.new_empty(steps, lanes, 4 * width)
-        parts[:, :, :width] = 2 * bias_hh[2 * width :]
-        scale = torch.ones_like(bias_ih)
-        scale[2 * width :] = 2
-        bias = bias_ih * scale
+        double = torch.ones_like(bias_ih)  # 2 in the rows of the candidate
+        double[2 * width :] = 2
+        buffer = state.new_empty(steps, lanes, 4 * width)
+        buffer[:, :, :width] = 2 * bias_hh[2 * width :]
+        bias = bias_ih * double
         bias[: 2 * width] += bias_hh[: 2 * width]
-        from_input = parts.flatten(0, 1)[:, width:]
-        _input_product(operand, weight_ih * scale[:, None], bias, from_input)
-        candidates = state.new_empty(steps, lanes, width)
-        hidden = torch.empty_like(candidates)
-        rolled = (weight_hh * scale[:, None]).roll(width, 0)
-        add_product, before = _Step(rolled.t(), low), state
-        minus_one = torch.full_like(state, -1)
-        for of_state, inner, both, reset, update, outer, candidate, now in zip(
-            parts[:, :, : 3 * width].unbind(),
-            parts[:, :, :width].unbind(),
-            parts[:, :, width : 3 * width].unbind(),
-            parts[:, :, width : 2 * width].unbind(),
-            parts[:, :, 2 * width : 3 * width].unbind(),
-            parts[:, :, 3 * width :].unbind(),
-            candidates.unbind(),
-            hidden.unbind(),
-            strict=True,
-        ):
-            add_product(of_state, before)
-            both.sigmoid_()
-            torch.addcmul(outer, reset, inner, out=candidate)
-            torch.add(minus_one, candidate.sigmoid_(), alpha=2, out=candidate)
-            torch.lerp(candidate, before, update, out=now)
-            before = now
-        context.save_for_backward(operand, state, weight_ih, weight_hh, parts, candidates, hidden)
+        from_input = buffer.flatten(0, 1)[:, width:]
+        _input_product(operand, weight_ih * double[:, None], bias, from_input)
+        recurrent = (weight_hh * double[:, None]).roll(width, 0)
+        candidates, hidden = _run_gru(buffer, state, _AddProduct(recurrent.t(), low))
+        context.save_for_backward(operand, state, weight_ih, weight_hh, buffer, candidates, hidden)
         context.low = low
         return hidden.transpose(0, 1)
 
@@ -227,43 +254,79 @@ class GRUKernel(torch.autograd.Function):
     @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        operand, state, weight_ih, weight_hh, parts, candidates, hidden = context.saved_tensors
+        operand, state, weight_ih, weight_hh, buffer, candidates, hidden = context.saved_tensors
         low = context.low
         steps, lanes, width = hidden.shape
-        parts = parts.view(steps, lanes, 4, width)
-        earlier = torch.cat([state[None], hidden[:-1]])
-
-        def factors(some: slice) -> Tensor:
-            inner, reset, update, _ = parts[some].unbind(2)
-            candidate = candidates[some]
-            found = torch.empty_like(parts[some])
-            torch.mul(1 - update, 1 - candidate * candidate, out=found[:, :, 3])
-            torch.mul(found[:, :, 3], reset, out=found[:, :, 0])
-            torch.mul(found[:, :, 0], inner, out=found[:, :, 1])  # `inner` is doubled.
-            found[:, :, 1].mul_(0.5 - 0.5 * reset)
-            torch.mul(earlier[some] - candidate, update - update * update, out=found[:, :, 2])
-            return found
-
-        totals = torch.empty_like(parts)
-        before = _through_time(
+        blocks = buffer.view(steps, lanes, 4, width)
+        previous = _previous(state, hidden)
+        totals = torch.empty_like(blocks)
+        initial = _backward_through_time(
             gradient.transpose(0, 1),
             totals,
             weight_hh.roll(width, 0),
             low,
-            factors,
-            parts[:, :, 2],
+            lambda some: _gru_factors(blocks[some], candidates[some], previous[some]),
+            carried=blocks[:, :, 2],
         )
         flat = totals.view(steps * lanes, 4 * width)
         bias = flat.sum(0)
         flat = _operand(flat, low)
-        of_state, of_input = flat[:, : 3 * width], flat[:, width:]
-        states = _operand(earlier.flatten(0, 1), low)
+        of_recurrent, of_input = flat[:, : 3 * width], flat[:, width:]
+        states = _operand(previous.flatten(0, 1), low)
         return (
             _product(of_input, _operand(weight_ih, low)).view(steps, lanes, -1).transpose(0, 1),
-            before,
+            initial,
             _product(of_input.t(), operand),
-            _product(of_state.t(), states).roll(-width, 0),
+            _product(of_recurrent.t(), states).roll(-width, 0),
             bias[width:],
             bias[: 3 * width].roll(-width),
             None,
         )
+
+
+def _run_gru(buffer: Tensor, state: Tensor, add_product: _AddProduct) -> tuple[Tensor, Tensor]:
+    """Run the loop over time on the buffer of `GRUKernel`, which holds the input products.
+
+    Returns the candidates n and the hidden states h, each (T, N, H), and leaves the gates in the
+    buffer.
+    """
+    width = state.shape[1]
+
+    def blocks(first: int, last: int) -> tuple[Tensor, ...]:
+        """The blocks from `first` to before `last` of each step."""
+        return buffer[:, :, first * width : last * width].unbind()
+
+    candidates = state.new_empty(*buffer.shape[:2], width)
+    hidden = torch.empty_like(candidates)
+    minus_one = torch.full_like(state, -1)
+    for recurrent, gates, h_n, reset, update, x_n, candidate, new in zip(
+        blocks(0, 3),
+        blocks(1, 3),
+        blocks(0, 1),
+        blocks(1, 2),
+        blocks(2, 3),
+        blocks(3, 4),
+        candidates.unbind(),
+        hidden.unbind(),
+        strict=True,
+    ):
+        add_product(recurrent, state)
+        gates.sigmoid_()
+        torch.addcmul(x_n, reset, h_n, out=candidate)
+        torch.add(minus_one, candidate.sigmoid_(), alpha=2, out=candidate)
+        torch.lerp(candidate, state, update, out=new)
+        state = new
+    return candidates, hidden
+
+
+def _gru_factors(blocks: Tensor, candidate: Tensor, previous: Tensor) -> Tensor:
+    """Compute the factors K of `GRUKernel` for some steps, (steps, N, 4, H), in block order."""
+    doubled_h_n, reset, update, _ = blocks.unbind(2)
+    factors = torch.empty_like(blocks)
+    of_h_n, of_reset, of_update, of_x_n = factors.unbind(2)
+    torch.mul(1 - update, 1 - candidate * candidate, out=of_x_n)
+    torch.mul(of_x_n, reset, out=of_h_n)
+    torch.mul(of_h_n, doubled_h_n, out=of_reset)
+    of_reset.mul_(0.5 - 0.5 * reset)  # Half of 1 - r, as h_n is doubled.
+    torch.mul(previous - candidate, update - update * update, out=of_update)
+    return factors

@@ -1,5 +1,13 @@
-"""CUDA graphs: a function of tensors captured once and replayed, without launching its kernels
-one by one. A recurrent step is many small kernels, whose launches take longer than their work."""
+"""CUDA graphs: capture a function of tensors once, and replay it with a single launch.
+
+A recurrent step is many small kernels, and launching each takes longer than its work. A graph
+launches them all together::
+
+    capture:   inputs (fixed memory) --> kernel --> kernel --> ... --> outputs (fixed memory)
+    each call: copy the arguments into inputs, replay, read outputs
+
+Captured code must not read values back from the GPU, and its shapes are fixed.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +21,12 @@ Function = Callable[[State], State]
 
 
 class Captured:
-    """`function` of nested tensors on a GPU, replayed from a CUDA graph.
+    """A function of nested tensors on a GPU that is replayed from a CUDA graph.
 
-    Every call must have the shapes of `example`. What is returned is the graph's own memory, which
-    the next call overwrites. A function that changes something (an optimizer's step) is captured
-    with `warmups=0`, after the caller has called it a few times inside `on_side_stream`: capturing
-    does not run it, warming up does.
+    Every call takes the shapes of `example` and returns the graph's own memory, which the next
+    call overwrites. Warming up runs the function `warmups` times; capturing does not run it. So a
+    function with side effects, such as an optimizer's step, is captured with `warmups=0`, after
+    the caller has run it a few times within `on_side_stream`.
     """
 
     def __init__(self, function: Function, example: State, warmups: int = 3) -> None:
@@ -28,14 +36,14 @@ class Captured:
         self._replay, self._outputs = capture(function, self._inputs)
 
     def __call__(self, inputs: State) -> State:
-        """The function's value, in the graph's memory."""
+        """Compute the function; the result lies in the graph's memory."""
         map_state(lambda place, value: place.copy_(value), self._inputs, inputs)
         self._replay()
         return self._outputs
 
 
 def on_side_stream(action: Callable[[], object]) -> None:
-    """Run `action` on a stream of its own, as what is to be captured has to be warmed up."""
+    """Run `action` on a stream of its own, where CUDA asks for the warm-up before a capture."""
     side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     current = torch.cuda.current_stream()
     side.wait_stream(current)
@@ -45,7 +53,7 @@ def on_side_stream(action: Callable[[], object]) -> None:
 
 
 def capture(function: Function, inputs: State) -> tuple[Callable[[], None], State]:
-    """A replay of `function(inputs)`, and where it leaves its value."""
+    """Capture `function(inputs)`; return what replays it, and the tensors that hold its result."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         outputs = function(inputs)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from charrnn.errors import ConfigError
+from charrnn.errors import require_extra
 
 
 def require_tensorboard() -> None:
     """Raise ConfigError where the package `tensorboard` is missing."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("tensorboard: true needs a package; run pip install tensorboard")
+    require_extra("tensorboard", "tensorboard", "the setting tensorboard")
 
 
 def event_writer(folder: Path) -> Callable[[dict[str, Any]], None]:

@@ -1,0 +1,289 @@
+"""Show a training session: its banner, its events, how it ended; and stop it on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from charrnn.cli.display import (
+    Bar,
+    describe_model,
+    describe_path,
+    duration,
+    measured,
+    say,
+    visible,
+    warn,
+)
+from charrnn.errors import CharrnnError
+
+if TYPE_CHECKING:
+    from charrnn.session.events import Evaluated, Finished, Planned
+    from charrnn.session.loop import Session
+
+BUDGETS = ("training.steps", "training.epochs", "training.max_time")
+
+
+def describe_arguments(arguments: list[str]) -> str:
+    """The first texts of a command, for the line that says what is being read."""
+    shown = ", ".join(arguments[:3]) or "the source of Python's standard library"
+    return shown + (f" and {len(arguments) - 3} more" if len(arguments) > 3 else "")
+
+
+def show_banner(session: Session) -> None:
+    """Show what is about to be trained, on what, and where."""
+    config, data, kind = session.config, session.data, session.experiment
+    if session.resumed_from is not None:
+        say(f"going on from {session.resumed_from}")
+    if session.adopted is not None:
+        say(f"from the other model: {_changes(*session.adopted)}")
+    splits = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
+    described = session.about["corpus"]["described"]
+    say(f"text    {described}: {kind.describe(data)}; {splits}")
+    say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
+    processes = f" in {config.processes} processes" if int(config.processes) > 1 else ""
+    say(f"device  {config.device}, {config.threads} threads{processes}; {describe_path(config)}")
+    training = config.training
+    budget = [
+        f"{training.steps:,} steps" if training.steps else "",
+        f"{training.epochs:g} epochs" if isinstance(training.epochs, float) else "",
+        duration(training.max_time) if isinstance(training.max_time, float) else "",
+    ]
+    say(
+        f"plan    at most {' or '.join(filter(None, budget))}; {kind.per_step} a step, "
+        f"{training.optimizer} {training.learning_rate:g}, {training.schedule}"
+    )
+    if session.chosen:
+        say(f"chosen  {_describe_choices(session.chosen)}")
+    say(f"run     {session.run.path}")
+
+
+def _describe_choices(chosen: dict[str, Any]) -> str:
+    """The settings that were decided for the user, as far as no other line shows them."""
+    shown = {
+        key.rpartition(".")[2]: f"{value:g}" if isinstance(value, float) else str(value)
+        for key, value in chosen.items()
+        if value is not None and key not in {"device", "threads", "processes", *BUDGETS}
+    }
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def _changes(added: list[str], dropped: list[str]) -> str:
+    parts = []
+    for symbols, verb in ((added, "added"), (dropped, "dropped")):
+        shown = " ".join(ascii(s) for s in symbols[:20]) + (" ..." if len(symbols) > 20 else "")
+        parts.append(f"{len(symbols)} symbols {verb}" + (f" ({shown})" if symbols else ""))
+    return ", ".join(parts)
+
+
+def drive(session: Session, as_json: bool) -> int:
+    """Train to the end and show the events of the session; return the exit code."""
+    from charrnn.errors import is_out_of_memory
+
+    stopper = Stopper()
+    bar = Bar(shown=not as_json)
+    bar.start(None, session.trainer.progress.step)
+    try:
+        return _show_events(session, stopper, bar, as_json)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _out_of_memory(session) from error
+    finally:
+        bar.close()
+        stopper.restore()
+
+
+def _show_events(session: Session, stopper: Stopper, bar: Bar, as_json: bool) -> int:
+    from charrnn.runs.checkpoint import SCHEMA
+    from charrnn.session.events import Evaluated, Finished, Planned, Stepped
+
+    emit = _emitter() if as_json else lambda _: None
+    total = code = 0
+    for event in session.events(stopper.requested):
+        match event:
+            case Stepped():
+                bar.advance()
+            case Planned():
+                total = event.steps
+                bar.close()
+                _show_plan(event, session.experiment.unit)
+                bar.start(total, session.trainer.progress.step)
+            case Evaluated():
+                _show_evaluation(bar, event, total)
+                emit({"event": "evaluation", "schema": SCHEMA, **event.metrics})
+            case Finished():
+                bar.close()
+                stopped = event.reason in {"interrupted", "unscored"}
+                code = stopper.exit_code if stopped else 0
+                _show_end(session.run.path, event, session.experiment.use)
+                emit(_summary(session, session.run.path, event))
+    return code
+
+
+def _out_of_memory(session: Session) -> CharrnnError:
+    lanes = int(session.config.training.batch_size)
+    less = f"--batch-size {lanes // 2}" if lanes > 1 else "a smaller --hidden-size"
+    steps = session.run.steps()
+    kept = f"; {session.run.path} keeps its last checkpoint, of step {steps[-1]:,}" if steps else ""
+    return CharrnnError(
+        f"out of memory with {lanes:,} lanes; start again with {less}, or a smaller --window{kept}"
+    )
+
+
+def _show_plan(event: Planned, unit: str) -> None:
+    speed = event.characters_per_second
+    speed_shown = f" at {speed:,.0f} {unit}s/s" if speed else ""
+    say(
+        f"steps   {event.steps:,} ({event.epochs:.1f} epochs){speed_shown}; "
+        f"evaluating every {event.evaluate_every:,}"
+    )
+
+
+def _show_evaluation(bar: Bar, event: Evaluated, total: int) -> None:
+    from charrnn.evaluation.score import key_unit
+
+    metrics, unit = event.metrics, event.score.unit
+    key = key_unit(unit)
+    train, validation = metrics["train"], metrics["validation"]
+    others = "".join(
+        f"  {n.replace('_', ' ')} {measured(v)}" for n, v in event.score.metrics.items()
+    )
+    bar.say(
+        f"step {metrics['step']:,}/{total:,}  epoch {metrics['epoch']:.1f}  "
+        f"train {train[f'nats_per_{key}']:.4f} nats ({train[f'bits_per_{key}']:.3f} bits)  "
+        f"validation {validation[f'nats_per_{key}']:.4f} nats "
+        f"({validation[f'bits_per_{key}']:.3f} bits) per {unit}{others}"
+        f"{'  best' if event.is_best else ''}  "
+        f"{metrics['characters_per_second']:,.0f} {unit}s/s  "
+        f"{duration(event.seconds_left or 0)} left",
+        bold=event.is_best,
+    )
+    for line in visible(event.sample).splitlines()[:6]:
+        bar.say(f"    {line}", dim=True)
+
+
+def _show_end(path: Path, event: Finished, use: str) -> None:
+    if event.reason == "interrupted":
+        say(f"stopped at step {event.step:,}; saved {event.checkpoint}")
+        say(f"go on with: charrnn resume {path}")
+        return
+    if event.reason == "unscored":
+        say("stopped during the final score; all steps are trained and saved")
+        say(f"score it with: charrnn resume {path}")
+    if event.reason == "patience":
+        say(f"stopped at step {event.step:,}: validation has not improved for a while")
+    say(
+        f"trained to step {event.step:,} in {duration(event.seconds)}: "
+        f"{event.characters_per_second:,.0f} {event.unit}s/s, evaluations and saving included"
+    )
+    if (score := event.score) is not None:
+        metrics = score.metrics.items()
+        others = "".join(f", {name.replace('_', ' ')} {measured(v)}" for name, v in metrics)
+        say(
+            f"best    step {event.best['step']:,}: validation {score.nats:.4f} nats, "
+            f"{score.bits:.3f} bits per {score.unit}{others} "
+            f"({score.protocol}, {score.count:,} {score.unit}s)",
+            bold=True,
+        )
+    elif key := next((key for key in event.best if key.startswith("nats_per_")), None):
+        say(
+            f"best    step {event.best['step']:,}: validation {event.best[key]:.4f} "
+            f"{key.replace('_', ' ')} ({event.best['protocol']}); charrnn eval scores it whole"
+        )
+    say(f"files   {path}")
+    say(f"next    charrnn {use} {path}")
+    say(f"        charrnn resume {path} --max-time 10m")
+
+
+def _summary(session: Session, path: Path, event: Finished) -> dict[str, Any]:
+    """The last object of `train --json`: the score, and the protocol it was measured by."""
+    from charrnn.evaluation.score import key_unit
+    from charrnn.runs.checkpoint import SCHEMA
+
+    if event.score is not None:
+        score = event.score.record()
+    else:
+        unit = key_unit(session.experiment.unit)
+        nats = event.best.get(f"nats_per_{unit}")
+        score = {
+            "split": "validation",
+            "text": session.about["corpus"]["described"],
+            f"nats_per_{unit}": nats,
+            f"bits_per_{unit}": nats / math.log(2) if nats is not None else None,
+            "bits_per_byte": None,
+            f"{unit}s": None,
+            f"unknown_{unit}s": 0,
+            "step": event.best["step"],
+            "protocol": event.best.get("protocol"),
+            "text_sha256": session.data.sha256,
+            "schema": SCHEMA,
+        }
+    return {
+        "event": "end",
+        "reason": event.reason,
+        "run": str(path),
+        "parameters": event.parameters,
+        "steps": event.step,
+        "characters_per_second": event.characters_per_second,
+        "seconds": event.seconds,
+        **score,
+    }
+
+
+def _emitter() -> Callable[[dict[str, Any]], None]:
+    """A function that prints JSON lines until nobody reads them or the disk is full."""
+    open_still = True
+
+    def emit(value: dict[str, Any]) -> None:
+        nonlocal open_still
+        try:
+            if open_still:
+                click.echo(json.dumps(value))
+        except OSError as error:
+            open_still = False
+            warn(f"cannot write to standard output ({error.strerror}): going on without it")
+
+    return emit
+
+
+class Stopper:
+    """Ask for an orderly end on Ctrl-C or SIGTERM; leave at once on a second Ctrl-C.
+
+    `exit_code` is 130 after Ctrl-C, 143 after SIGTERM, and 0 before either.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+        self._before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def requested(self) -> bool:
+        """Whether to stop after this step."""
+        return self.exit_code != 0
+
+    def restore(self) -> None:
+        """Put back the handlers of before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: Any) -> None:
+        if number == signal.SIGTERM:
+            self.exit_code = 143
+        elif self.exit_code == 130:
+            os._exit(130)
+        else:
+            self.exit_code = 130
+            message = b"\nstopping after this step, then saving; Ctrl-C again leaves at once\n"
+            with contextlib.suppress(OSError):  # Standard error may be closed.
+                os.write(2, message)
