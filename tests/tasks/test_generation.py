@@ -22,6 +22,7 @@ from charrnn.session.loop import Session
 from charrnn.tasks.generation import Generation, Generator, read, surprisals
 from charrnn.tasks.labelled import read as read_texts
 from tests.reference import lstm_step
+from tests.tasks.conftest import TrainOnce
 from tests.tasks.test_classification import write_texts
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
@@ -225,15 +226,15 @@ def test_layout_is_that_of_the_model(texts: Path, tmp_path: Path) -> None:
     assert not list(leaves(session.objective.empty_carry(session.model)))
 
 
+def write_folder(folder: Path) -> None:
+    (folder / "texts").mkdir()
+    write_texts(folder / "texts")
+
+
 @pytest.fixture
-def trained(run: Any, tmp_path: Path) -> Path:
-    (tmp_path / "texts").mkdir()
-    write_texts(tmp_path / "texts")
+def trained(run: Any, train_once: TrainOnce, tmp_path: Path) -> Path:
     options = [f"--set={key}={value}" for key, value in TINY.items()]
-    done = run("train", "texts", *options, "--out", "words", "--json")
-    assert done.code == 0, done.err
-    end = json.loads(done.out.splitlines()[-1])
-    assert end["nats_per_character"] > 0
+    train_once("writer", write_folder, "texts", *options)
     return tmp_path / "words"
 
 
