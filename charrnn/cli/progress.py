@@ -149,16 +149,19 @@ def _show_plan(event: Planned, unit: str) -> None:
 
 
 def _show_evaluation(bar: Bar, event: Evaluated, total: int) -> None:
+    from charrnn.evaluation.score import key_unit
+
     metrics, unit = event.metrics, event.score.unit
+    key = key_unit(unit)
     train, validation = metrics["train"], metrics["validation"]
     others = "".join(
         f"  {n.replace('_', ' ')} {measured(v)}" for n, v in event.score.metrics.items()
     )
     bar.say(
         f"step {metrics['step']:,}/{total:,}  epoch {metrics['epoch']:.1f}  "
-        f"train {train[f'nats_per_{unit}']:.4f} nats ({train[f'bits_per_{unit}']:.3f} bits)  "
-        f"validation {validation[f'nats_per_{unit}']:.4f} nats "
-        f"({validation[f'bits_per_{unit}']:.3f} bits) per {unit}{others}"
+        f"train {train[f'nats_per_{key}']:.4f} nats ({train[f'bits_per_{key}']:.3f} bits)  "
+        f"validation {validation[f'nats_per_{key}']:.4f} nats "
+        f"({validation[f'bits_per_{key}']:.3f} bits) per {unit}{others}"
         f"{'  best' if event.is_best else ''}  "
         f"{metrics['characters_per_second']:,.0f} {unit}s/s  "
         f"{duration(event.seconds_left or 0)} left",
@@ -203,12 +206,13 @@ def _show_end(path: Path, event: Finished, use: str) -> None:
 
 def _summary(session: Session, path: Path, event: Finished) -> dict[str, Any]:
     """The last object of `train --json`: the score, and the protocol it was measured by."""
+    from charrnn.evaluation.score import key_unit
     from charrnn.runs.checkpoint import SCHEMA
 
     if event.score is not None:
         score = event.score.record()
     else:
-        unit = session.experiment.unit
+        unit = key_unit(session.experiment.unit)
         nats = event.best.get(f"nats_per_{unit}")
         score = {
             "split": "validation",
