@@ -127,6 +127,20 @@ class Run:
             (self.path / "lock").unlink(missing_ok=True)
             self.path.rmdir()
 
+    def is_locked(self) -> bool:
+        """Whether a trainer is at work here.
+
+        The lock itself is tried only where a trainer signed for it, so that asking never keeps
+        one from starting.
+        """
+        if not (self.path / "owner.json").is_file():
+            return False
+        try:
+            with filelock.FileLock(self.path / "lock").acquire(timeout=0):
+                return False  # It was killed.
+        except (filelock.Timeout, OSError, NotImplementedError):
+            return True
+
     def _entries(self) -> list[str]:
         return os.listdir(self.path) if self.path.is_dir() else []
 
