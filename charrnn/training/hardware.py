@@ -12,7 +12,7 @@ from charrnn.errors import ConfigError
 from charrnn.nn.fast.memory import keep_freed_memory
 from charrnn.training import lane_processes
 
-FEWEST_LANES = 8  # for which a process of their own pays (not measured finely)
+FEWEST_LANES = 8  # worth a process of their own (a round number)
 FEWEST_LANES_TIMES_WIDTH = 1024  # for which bfloat16 pays on a CPU: benchmarks/results.md
 BFLOAT16_CELLS = frozenset({"vanilla", "lstm", "gru"})  # with kernels for it on a CPU
 
