@@ -29,6 +29,12 @@ FLAGS: list[Flag] = [
     ("--cell", "model.cell", "CELL", CELLS),
     ("--layers", "model.layers", "N", "Layers."),
     ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one per layer."),
+    (
+        "--parameters",
+        "model.parameters",
+        "N|RUN",
+        "Width for N parameters (500k), or RUN's number.",
+    ),
     ("--embedding-size", "model.embedding_size", "N", "Embedding width, or one_hot."),
     ("--dropout", "model.dropout", "P", "Dropout between layers."),
     ("--batch-size", "training.batch_size", "N", "Lanes: stretches of the text read side by side."),

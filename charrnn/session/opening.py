@@ -81,6 +81,11 @@ def merge_settings(
             "a new run takes its vocabulary from its own text, and symbols that the model to start "
             "from lacks are added; leave out data.unknown"
         )
+    if isinstance(config.model.parameters, str):
+        from charrnn.training.parameter_budget import count_parameters_of_run
+
+        count = count_parameters_of_run(config.model.parameters, warn)
+        config = with_values(config, {"model.parameters": count})
     return config
 
 
@@ -279,10 +284,13 @@ def new_session(
     from charrnn.runs.environment import environment
     from charrnn.session.loop import Session
     from charrnn.tasks.task import task_of
+    from charrnn.training.parameter_budget import plan_within_budget
 
     kind = task_of(config.task)
     before = flatten(config.model_dump())
-    config = kind.plan(config, data, device)
+    config = plan_within_budget(
+        lambda config: kind.plan(config, data, device), config, data.vocabulary_data
+    )
     planned = flatten(config.model_dump())
     about = {
         "corpus": {

@@ -81,12 +81,12 @@ class TrainedRun:
     def model(self) -> Any:
         """The best model, for use on the CPU: one that writes texts, else one that predicts."""
         from charrnn.inference.trained_model import writer_of
-        from charrnn.registry import TASKS
+        from charrnn.registry import writer_of_task
         from charrnn.tasks.task import task_of
 
         checkpoint = self.run.best(warn_in_python)
         task = str(checkpoint.metadata["config"]["task"])
-        if TASKS[task].writer:
+        if writer_of_task(task):
             return writer_of(checkpoint).from_checkpoint(checkpoint)
         return task_of(task).predictor(checkpoint, "cpu")
 
