@@ -13,7 +13,7 @@ from charrnn.data.sources import find_sources
 from charrnn.runs.directory import Run
 from charrnn.session.events import Event
 from charrnn.session.loop import Session
-from charrnn.session.start import new_session
+from charrnn.session.opening import new_session
 from charrnn.tasks.task import Data
 
 TINY: dict[str, Any] = {

@@ -49,13 +49,13 @@ def show_banner(session: Session) -> None:
     described = session.about["corpus"]["described"]
     say(f"text    {described}: {kind.describe(data)}; {splits}")
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
-    processes = f" in {config.processes} processes" if int(config.processes) > 1 else ""
+    processes = f" in {config.processes} processes" if config.processes > 1 else ""
     say(f"device  {config.device}, {config.threads} threads{processes}; {describe_path(config)}")
     training = config.training
     budget = [
         f"{training.steps:,} steps" if training.steps else "",
-        f"{training.epochs:g} epochs" if isinstance(training.epochs, float) else "",
-        duration(training.max_time) if isinstance(training.max_time, float) else "",
+        f"{training.epochs:g} epochs" if training.epochs else "",
+        duration(training.max_time) if training.max_time else "",
     ]
     say(
         f"plan    at most {' or '.join(filter(None, budget))}; {kind.per_step} a step, "
@@ -130,7 +130,7 @@ def _show_events(session: Session, stopper: Stopper, bar: Bar, as_json: bool) ->
 
 
 def _out_of_memory(session: Session) -> CharrnnError:
-    lanes = int(session.config.training.batch_size)
+    lanes = session.config.training.batch_size
     less = f"--batch-size {lanes // 2}" if lanes > 1 else "a smaller --hidden-size"
     steps = session.run.steps()
     kept = f"; {session.run.path} keeps its last checkpoint, of step {steps[-1]:,}" if steps else ""
@@ -179,8 +179,8 @@ def _show_end(path: Path, event: Finished, use: str) -> None:
     if event.reason == "patience":
         say(f"stopped at step {event.step:,}: validation has not improved for a while")
     say(
-        f"trained to step {event.step:,} in {duration(event.seconds)}: "
-        f"{event.characters_per_second:,.0f} {event.unit}s/s, evaluations and saving included"
+        f"trained to step {event.step:,} in {duration(event.seconds)}, "
+        f"{event.characters_per_second:,.0f} {event.unit}s/s with evaluations and saving"
     )
     if (score := event.score) is not None:
         metrics = score.metrics.items()

@@ -29,6 +29,12 @@ FLAGS: list[Flag] = [
     ("--cell", "model.cell", "CELL", CELLS),
     ("--layers", "model.layers", "N", "Layers."),
     ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one a layer."),
+    (
+        "--parameters",
+        "model.parameters",
+        "N|RUN",
+        "Width for N parameters (500k), or RUN's number.",
+    ),
     ("--embedding-size", "model.embedding_size", "N", "Embedding width, or one_hot."),
     ("--dropout", "model.dropout", "P", "Dropout between layers."),
     ("--batch-size", "training.batch_size", "N", "Lanes read side by side."),
@@ -56,7 +62,7 @@ def _flags(table: list[Flag]) -> Callable[[Any], Any]:
 def _flag_layers(table: list[Flag], values: Mapping[str, Any]) -> list[Layer]:
     """The flags of a command that have a value, as settings; a budget replaces all others."""
     from charrnn.config.strict_yaml import parse_yaml
-    from charrnn.session.start import replace_budgets
+    from charrnn.session.opening import replace_budgets
 
     layers: list[Layer] = []
     for flag, key, _, _ in table:
@@ -108,7 +114,7 @@ def train(
       charrnn train pairs.tsv --task translation
     """
     from charrnn.config.merge import override_layers
-    from charrnn.session.start import clock_from, load_source, merge_settings, start_run
+    from charrnn.session.opening import clock_from, load_source, merge_settings, start_run
 
     source = None
     if origin is not None:
@@ -165,7 +171,7 @@ def resume(
       charrnn resume book-1 --max-time 30m
       charrnn resume step-00000500.safetensors --data book.txt
     """
-    from charrnn.session.start import clock_from, resume_run
+    from charrnn.session.opening import clock_from, resume_run
 
     layers: list[Layer] = _flag_layers(BUDGET_FLAGS, flags)
     layers += [("--unknown", {"data.unknown": unknown})] if unknown else []

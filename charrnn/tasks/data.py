@@ -13,7 +13,7 @@ from charrnn.data.id_cache import read_cache
 from charrnn.data.sources import Sources, find_sources
 from charrnn.data.vocabulary import read_vocabulary
 from charrnn.errors import DataError
-from charrnn.registry import TASKS, resolve
+from charrnn.registry import reader_of
 from charrnn.runs.checkpoint import Checkpoint
 
 Warn = Callable[[str], None]
@@ -67,7 +67,7 @@ def with_absolute_paths(config: Config, texts: Mapping[str, Sources]) -> Config:
 def read_data(config: Config, texts: Texts, vocabulary: Any = None) -> Any:
     """What a task reads of the texts, as `read_corpus` does for a language model. Raises
     DataError."""
-    return resolve(TASKS[config.task].read)(config, texts, vocabulary)
+    return reader_of(config.task)(config, texts, vocabulary)
 
 
 def data_of_checkpoint(
