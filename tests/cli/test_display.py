@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import re
 import struct
 import sys
 import termios
@@ -73,10 +74,15 @@ def test_a_command_fits_its_terminal(
     os.close(mine)
     lines = content.decode().splitlines()
     piped = run(*arguments).out
-    assert sorted(word for line in lines for word in line.split()) == sorted(piped.split())
+    assert words("\n".join(lines)) == words(piped)
     assert all(len(line) < columns or len(line.split()) <= 2 for line in lines)
     assert max(map(len, piped.splitlines())) > columns
     assert any(line.startswith("  ") for line in lines)
+
+
+def words(text: str) -> list[str]:
+    """The words of an output but for durations, which go on."""
+    return sorted(re.sub(r"\b(\d+m)?\d+s\b", "0s", text).split())
 
 
 def read(terminal: int) -> bytes:
