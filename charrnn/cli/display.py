@@ -125,7 +125,7 @@ def duration(seconds: float) -> str:
 
 
 def describe_model(config: Config) -> str:
-    """`2 x LSTM 256, embedding 64, dropout 0.25`, and what else is not as it is by default."""
+    """Describe a model: `2 x LSTM 256, embedding 64, dropout 0.25`, and options that are on."""
     from charrnn.config.schema import unused_keys
 
     model, ignored = config.model, unused_keys(config.task)
