@@ -190,7 +190,7 @@ def test_an_edited_text_is_noticed_on_resume(run: Run, trained: str, tmp_path: P
     result = run("resume", trained, "--steps", "40")
     assert result.code == 3
     assert "U+00E9" in result.err
-    assert "--unknown skip" in result.err
+    assert "set --unknown to skip" in result.err
     assert run("resume", trained, "--steps", "40", "--unknown", "skip").code == 0
 
 
@@ -479,7 +479,7 @@ def test_prompts_with_unknown_characters(run: Run, trained: str, tmp_path: Path)
     refused = run("sample", trained, "--prompt", "naïve")
     assert refused.code == 3
     assert "U+00EF" in refused.err
-    assert "--unknown skip" in refused.err
+    assert "set --unknown to skip" in refused.err
     skipped = run(
         "sample", trained, "--prompt", "theï", "--unknown", "skip", "--seed", "1", "--json"
     )
