@@ -749,7 +749,7 @@ def test_the_python_surface(run: Run, trained: str) -> None:
         (["compress", "nothing", "book.txt", "--dynamic-decay", "nan"], 2, "--dynamic-decay"),
         (["baseline", "bok.txt"], 3, "did you mean book.txt?"),
         (["baseline", "book.txt", "--order", "0"], 2, "--order"),
-        (["baseline", "book.txt", "--model", "hmm", "--order", "3"], 2, "--order is about n-grams"),
+        (["baseline", "book.txt", "--model", "hmm", "--order", "3"], 2, "--order is for n-grams"),
         (["baseline", "book.txt", "--states", "3"], 2, "give --model hmm as well"),
         (["baseline", "book.txt", "--vocabulary", "wrod"], 2, "did you mean word?"),
         (["baseline", "book.txt", "--encoding", "klingon"], 2, "klingon"),
