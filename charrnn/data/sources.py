@@ -206,7 +206,7 @@ def builtin_corpus() -> Sources:
     relative = [path.relative_to(root) for path in root.rglob("*.py")]
     chosen = sorted(path.as_posix() for path in relative if not excluded & set(path.parts))
     if not chosen:
-        raise DataError(f"no Python sources found under {root}; set data.sources")
+        raise DataError(f"no Python sources found under {root}; name a text in data.sources")
     described = f"the source of Python {platform.python_version()}'s standard library"
     documents = [Document(name, root / name) for name in chosen]
     return Sources(documents, "python", f"{described} ({len(chosen):,} files)", [], [])
