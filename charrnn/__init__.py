@@ -23,6 +23,7 @@ _REFERENCES = (
     "charrnn.nn.cells.standard:LSTMState",
     "charrnn.nn.cells.standard:ResetFirstGRUCell",
     "charrnn.nn.cells.standard:VanillaCell",
+    "charrnn.nn.dropout:Dropouts",
     "charrnn.nn.layers:Bidirectional",
     "charrnn.nn.layers:Recurrent",
     "charrnn.nn.layers:Stack",

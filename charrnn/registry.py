@@ -101,10 +101,6 @@ class CellEntry(NamedTuple):
     """Whether a kernel or a scan runs it over a whole sequence (`charrnn.nn.fast.fused.FUSED`)."""
 
 
-def _installed_cell(name: str, reference: str) -> CellEntry:
-    return CellEntry(name.replace("{", "{{").replace("}", "}}"), reference)
-
-
 CELLS: Table[CellEntry] = Table(
     "charrnn.cells",
     {
@@ -118,7 +114,7 @@ CELLS: Table[CellEntry] = Table(
         "mingru": CellEntry("minGRU", "charrnn.nn.cells.minimal:MinGRUCell", fused=True),
         "minlstm": CellEntry("minLSTM", "charrnn.nn.cells.minimal:MinLSTMCell", fused=True),
     },
-    _installed_cell,
+    lambda name, reference: CellEntry(name.replace("{", "{{").replace("}", "}}"), reference),
 )
 
 LAYER_NORM_CELLS = {
@@ -136,26 +132,22 @@ def one_of(names: Iterable[str]) -> str:
 
 
 class TaskEntry(NamedTuple):
-    """One task."""
+    """One task. What its entry leaves out, its class has under the same name."""
 
     task: str
     """The reference of its class (`charrnn.tasks.task.Task`)."""
-    read: str
+    read: str = ""
     """The reference of the function that reads its data from a configuration, the texts that it
     names and a vocabulary or None."""
     writer: str = ""
     """The reference of the class that writes for `charrnn sample`, as
     `charrnn.inference.trained_model.TrainedModel` does; or of None."""
-    shapes: str = ""
-    """The reference of a function that lists the tensors of its checkpoints without torch, where
-    it can (`charrnn.runs.checkpoint_check.numpy_tensors`)."""
     traits: tuple[str, ...] = ()
     """Its traits (`charrnn.config.schema.TRAITS`): a key of the configuration that needs a trait is
     refused for a task without it."""
-
-
-def _installed_task(_: str, reference: str) -> TaskEntry:
-    return TaskEntry(reference, f"{reference}.read", f"{reference}.writer")
+    shapes: str = ""
+    """The reference of a function that lists the tensors of its checkpoints without torch, where
+    there is one (`charrnn.runs.checkpoint_check.numpy_tensors`)."""
 
 
 TASKS: Table[TaskEntry] = Table(
@@ -165,8 +157,8 @@ TASKS: Table[TaskEntry] = Table(
             "charrnn.tasks.language_model:LanguageModelling",
             "charrnn.tasks.data:read_corpus",
             "charrnn.inference.trained_model:TrainedModel",
-            "charrnn.runs.checkpoint_check:numpy_tensors",
             traits=("running text", "composed words", "vocabulary", "embedding dropout"),
+            shapes="charrnn.runs.checkpoint_check:numpy_tensors",
         ),
         "classification": TaskEntry(
             "charrnn.tasks.classification:Classification",
@@ -197,27 +189,28 @@ TASKS: Table[TaskEntry] = Table(
             traits=("examples", "both directions", "vocabulary", "attention"),
         ),
     },
-    _installed_task,
+    lambda name, reference: TaskEntry(reference),
 )
 
 
-def traits_of(task: str) -> tuple[str, ...]:
-    """List the traits of a task; the class of an installed one has them as `traits`.
-
-    Raises ConfigError where such a class has none.
-    """
+def reader_of(task: str) -> Callable[..., Any]:
+    """Load the function that reads the data of a task. Raises ConfigError."""
     entry = TASKS[task]
-    traits: tuple[str, ...] = entry.traits or resolve(f"{entry.task}.traits")
-    return traits
+    read: Callable[..., Any] = resolve(entry.read or f"{entry.task}.read")
+    return read
 
 
 def writer_of_task(task: str) -> Any:
-    """Load the class that writes texts for a task, or None where it writes none.
+    """Load the class that writes texts for a task, or None. Raises ConfigError."""
+    entry = TASKS[task]
+    return resolve(entry.writer or f"{entry.task}.writer")
 
-    Raises ConfigError.
-    """
-    reference = TASKS[task].writer
-    return resolve(reference) if reference else None
+
+def traits_of(task: str) -> tuple[str, ...]:
+    """List the traits of a task. Raises ConfigError."""
+    entry = TASKS[task]
+    traits: tuple[str, ...] = entry.traits or resolve(f"{entry.task}.traits")
+    return traits
 
 
 def not_installed(kind: str, name: str) -> str:

@@ -97,12 +97,14 @@ def normed(x: Array, gain: Array, bias: Array | float = 0.0) -> Array:
     return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * gain + bias
 
 
-def normed_vanilla_step(p: Mapping[str, Array], x: Array, state: Sequence[Array]) -> Any:
+def normed_vanilla_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    p = vars(w)  # The names of the norms' weights have a point.
     total = p["weight_ih"] @ x + p["bias_ih"] + p["weight_hh"] @ state[0] + p["bias_hh"]
     return (np.tanh(normed(total, p["norm.weight"], p["norm.bias"])),)
 
 
-def normed_lstm_step(p: Mapping[str, Array], x: Array, state: Sequence[Array]) -> Any:
+def normed_lstm_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    p = vars(w)
     hidden, memory = state
     total = normed(p["weight_hh"] @ hidden, p["norm_hh.weight"])
     total = total + normed(p["weight_ih"] @ x, p["norm_ih.weight"]) + p["bias_ih"] + p["bias_hh"]
@@ -112,16 +114,17 @@ def normed_lstm_step(p: Mapping[str, Array], x: Array, state: Sequence[Array]) -
     return sigmoid(o) * np.tanh(shown), memory
 
 
-def normed_gru_step(p: Mapping[str, Array], x: Array, state: Sequence[Array]) -> Any:
+def normed_gru_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    p = vars(w)
     (hidden,) = state
     n = 2 * len(hidden)
     of_input, of_state = p["weight_ih"] @ x, p["weight_hh"] @ hidden
     both = normed(of_input[:n], p["norm_ih.weight"]) + p["bias_ih"][:n]
     both = both + normed(of_state[:n], p["norm_hh.weight"]) + p["bias_hh"][:n]
     reset, update = np.split(sigmoid(both), 2)
-    inner = normed(of_state[n:], p["norm_hn.weight"]) + p["bias_hh"][n:]
-    outer = normed(of_input[n:], p["norm_in.weight"]) + p["bias_ih"][n:]
-    candidate = np.tanh(outer + reset * inner)
+    from_state = normed(of_state[n:], p["norm_hn.weight"]) + p["bias_hh"][n:]
+    from_input = normed(of_input[n:], p["norm_in.weight"]) + p["bias_ih"][n:]
+    candidate = np.tanh(from_input + reset * from_state)
     return ((1 - update) * candidate + update * hidden,)
 
 
@@ -133,9 +136,11 @@ STEPS: dict[str, Callable[[Any, Array, Sequence[Array]], tuple[Array, ...]]] = {
     "reset-first gru": reset_first_gru_step,
     "mlstm": mlstm_step,
     "rhn": rhn_step,
-    "shallow rhn": rhn_step,
     "mingru": mingru_step,
     "minlstm": minlstm_step,
+    "normed vanilla": normed_vanilla_step,
+    "normed lstm": normed_lstm_step,
+    "normed gru": normed_gru_step,
 }
 
 

@@ -1,5 +1,5 @@
-"""ARCHITECTURE.md's worked examples of a cell and a task of one's own, done in a copy of the
-package."""
+"""A cell and a task of one's own, in a package beside ours and in a copy of ours, as
+docs/carry-on/add-a-cell.md and add-a-task.md say."""
 
 import json
 import math
@@ -8,85 +8,198 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "tests/third_party"
+Run = Callable[..., str]
 
 
-def added(folder: Path, section: str, table: str, start: str) -> Callable[..., str]:
-    """A copy of the package with a section's file, and its line at the start of a table; what runs
-    a module there."""
-    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8").partition(f"\n## {section}\n")[2]
-    name = re.search(r"`(charrnn/[\w/]+\.py)`:\n\n```python", text)
-    file, line = re.findall(r"```python\n(.*?)```", text, re.S)[:2]
-    assert name
-    for part in ("charrnn", "tests"):
-        shutil.copytree(ROOT / part, folder / part)
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    (folder / name.group(1)).write_text(file, "utf-8")
-    before, found, after = (folder / table).read_text("utf-8").partition(start)
-    assert found
-    (folder / table).write_text(before + start + line + after, "utf-8")
+def runner(python: Path | str, folder: Path, path: Path) -> Run:
+    """What runs a module in a folder, the package being found in `path`: it returns what was
+    printed, after a check of the exit code."""
+    environment = os.environ | {"PYTHONPATH": str(path), "CHARRNN_CACHE_DIR": str(folder / "cache")}
 
-    def run(*words: str) -> str:
+    def run(*words: str, code: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", *words],
+            [str(python), "-m", *words],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(folder)},
+            env=environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 
     return run
 
 
-def test_a_cell_is_one_file_and_one_line(tmp_path: Path) -> None:
-    start = "CELLS: dict[str, CellEntry] = {\n"
-    run = added(tmp_path, "Adding a cell", "charrnn/registry.py", start)
-    train = ["train", "pyproject.toml", "--steps", "12", "--hidden-size", "8", "--out", "run"]
-    assert "x MGU 8" in run("charrnn", *train, "--cell", "mgu")
-    run("charrnn", "resume", "run", "--steps", "14")
-    assert len(run("charrnn", "sample", "run", "--length", "20", "--seed", "1")) >= 20
-    assert "nats per character" in run("charrnn", "eval", "run")
-    assert "plain mgu" in run("charrnn", "info", "run")
-    contracts = [
-        "nn/test_layers",
-        "runs/test_checkpoint_check",
-        "nn/test_models",
-        "session/test_loop",
-    ]
-    words = "mgu and not bfloat16 and not float32-2"
-    tested = run("pytest", *(f"tests/{file}.py" for file in contracts), "-q", "-k", words)
-    passed = re.search(r"(\d+) passed", tested)
-    assert passed
-    assert int(passed.group(1)) > 40
-    assert "failed" not in tested
+class Fresh:
+    """A new environment with our requirements and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
+        self.python = folder / "env/bin/python"
+        self.site = next((folder / "env").glob("lib/python*/site-packages"))
+        (self.site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
+        self.run = runner(self.python, folder, ROOT)
+
+    def pip(self, *words: str | Path) -> None:
+        """Run our pip for this environment; it downloads nothing."""
+        pip = [sys.executable, "-m", "pip", "--python", self.python, *words, "--quiet"]
+        subprocess.run(pip, check=True)
+
+    def install(self, package: Path, folder: Path) -> None:
+        """Install a copy of a package's source."""
+        shutil.copytree(package, folder)
+        offline = ["--no-index", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
+        self.pip("install", folder, *offline)
 
 
-def test_a_task_is_one_file_and_one_line(tmp_path: Path) -> None:
-    run = added(tmp_path, "Adding a task", "charrnn/config/schema.py", "TASKS = {\n")
+def write_vowels(folder: Path) -> tuple[list[str], list[int]]:
+    """Write words with their numbers of vowels for training and for validation; return the
+    latter."""
     draw = np.random.default_rng(1)
     words = sorted({"".join(draw.choice(list("aeiou...."), 6)) for _ in range(300)})
     counts = [sum(letter != "." for letter in word) for word in words]
     rows = [f"{word}\t{count}\n" for word, count in zip(words, counts, strict=True)]
-    (tmp_path / "vowels.tsv").write_text("".join(rows[::2]), "utf-8")
-    (tmp_path / "held.tsv").write_text("".join(rows[1::2]), "utf-8")
+    (folder / "vowels.tsv").write_text("".join(rows[::2]), "utf-8")
+    (folder / "held.tsv").write_text("".join(rows[1::2]), "utf-8")
+    return words[1::2], counts[1::2]
+
+
+def use_the_cell(run: Run, shown: str) -> None:
+    """Train, resume, sample, score and describe a model of the cell."""
+    train = ["train", str(ROOT / "pyproject.toml"), "--steps", "12", "--hidden-size", "8"]
+    assert f"x {shown} 8" in run("charrnn", *train, "--out", "run", "--cell", "mgu")
+    run("charrnn", "resume", "run", "--steps", "14")
+    assert len(run("charrnn", "sample", "run", "--length", "20", "--seed", "1")) >= 20
+    assert "nats per character" in run("charrnn", "eval", "run")
+    assert "plain mgu" in run("charrnn", "info", "run")
+
+
+def use_the_task(run: Run, folder: Path) -> None:
+    """Train, resume, score and describe a model of the task, and predict with it."""
+    held, counts = write_vowels(folder)
     train = ["vowels.tsv", "--validation", "held.tsv", "--task", "counting", "--out", "run"]
     options = ["--hidden-size", "16", "--steps", "60", "--set", "training.learning_rate=1e-2"]
     assert "mean absolute error" in run("charrnn", "train", *train, *options)
     run("charrnn", "resume", "run", "--steps", "80")
-    scored = json.loads(run("charrnn", "eval", "run", "--json"))
     assert "bidirectional" in run("charrnn", "info", "run")
-    said = run("charrnn", "predict", "run", "--json", *words[1::2]).splitlines()
-    rates, held = np.array([json.loads(line)["rate"] for line in said]), np.array(counts[1::2])
-    chances = [math.exp(-r) * r**k / math.factorial(k) for r, k in zip(rates, held, strict=True)]
+    assert "use charrnn predict" in run("charrnn", "sample", "run", code=4)
+    scored = json.loads(run("charrnn", "eval", "run", "--json"))
+    predicted = run("charrnn", "predict", "run", "--json", *held).splitlines()
+    rates = np.array([json.loads(line)["rate"] for line in predicted])
+    chances = [math.exp(-r) * r**k / math.factorial(k) for r, k in zip(rates, counts, strict=True)]
+    error = np.abs(rates - counts).mean()
     assert scored["nats_per_text"] == pytest.approx(-np.log(chances).mean(), abs=1e-4)
-    assert scored["mean_absolute_error"] == pytest.approx(np.abs(rates - held).mean(), abs=1e-4)
-    assert scored["mean_absolute_error"] < 0.5 * np.abs(held - held.mean()).mean()
+    assert scored["mean_absolute_error"] == pytest.approx(error, abs=1e-4)
+    assert error < 0.5 * np.abs(np.array(counts) - np.mean(counts)).mean()
+
+
+def test_an_installed_cell(tmp_path: Path) -> None:
+    fresh = Fresh(tmp_path)
+    fresh.install(PACKAGE, tmp_path / "source")
+    assert "minlstm or mgu." in fresh.run("charrnn", "train", "--help")
+    schema = json.loads(fresh.run("charrnn", "config", "schema"))
+    assert schema["$defs"]["ModelConfig"]["properties"]["cell"]["enum"][-1] == "mgu"
+    use_the_cell(fresh.run, "mgu")
+    assert "did you mean mgu?" in fresh.run("charrnn", "train", "--cell", "mgru", code=2)
+    fresh.pip("uninstall", "--yes", "charrnn-examples")
+    assert "mgu" not in fresh.run("charrnn", "train", "--help")
+    refused = r"cell 'mgu' is not installed; pip install the package that provides it"
+    for words in (["sample", "run"], ["resume", "run", "--steps", "16"], ["eval", "run"]):
+        assert refused in fresh.run("charrnn", *words, code=4)
+
+
+def test_an_installed_task(tmp_path: Path) -> None:
+    fresh = Fresh(tmp_path)
+    fresh.install(PACKAGE, tmp_path / "source")
+    assert "translation or counting." in " ".join(fresh.run("charrnn", "train", "--help").split())
+    schema = json.loads(fresh.run("charrnn", "config", "schema"))
+    assert schema["properties"]["task"]["enum"][-1] == "counting"
+    use_the_task(fresh.run, tmp_path)
+    options = ["--task", "counting", "--set", "model.attention=dot"]
+    assert "model.attention" in fresh.run("charrnn", "train", "vowels.tsv", *options, code=2)
+    fresh.pip("uninstall", "--yes", "charrnn-examples")
+    refused = r"task 'counting' is not installed; pip install the package that provides it"
+    for words in (["predict", "run", "a"], ["resume", "run", "--steps", "90"], ["eval", "run"]):
+        assert refused in fresh.run("charrnn", *words, code=4)
+
+
+def test_an_installed_cell_that_cannot_be_loaded_is_named_when_it_is_used(tmp_path: Path) -> None:
+    fresh = Fresh(tmp_path)
+    package = fresh.site / "broken-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[charrnn.cells]\nlost = no_such_package:Cell\n")
+    assert "minlstm or lost." in fresh.run("charrnn", "train", "--help")
+    used = fresh.run("charrnn", "train", str(ROOT / "pyproject.toml"), "--cell", "lost", code=2)
+    assert "no_such_package:Cell cannot be loaded" in used
+    assert not (tmp_path / "runs").exists()
+
+
+def added(folder: Path, page: str, module: Path) -> Run:
+    """A copy of the package with a module and its line in the registry, as a page says; what runs a
+    module there."""
+    text = (ROOT / "docs/carry-on" / page).read_text("utf-8").partition("\n## In charrnn itself")[2]
+    place = re.search(r"`(charrnn/[\w/]+\.py)`", text)
+    table = re.search(r"`charrnn\.registry\.(\w+)`", text)
+    line = re.search(r"```python\n(.*?)```", text, re.S)
+    assert place
+    assert table
+    assert line
+    for part in ("charrnn", "tests"):
+        shutil.copytree(ROOT / part, folder / part)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copy(module, folder / place.group(1))
+    registry = folder / "charrnn/registry.py"
+    start = re.search(rf"^{table.group(1)}: .*\n.*\n    \{{\n", registry.read_text("utf-8"), re.M)
+    assert start
+    before, after = (registry.read_text("utf-8")[part] for part in halves(start.end()))
+    registry.write_text(before + line.group(1) + after, "utf-8")
+    return runner(sys.executable, folder, folder)
+
+
+def halves(place: int) -> tuple[slice, slice]:
+    return slice(place), slice(place, None)
+
+
+# What every cell of the registry must obey, but for its equation, which tests/reference.py has.
+CONTRACTS = [
+    "tests/nn/test_layers.py",
+    "tests/nn/test_models.py",
+    "tests/runs/test_checkpoint_check.py",
+    "tests/session/test_loop.py",
+]
+
+
+def contracts_of(cell: str, ids: Sequence[str]) -> Counter[str]:
+    """The tests that name a cell among their parameters, with its name left out and without the
+    numbers that pytest gives to lists."""
+    named = (one for one in ids if re.search(rf"\[.*\b{cell}\b", one))
+    return Counter(re.sub(r"\bwidths\d+", "widths", re.sub(rf"\b{cell}\b", "", n)) for n in named)
+
+
+def test_a_cell_in_the_package_is_one_file_and_one_line(tmp_path: Path) -> None:
+    run = added(tmp_path, "add-a-cell.md", PACKAGE / "charrnn_examples/mgu.py")
+    use_the_cell(run, "MGU")
+    quick = "not bfloat16 and not float32-2"
+    collected = run("pytest", *CONTRACTS, "--collect-only", "-q", "-k", quick).splitlines()
+    mine, theirs = contracts_of("mgu", collected), contracts_of("mlstm", collected)
+    assert mine == theirs
+    tested = run("pytest", *CONTRACTS, "-q", "-k", f"mgu and {quick}", "-p", "no:cacheprovider")
+    assert f"{mine.total()} passed" in tested
+
+
+def test_a_task_in_the_package_is_one_file_and_one_line(tmp_path: Path) -> None:
+    run = added(tmp_path, "add-a-task.md", PACKAGE / "charrnn_examples/counting.py")
+    use_the_task(run, tmp_path)

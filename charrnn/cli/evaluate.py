@@ -143,7 +143,8 @@ def evaluate(run: str, **flags: Any) -> None:
       charrnn eval book-1 --dynamic --mix ngram
       charrnn eval book-1 --split test --compare
       charrnn eval book-1 other.txt --json
-      charrnn sample book-1 -n 5000 > sample.txt; charrnn eval book-1 --novelty sample.txt
+      charrnn sample book-1 -n 5000 > sample.txt
+      charrnn eval book-1 --novelty sample.txt
       echo "To be, or not to be" | charrnn eval book-1 - --per-character
     """
     from charrnn.runs.directory import find_checkpoint

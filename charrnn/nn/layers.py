@@ -68,7 +68,7 @@ def unroll(
     (torch.Size([2, 7, 5]), torch.Size([2, 5]))
     """
     if inputs.shape[1] == 0:
-        raise ValueError("cannot unroll over 0 time steps")
+        raise ValueError("there are 0 time steps to unroll; give at least one")
     real = None if lengths is None else real_steps(lengths, inputs)
     inputs = inputs if real is None else only(real, inputs)
     outputs = []
@@ -231,7 +231,7 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         if len(self.layers) == 0:
-            raise ValueError("a stack needs at least one layer; there is none")
+            raise ValueError("a stack needs at least one layer; give it one")
         self.dropout = dropout
         self.locked = locked
         self.skip_connections = skip_connections

@@ -44,8 +44,8 @@ class RecurrentComposer(nn.Module):
     def __init__(self, characters: int, embedding_size: int, hidden_size: int, size: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(characters, embedding_size)
-        ahead, back = (Recurrent(LSTMCell(embedding_size, hidden_size)) for _ in range(2))
-        self.layer = Bidirectional(ahead, back)
+        forward, backward = (Recurrent(LSTMCell(embedding_size, hidden_size)) for _ in range(2))
+        self.layer = Bidirectional(forward, backward)
         self.projection = nn.Linear(2 * hidden_size, size)
 
     def forward(self, characters: Tensor, lengths: Tensor) -> Tensor:
@@ -145,6 +145,11 @@ class WordVectors(nn.Module):
     `lookup` turns word ids into vectors; words that it lacks have the id `unknown`. In training,
     `chances` (W,) are the probabilities with which a word's id is replaced by `unknown`, so that
     the rest of the model learns to rely on the spelling.
+
+    >>> vectors = WordVectors(7, nn.Embedding(3, 4), [RecurrentComposer(9, 4, 5, 3)], unknown=2)
+    >>> ids, spellings = torch.tensor([0, 2]), torch.tensor([[1, 2, 3], [4, 0, 0]])
+    >>> vectors(ids, spellings, torch.tensor([3, 1])).shape
+    torch.Size([2, 7])
     """
 
     def __init__(

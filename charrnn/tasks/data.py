@@ -16,7 +16,7 @@ from charrnn.data.id_cache import read_cache
 from charrnn.data.sources import Sources, find_sources
 from charrnn.data.vocabulary import Vocabulary, read_vocabulary
 from charrnn.errors import DataError
-from charrnn.registry import TASKS, resolve
+from charrnn.registry import reader_of
 from charrnn.runs.checkpoint import Checkpoint
 
 Warn = Callable[[str], None]
@@ -73,7 +73,7 @@ def read_data(config: Config, texts: Texts, vocabulary: Any = None) -> Any:
 
     Raises DataError.
     """
-    return resolve(TASKS[config.task].read)(config, texts, vocabulary)
+    return reader_of(config.task)(config, texts, vocabulary)
 
 
 def data_of_checkpoint(

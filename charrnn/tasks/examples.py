@@ -95,6 +95,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
 
     unit: str
     use = "predict"
+    writer: ClassVar[Any] = None
     noun: ClassVar[str] = "texts"
     guess: float
 

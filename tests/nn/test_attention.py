@@ -10,10 +10,10 @@ from charrnn.nn.attention import Attention, Score
 
 SCORES: list[Score] = ["additive", "dot", "general"]
 D, E = 4, 5
-SIZES = [(3, 2, 5), (4, 2, 4), (3, 6, 6), (4, 4, 4), (5, 5, 2), (1, 1, 1), (2, 4, 5)]  # N, T, S
+SIZES = [(3, 2, 5), (4, 4, 4), (5, 5, 2), (1, 1, 1)]  # N, T, S
 
 
-def made(score: Score, seed: int = 1) -> Attention:
+def attention_of(score: Score, seed: int = 1) -> Attention:
     torch.manual_seed(seed)
     memory = D if score == "dot" else E
     return Attention(score, D, memory, hidden_size=3).double()
@@ -51,23 +51,22 @@ def reference(
 
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("garbage", [0.0, 7.0, np.nan, np.inf])
 def test_weights_and_contexts_are_those_of_the_equations(
-    score: Score, sizes: tuple[int, int, int], garbage: float
+    score: Score, sizes: tuple[int, int, int]
 ) -> None:
     n, t, s = sizes
-    attention = made(score)
+    attention = attention_of(score)
     width = D if score == "dot" else E
     queries, values = numbers(n, t, D), numbers(n, s, width, seed=3)
     lengths = [1 + (3 * lane + s - 1) % s for lane in range(n)]
     contexts, looks = reference(attention, queries, values, lengths)
     for lane in range(n):
-        values[lane, lengths[lane] :] = garbage
+        values[lane, lengths[lane] :] = (np.nan, np.inf)[lane % 2]
     memory = attention.remember(torch.tensor(values), torch.tensor(lengths))
-    got, weights = attention(torch.tensor(queries), memory)
-    assert got.shape == (n, t, width)
+    actual, weights = attention(torch.tensor(queries), memory)
+    assert actual.shape == (n, t, width)
     assert weights.shape == (n, t, s)
-    np.testing.assert_allclose(got.detach(), contexts, atol=1e-6)
+    np.testing.assert_allclose(actual.detach(), contexts, atol=1e-6)
     np.testing.assert_allclose(weights.detach(), looks, atol=1e-6)
     np.testing.assert_allclose(weights.detach().sum(-1), 1, atol=1e-6)
     padded = np.arange(s) >= np.array(lengths)[:, None, None]
@@ -75,13 +74,13 @@ def test_weights_and_contexts_are_those_of_the_equations(
     # One query a lane, of rank 2, is the same as a sequence of one.
     for step in range(t):
         context, look = attention(torch.tensor(queries[:, step]), memory)
-        torch.testing.assert_close(context, got[:, step])
+        torch.testing.assert_close(context, actual[:, step])
         torch.testing.assert_close(look, weights[:, step])
 
 
 @pytest.mark.parametrize("score", SCORES)
 def test_no_gradient_comes_from_the_padding(score: Score) -> None:
-    attention = made(score)
+    attention = attention_of(score)
     values = torch.tensor(numbers(2, 3, D if score == "dot" else E)).requires_grad_()
     memory = attention.remember(values, torch.tensor([3, 1]))
     attention(torch.tensor(numbers(2, 4, D)), memory)[0].sum().backward()

@@ -1,91 +1,42 @@
-"""One time step of each cell: its equations, its gradients, where its weights start."""
+"""The cells' equations, their parameters and where they start; limits; cells in cells.
 
-from collections.abc import Callable
+The contracts of all cells stand in `tests/contracts/test_cells_and_layers.py`.
+"""
+
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from charrnn.nn.cells.base import TorchLayoutCell
 from charrnn.nn.cells.minimal import MinGRUCell, MinLSTMCell
 from charrnn.nn.cells.mlstm import MultiplicativeLSTMCell
 from charrnn.nn.cells.rhn import RHNCell
 from charrnn.nn.cells.stacked import StackedCell
-from charrnn.nn.cells.standard import GRUCell, LSTMCell, LSTMState, ResetFirstGRUCell, VanillaCell
-from charrnn.nn.state import leaves, map_state, replace_leaves
+from charrnn.nn.cells.standard import GRUCell, LSTMCell, LSTMState, VanillaCell
+from charrnn.nn.state import leaves
 from tests import reference
+from tests.layers import CELLS, OURS, STANDARD, arrays, filled, random_state
+from tests.reference import differences
 
-STANDARD: dict[str, Callable[[int, int], TorchLayoutCell]] = {
-    "tanh": VanillaCell,
-    "relu": lambda d, h: VanillaCell(d, h, "relu"),
-    "lstm": LSTMCell,
-    "gru": GRUCell,
-}
-CELLS: dict[str, Callable[[int, int], Any]] = {
-    **STANDARD,
-    "reset-first gru": ResetFirstGRUCell,
-    "mlstm": MultiplicativeLSTMCell,
-    "rhn": lambda d, h: RHNCell(d, h, recurrence_depth=3),
-    "shallow rhn": lambda d, h: RHNCell(d, h, recurrence_depth=1),
-    "mingru": MinGRUCell,
-    "minlstm": MinLSTMCell,
-}
 GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
 
 
-def random_cell(kind: str, inputs: int, hidden: int, dtype: torch.dtype = torch.float64) -> Any:
-    """A cell in which no parameter is zero, so that none can be left out unnoticed."""
-    torch.manual_seed(3)
-    cell = CELLS[kind](inputs, hidden).to(dtype)
-    with torch.no_grad():
-        for parameter in cell.parameters():
-            parameter.uniform_(-0.9, 0.9)
-    return cell
-
-
-def random_state(cell: Any, batch: int) -> Any:
-    return map_state(lambda leaf: torch.randn_like(leaf) * 0.7, cell.initial_state(batch))
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize(("inputs", "hidden"), [(3, 4), (4, 3), (1, 1), (5, 5)])
-@pytest.mark.parametrize("batch", [1, 3, 5])
-@pytest.mark.parametrize("kind", CELLS)
-def test_step_is_the_reference_equation(
-    kind: str, batch: int, inputs: int, hidden: int, dtype: torch.dtype
-) -> None:
-    cell = random_cell(kind, inputs, hidden, dtype)
-    x, state = torch.randn(batch, inputs, dtype=dtype), random_state(cell, batch)
-    with torch.no_grad():
-        output, after = cell(x, state)
-    weights = {name: weight.detach().numpy() for name, weight in cell.named_parameters()}
-    outputs, final = reference.run(
-        kind, weights, x[:, None].numpy(), [leaf.numpy() for leaf in leaves(state)]
-    )
-    actual = {"output": output.numpy()}
-    actual |= {f"state {i}": leaf.numpy() for i, leaf in enumerate(leaves(after))}
-    expected = {"output": outputs[:, 0]} | {f"state {i}": leaf for i, leaf in enumerate(final)}
-    assert reference.differences(actual, expected) == []
-
-
-@pytest.mark.parametrize("kind", CELLS)
-def test_step_gradient_is_the_numeric_one(kind: str) -> None:
-    cell = random_cell(kind, 2, 3)
-    state = random_state(cell, 2)
-    names = [name for name, _ in cell.named_parameters()]
-    parameters = [parameter.detach().clone() for parameter in cell.parameters()]
-
-    def step(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        weights = dict(zip(names, rest[: len(names)], strict=True))
-        before = replace_leaves(state, iter(rest[len(names) :]))
-        output, after = functional_call(cell, weights, (x, before))
-        return output, *leaves(after)
-
-    tensors = [torch.randn(2, 2, dtype=torch.float64), *parameters, *leaves(state)]
-    assert torch.autograd.gradcheck(step, [tensor.requires_grad_() for tensor in tensors])
+@pytest.mark.parametrize("kind", OURS)
+def test_a_step_is_the_reference_equation(kind: str, dtype: torch.dtype) -> None:
+    for batch, width, hidden in ((5, 3, 4), (1, 1, 1), (4, 4, 4)):
+        cell = filled(CELLS[kind](width, hidden), dtype)
+        inputs, state = torch.randn(batch, width, dtype=dtype), random_state(cell, batch)
+        with torch.no_grad():
+            output, after = cell(inputs, state)
+        weights = {name: weight.detach().numpy() for name, weight in cell.named_parameters()}
+        before = [leaf.numpy() for leaf in leaves(state)]
+        outputs, final = reference.run(kind, weights, inputs[:, None].numpy(), before)
+        expected = {"outputs": outputs[:, 0]}
+        expected |= {f"final state {i}": leaf for i, leaf in enumerate(final)}
+        assert differences(arrays(output, after), expected) == [], (batch, width, hidden)
 
 
 @pytest.mark.parametrize("kind", STANDARD)
@@ -103,36 +54,13 @@ def test_parameters_have_the_names_and_shapes_of_torch(kind: str) -> None:
     assert cell.output_size == 5
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("kind", CELLS)
-def test_initial_state_is_zero_in_the_dtype_of_the_cell(kind: str, dtype: torch.dtype) -> None:
-    state = CELLS[kind](3, 5).to(dtype).initial_state(2)
-    assert len(list(leaves(state))) == (2 if "lstm" in kind and kind != "minlstm" else 1)
-    for leaf in leaves(state):
-        assert leaf.dtype == dtype
-        assert torch.equal(leaf, torch.zeros(2, 5, dtype=dtype))
-
-
 def test_lstm_state_has_names_and_the_output_is_the_hidden_state() -> None:
-    cell = random_cell("lstm", 3, 4)
+    cell = filled(LSTMCell(3, 4))
     assert isinstance(cell.initial_state(2), LSTMState)
     output, state = cell(torch.randn(2, 3, dtype=torch.float64), random_state(cell, 2))
     assert isinstance(state, LSTMState)
     assert torch.equal(output, state.hidden)
     assert not torch.equal(state.hidden, state.cell)
-
-
-@pytest.mark.parametrize("kind", CELLS)
-def test_a_cell_stores_nothing_and_leaves_its_state_alone(kind: str) -> None:
-    cell = random_cell(kind, 3, 4)
-    x, state = torch.randn(2, 3, dtype=torch.float64), random_state(cell, 2)
-    kept = map_state(lambda leaf: leaf.clone(), state)
-    with torch.no_grad():
-        first, after = cell(x, state)
-        cell(torch.randn_like(x), after)
-        second, _ = cell(x, state)
-    assert torch.equal(first, second)
-    assert all(torch.equal(a, b) for a, b in zip(leaves(state), leaves(kept), strict=True))
 
 
 @pytest.mark.parametrize("kind", ["tanh", "lstm", "gru"])

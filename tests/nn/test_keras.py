@@ -68,13 +68,13 @@ def ours(kind: str, weights: list[Any]) -> Any:
         kernel, recurrent, bias = kernel[:, order], recurrent[:, order], bias[..., order]
     cell = KINDS[kind][0](*np.shape(kernel[:, :H]))
     bias_ih, bias_hh = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
-    given = {
+    arguments = {
         "weight_ih": kernel.T,
         "weight_hh": recurrent.T,
         "bias_ih": bias_ih,
         "bias_hh": bias_hh,
     }
-    cell.load_state_dict({name: torch.tensor(array) for name, array in given.items()})
+    cell.load_state_dict({name: torch.tensor(array) for name, array in arguments.items()})
     return cell
 
 

@@ -75,7 +75,7 @@ def composed(module: torch.nn.Module, word: list[int]) -> Array:
         ends = [lstm(w, "layer.forward_layer", x), lstm(w, "layer.backward_layer", x[::-1])]
         features = np.concatenate(ends)
     else:
-        found: list[float] = []
+        maxima: list[float] = []
         for k in range(6):
             kernels, biases = w[f"convolutions.{k}.weight"], w[f"convolutions.{k}.bias"]
             assert len(kernels) in {
@@ -86,8 +86,8 @@ def composed(module: torch.nn.Module, word: list[int]) -> Array:
                     bias + sum(kernel[:, j] @ x[t + j] for j in range(k + 1) if t + j < len(x))
                     for t in range(len(x))
                 ]
-                found.append(max(np.tanh(at)))
-        f = np.array(found)
+                maxima.append(max(np.tanh(at)))
+        f = np.array(maxima)
         gate = sigmoid(w["highway.transform.weight"] @ f + w["highway.transform.bias"])
         candidate = np.maximum(0, w["highway.candidate.weight"] @ f + w["highway.candidate.bias"])
         features = gate * candidate + (1 - gate) * f
@@ -123,13 +123,13 @@ def test_words_composed_a_few_at_a_time_are_those_composed_at_once(kind: int) ->
     ids, lengths = map(
         torch.from_numpy, pad([draw.integers(0, 9, n) for n in draw.integers(1, 30, 3 * ALIKE + 5)])
     )
-    made = []
+    results = []
     for vectors in (by_length(composer, ids.long(), lengths), composer(ids.long(), lengths)):
         composer.zero_grad()
         (vectors * torch.linspace(0, 1, vectors.numel()).view_as(vectors)).sum().backward()
-        made.append([vectors, *(p.grad.clone() for p in composer.parameters())])
-    for few, whole in zip(*made, strict=True):
-        torch.testing.assert_close(few, whole, rtol=1e-10, atol=1e-10)
+        results.append([vectors, *(p.grad.clone() for p in composer.parameters())])
+    for few, at_once in zip(*results, strict=True):
+        torch.testing.assert_close(few, at_once, rtol=1e-10, atol=1e-10)
 
 
 def test_padding_does_not_win_where_all_else_is_low() -> None:
@@ -232,31 +232,30 @@ def test_an_embedding_of_spelled_words(words: Any, tmp_path: Path) -> None:
     nothing = composed(composer, spell("", characters).tolist())
     np.testing.assert_allclose(table[-1, : len(nothing)].detach().numpy(), nothing, rtol=1e-10)
 
-    whole, _ = model(ids, model.initial_state(3))
+    at_once, _ = model(ids, model.initial_state(3))
     state, pieces = model.initial_state(3), []
     for piece in ids.split((1, 20, 19), 1):
         logits, state = model(piece, state)
         pieces.append(logits)
-    torch.testing.assert_close(torch.cat(pieces, 1), whole)
+    torch.testing.assert_close(torch.cat(pieces, 1), at_once)
     state = model.initial_state(3)
     for t in range(40):
         logits, state = model.step(ids[:, t], state)
-        torch.testing.assert_close(logits, whole[:, t])
+        torch.testing.assert_close(logits, at_once[:, t])
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("words", ["recurrent", ["lookup", "convolving"]])
+@pytest.mark.parametrize(("words", "processes"), [("recurrent", 1), (["lookup", "convolving"], 2)])
 def test_resumed_equals_uninterrupted(words: Any, processes: int, tmp_path: Path) -> None:
     changes = {"processes": processes, "training__average": 0.5, "training__steps": 7}
-    whole = begin(tmp_path / "whole", words, **changes)
-    drive(whole)
-    for k in (1, 4, 6):  # First, at an evaluation, last; all: test_session
+    straight = begin(tmp_path / "whole", words, **changes)
+    drive(straight)
+    for k in (1, 4):  # Within an interval, and at an evaluation; all steps: tests/session
         first = begin(tmp_path / f"{k}", words, **changes)
         drive(first, until=k)
         again = start(tmp_path / f"{k}" / "run", first.config, first.data)
         again.restore(first.run.load(k))
         drive(again)
-        for name, tensor in whole.trainer.tensors().items():
+        for name, tensor in straight.trainer.tensors().items():
             assert torch.equal(tensor, again.trainer.tensors()[name]), (k, name)
 
 
@@ -361,11 +360,11 @@ def test_characters_are_adopted_by_identity(words: Any, tmp_path: Path) -> None:
             expected = fresh[name][i]
         assert torch.equal(new.model.state_dict()[name][i], expected)
     if isinstance(words, list):
-        here, there = new.data.vocabulary.symbols, old.data.vocabulary.symbols  # type: ignore[attr-defined]
-        i, j = here.index(" dogs"), there.index(" dogs")
+        symbols, old_symbols = new.data.vocabulary.symbols, old.data.vocabulary.symbols  # type: ignore[attr-defined]
+        i, j = symbols.index(" dogs"), old_symbols.index(" dogs")
         assert torch.equal(mine.vectors.lookup.weight[i], theirs.vectors.lookup.weight[j])
-    ours, given = (m.vectors.composers[0].projection.weight for m in (mine, theirs))
-    assert torch.equal(ours, given)
+    ours, old_weights = (m.vectors.composers[0].projection.weight for m in (mine, theirs))
+    assert torch.equal(ours, old_weights)
     other = begin(tmp_path / "other", words, model__input_dropout=0.0, model__embedding_size=7)
     with pytest.raises(ConfigError, match="does not fit"):
         other.adopt_weights(old.experiment.trained())
@@ -396,9 +395,6 @@ def test_the_commands(run: Any, tmp_path: Path) -> None:
              ]  # fmt: skip
     trained = run("train", "words.txt", *small, "--steps", "12", "--out", "it", "--json")
     assert trained.code == 0, trained.err
-    assert run("resume", "it", "--steps", "15").code == 0
-    sampled = run("sample", "it", "--length", "5", "--seed", "1")
-    assert sampled.code == 0, sampled.err
     score = json.loads(run("eval", "it", "--json").out)
     assert score["nats_per_word"] > 0
     assert "of recurrent words" in run("info", "it").out

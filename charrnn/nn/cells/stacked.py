@@ -29,7 +29,7 @@ class StackedCell(nn.Module):
         super().__init__()
         self.cells = nn.ModuleList(cells)
         if len(self.cells) == 0:
-            raise ValueError("a stacked cell needs at least one cell")
+            raise ValueError("a stacked cell needs at least one cell; give it one")
         self.output_size = int(self.cells[-1].output_size)  # type: ignore[arg-type]
 
     def forward(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:

@@ -2,15 +2,15 @@
 
 torch computes these layers on a CPU by many small recorded operations. These kernels instead
 
-- compute the input products of all steps by one matrix product,
-- leave in the loop over time only the operations that depend on the previous state,
-- prepare the backward pass for all steps at once. With a_t the total of a gate before its
-  nonlinearity and K_t a factor that is known from the forward pass, one backward step is ::
+- compute the input products of all steps by one matrix product;
+- keep in the loop over time only the operations that depend on the previous state;
+- compute before the backward loop all that does not depend on later gradients. With a_t the total
+  of a gate before its nonlinearity and K_t the factor computed in advance, a backward step is ::
 
       dL/da_t      = dL/dh_t * K_t
       dL/dh_{t-1} += W_hh^T dL/da_t
 
-- compute the gradients of the weights by one matrix product each over all steps.
+- compute the gradient of each weight matrix by one matrix product over all steps.
 
 The equations and the order of the gates are those of `charrnn.nn.cells.standard`. All tensors are
 time first: (T, N, ...).
@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
-LOW_WIDTH = 192  # width from which a step's bfloat16 product saves more time than its conversions
-CACHED = 1 << 15  # numbers for which one step's tensors of several steps stay in a core's cache
+LOW_WIDTH = 192  # from this width on, bfloat16 saves a step more time than the conversions cost
+CACHED = 1 << 15  # numbers in a tensor that stays in a core's cache
 
 
 def _time_first(tensor: Tensor) -> Tensor:

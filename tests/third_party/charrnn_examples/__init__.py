@@ -1,0 +1,1 @@
+"""A cell and a task for charrnn, in a package of their own."""
