@@ -345,7 +345,7 @@ def language_model(
             raise ValueError(
                 f"tied embeddings need an embedding as wide as the stack's output: "
                 f"{width or 'one-hot'} is not {stack.output_size}; "
-                f"set embedding_size to that width"
+                f"set embedding_size to {stack.output_size}"
             )
         # The head's scale: embeddings of unit variance would start with logits of order sqrt(H).
         tied.weight = head.weight

@@ -14,6 +14,7 @@ import torch
 from charrnn.inference.numpy_stepper import NumpyModel
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.inference.trained_model import TrainedModel
+from charrnn.nn.dropout import Dropouts
 from charrnn.nn.models import language_model
 from charrnn.nn.state import leaves, map_state
 from tests.tiny import drive, start, tiny_config, tiny_corpus
@@ -31,9 +32,7 @@ def both(
         activation=activation,
         hidden_sizes=[9, 6, 5],
         skip_connections=skips,
-        dropout=0.5,
-        input_dropout=0.5,
-        output_dropout=0.5,
+        dropouts=Dropouts(input=0.5, layers=0.5, output=0.5),
         **options,
     )
     for parameter in model.parameters():
