@@ -14,7 +14,7 @@ import pytest
 
 import charrnn
 from charrnn.cli.main import _add_commands, cli
-from charrnn.config.schema import all_keys
+from charrnn.config.merge import all_keys
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -53,11 +53,13 @@ def wrap_for(stream: Any, text: str) -> str:
 def _wrap_line(line: str, width: int) -> str:
     if len(line) <= width:
         return line
+    margin = " " * (len(line) - len(line.lstrip(" ")))
     label = re.match(r" *(?:\S+ {2,})?", line)
     indent = len(label[0]) if label else 0
     return textwrap.fill(
-        line,
+        line.lstrip(" "),
         width,
+        initial_indent=margin,
         subsequent_indent=" " * (indent if 4 <= indent <= width // 2 else 4),
         expand_tabs=False,
         replace_whitespace=False,
@@ -123,7 +125,7 @@ def duration(seconds: float) -> str:
 
 
 def describe_model(config: Config) -> str:
-    """`2 x LSTM 256, embedding 64, dropout 0.25`, and what else is not as it is by default."""
+    """Describe a model: `2 x LSTM 256, embedding 64, dropout 0.25`, and options that are on."""
     from charrnn.config.schema import unused_keys
 
     model, ignored = config.model, unused_keys(config.task)

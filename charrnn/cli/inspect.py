@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.cli.display import describe_model, describe_path, duration, say, show, warn
+from charrnn.cli.display import (
+    columns_of,
+    describe_model,
+    describe_path,
+    duration,
+    say,
+    show,
+    visible,
+    warn,
+)
 
 if TYPE_CHECKING:
     from charrnn.config.schema import Config
@@ -280,18 +290,39 @@ def _state(run: Run, about: Mapping[str, Any]) -> str:
 
 
 def _show_table(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print a line for each run below a line of headings; numbers stand on the right."""
-    heads = ("run", "task", "cell", "widths", "parameters", "seed", "step", "score", "state", "age",
-             "protocol")  # fmt: skip
-    cells = [heads, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    """Print each run below a line of headings; numbers stand on the right of their columns."""
+    heads = (
+        "run", "task", "cell", "widths", "parameters", "seed", "step", "score", "state", "age",
+        "protocol",
+    )  # fmt: skip
+    table = [heads, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     numbers = {"parameters", "seed", "step", "age"}
-    for line in cells:
+    lines = _columns_on_lines(widths, columns_of(sys.stdout))
+    for cells in table:
         padded = [
             f"{cell:>{width}}" if head in numbers else f"{cell:<{width}}"
-            for head, cell, width in zip(heads, line, widths, strict=True)
+            for head, cell, width in zip(heads, cells, widths, strict=True)
         ]
-        show("  ".join(padded).rstrip())
+        shown = ["  ".join(padded[i] for i in columns).rstrip() for columns in lines]
+        click.echo(visible("\n    ".join(shown)))
+
+
+def _columns_on_lines(widths: Sequence[int], room: int | None) -> list[list[int]]:
+    """Share the columns of a table among as few lines as fit into `room`; None has room for all.
+
+    >>> _columns_on_lines([30, 20, 20, 20], 80), _columns_on_lines([30, 20, 20, 20], None)
+    ([[0, 1, 2], [3]], [[0, 1, 2, 3]])
+    """
+    lines: list[list[int]] = [[]]
+    used = 0
+    for i, width in enumerate(widths):
+        if room is not None and lines[-1] and used + 2 + width >= room:
+            lines.append([])
+            used = 2
+        lines[-1].append(i)
+        used += 2 + width
+    return lines
 
 
 def _spoken(unit: str | None, vocabulary: str | None) -> str:

@@ -18,14 +18,13 @@ from charrnn.cli.display import one_line, say
 from charrnn.cli.flags import in_flags
 from charrnn.errors import CharrnnError, ExitCode, did_you_mean, is_out_of_memory
 
+WORDS = "charrnn help TOPIC explains a word of the messages, such as nats or lane."
+
 
 def _epilog() -> str:
     """Say where words are explained, and what the exit codes mean."""
     codes = "\n".join(f"  {code:<5}{code.meaning}" for code in ExitCode)
-    return (
-        "charrnn help TOPIC explains a word that the messages use, such as nats or lane.\n\n"
-        f"\b\nExit codes:\n{codes}\n"
-    )
+    return f"{WORDS}\n\n\b\nExit codes:\n{codes}\n"
 
 
 # Other names of commands, and the command to suggest for them.
@@ -124,6 +123,7 @@ def _add_commands() -> None:
         vocab,
         help_command,
     ):
+        command.epilog = WORDS
         cli.add_command(command)
 
 

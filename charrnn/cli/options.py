@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -53,3 +54,14 @@ def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Calla
         )(command)  # fmt: skip
 
     return add
+
+
+@contextmanager
+def naming_rate_flag() -> Iterator[None]:
+    """Name the flag in the error of dynamic evaluation with too high a learning rate."""
+    from charrnn.errors import DivergedError
+
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(f"{error} (--dynamic-rate)") from error

@@ -22,7 +22,7 @@ import torch
 from charrnn.config.merge import dump_yaml, with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
-from charrnn.evaluation.score import Evaluation
+from charrnn.evaluation.score import Evaluation, key_unit
 from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.directory import Run
@@ -345,16 +345,17 @@ class Session:
                 f"try a lower training.learning_rate"
             )
         is_best = self._compare_with_best(validation)
-        nats = f"nats_per_{unit}"
+        key = key_unit(unit)
+        nats = f"nats_per_{key}"
         line = {
             "step": progress.step,
             "epoch": progress.epoch + progress.batch / self.objective.batches_per_epoch,
             "learning_rate": learning_rate,
-            "train": {nats: train.mean, f"bits_per_{unit}": train.mean / math.log(2)},
+            "train": {nats: train.mean, f"bits_per_{key}": train.mean / math.log(2)},
             "validation": {
                 nats: validation.nats,
-                f"bits_per_{unit}": validation.bits,
-                f"{unit}s": validation.count,
+                f"bits_per_{key}": validation.bits,
+                f"{key}s": validation.count,
                 **validation.metrics,
                 "protocol": validation.protocol,
             },
@@ -367,7 +368,7 @@ class Session:
     def _compare_with_best(self, validation: Evaluation) -> bool:
         """Keep the best score; where there is none, count for patience and plateau."""
         progress, training = self.trainer.progress, self.config.training
-        nats = f"nats_per_{self.experiment.unit}"
+        nats = f"nats_per_{key_unit(self.experiment.unit)}"
         if self.best is None or validation.nats < self.best[nats]:
             self.best = {
                 "step": progress.step,

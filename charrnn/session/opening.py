@@ -48,7 +48,7 @@ Warn = Callable[[str], None]
 
 
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers; if one of them sets a budget, all budgets of earlier layers are removed first."""
+    """The layers, after one that removes the budgets set so far if any of them sets a new one."""
     if any(key in BUDGETS for _, layer in layers for key in layer):
         return [("a new budget", dict.fromkeys(BUDGETS)), *layers]
     return list(layers)
@@ -60,9 +60,10 @@ def merge_settings(
     source: TrainedModel | None,
     warn: Warn,
 ) -> Config:
-    """The configuration of a new run: `layers` over the environment over a file over defaults.
+    """Merge the configuration of a new run: `layers`, the environment, a file, the defaults.
 
-    With `source`, its shape takes the place of the defaults. Raises ConfigError.
+    Each of these wins over those after it. The shape of `source`, the model to start from, comes
+    right before the defaults. Raises ConfigError.
     """
     before: list[Layer] = []
     if source is not None:
@@ -90,7 +91,7 @@ def merge_settings(
 
 
 def _shape_of(config: Config) -> dict[str, Any]:
-    """The settings that another model's weights depend on."""
+    """The settings that decide the shapes of a model's weights, and its vocabulary."""
     fixed = ("cell", "activation", "recurrence_depth", "layers", "hidden_size", "embedding_size",
              "words", "character_embedding_size", "character_hidden_size",
              "tie_embeddings", "skip_connections", "layer_norm")  # fmt: skip

@@ -12,7 +12,7 @@ from charrnn.errors import ConfigError
 from charrnn.nn.fast.memory import keep_freed_memory
 from charrnn.training import lane_processes
 
-FEWEST_LANES = 8  # for which a process of their own pays (not measured finely)
+FEWEST_LANES = 8  # worth a process of their own (a round number)
 FEWEST_LANES_TIMES_WIDTH = 1024  # for which bfloat16 pays on a CPU: benchmarks/results.md
 BFLOAT16_CELLS = frozenset({"vanilla", "lstm", "gru"})  # with kernels for it on a CPU
 
@@ -55,7 +55,9 @@ def choose_precision(wanted: str, device: torch.device, cell: str, work: int = 0
         # Without these instructions, oneDNN emulates bfloat16, which is slower than float32.
         native = supported and torch.cpu._is_avx512_bf16_supported()
     if wanted == "bfloat16" and not supported:
-        raise ConfigError(f"precision bfloat16 is not available on {device}; use float32, or auto")
+        raise ConfigError(
+            f"precision bfloat16 is not available on {device}; set precision to float32 or auto"
+        )
     if wanted != "auto":
         return wanted
     pays = device.type == "cuda" or (cell in BFLOAT16_CELLS and work >= FEWEST_LANES_TIMES_WIDTH)
@@ -72,9 +74,11 @@ def choose_processes(wanted: int | str, device: torch.device, lanes: int, thread
     if wanted == "auto":
         return max(1, min(threads, lanes // FEWEST_LANES)) if possible else 1
     if int(wanted) > 1 and not possible:
-        raise ConfigError(f"processes: {wanted} needs a CPU and Linux; use 1, or auto")
+        raise ConfigError(f"processes = {wanted} needs a CPU and Linux; set processes to 1 or auto")
     if int(wanted) > lanes:
-        raise ConfigError(f"{lanes} lanes cannot be shared among {wanted} processes; use auto")
+        raise ConfigError(
+            f"{lanes} lanes cannot be shared among {wanted} processes; set processes to auto"
+        )
     return int(wanted)
 
 

@@ -204,8 +204,8 @@ class LaneProcesses:
         except OSError:
             pass
         raise errors.CharrnnError(
-            "a process that computes some of the lanes was ended from outside; charrnn resume goes "
-            "on from the last checkpoint (set processes to 1 if the machine is short of memory)"
+            "a process that computes some of the lanes was killed; charrnn resume goes on from the "
+            "last checkpoint (set processes to 1 if memory is short)"
         )
 
 

@@ -53,11 +53,11 @@ class TextBatch(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """The part of a text that each lane is scored on; the lane reads more than that."""
+    """The part of a text that each lane is scored on. A lane may read more than that."""
 
     begin: Positions  # (N,), the position of the first input with a scored target
     end: Positions  # (N,), one more than the position of the last
-    first: int  # position of the first input of the text: from here on the state is real
+    first: int  # the position of the first input of the text that is scored
 
 
 class TextWindows:
@@ -114,7 +114,7 @@ class TextWindows:
         self.seed = seed
         self.device = torch.device(device)
         self._document_starts = corpus.document_starts if reset_state_at_documents else None
-        # A GPU gets the whole text once, unless the text is too long for the memory of the machine.
+        # A GPU gets the whole text once, unless the text is so long that it stays in a file.
         self._ids_on_gpu: Tensor | None = None
         if self.device.type == "cuda" and isinstance(corpus.ids, np.ndarray):
             self._ids_on_gpu = _signed(corpus.ids).to(self.device)
@@ -200,11 +200,11 @@ class TextWindows:
     def in_lanes(self, span: Span, lanes: int, warmup: int, most: int) -> Iterator[TextBatch]:
         """Yield the batches of a cheap estimate of the score, in lanes spread evenly over `span`.
 
-        Each lane reads the `warmup` characters before its part first, to have a state that is about
-        that of the unbroken pass, and is scored on at most `most` characters. With 3 lanes and a
+        Each lane first reads the `warmup` characters before its part, so that its state is close to
+        that of the unbroken pass. It is scored on at most `most` characters. With 3 lanes and a
         warm-up of 2::
 
-            lane 0   . . | A B C D     . stands before the span: the state is zeroed at A
+            lane 0   . . | A B C D     . is outside the span, so the state is zeroed before A
             lane 1   C D | E F G H
             lane 2   G H | I J K L
                warm-up     scored
@@ -228,9 +228,11 @@ class TextWindows:
     def _windows_from_zero(self, first: int, pairs: int, unconditional: int) -> Iterator[TextBatch]:
         """Yield windows that each start from the zero state, many of them side by side::
 
-        row 0   A B C D      the last window may be shorter: what it reads beyond
-        row 1   E F G H      the text is not scored
-        row 2   I J . .
+            row 0   A B C D
+            row 1   E F G H
+            row 2   I J . .
+
+        The last window may be longer than the rest of the text; what it reads there is not scored.
         """
         most = min(1 << 16, MOST_LOGITS // self.corpus.vocabulary.size)
         rows = max(1, most // self.window)
@@ -318,8 +320,8 @@ class TextWindows:
                                       targets     E F G H
 
         `scored` says which targets count; without it, all of them do. A lane may begin before the
-        first position of the scored text: it reads something there, and its state is zeroed at that
-        position.
+        first position of the scored text. It then reads arbitrary symbols up to there, and its
+        state is zeroed at that position.
         """
         positions = at[:, None] + np.arange(length)
         inputs, targets = self._read(at, length, scored.first if scored else 0)

@@ -50,6 +50,8 @@ def test_eval_compares_with_the_baseline(run: Run, trained: str) -> None:
     record = json.loads(run("eval", trained, "--compare", "--json").out)
     alone = json.loads(run("eval", trained, "--json").out)
     beside = record.pop("baseline")
+    gain = beside["nats_per_character"] - record["nats_per_character"]
+    assert record.pop("better") == ("network" if gain > 0 else "baseline")
     assert record == alone
     expected = json.loads(run("baseline", "book.txt", "--json").out)
     same = {
@@ -59,6 +61,8 @@ def test_eval_compares_with_the_baseline(run: Run, trained: str) -> None:
     assert {key: beside[key] for key in same} == {key: expected[key] for key in same}
     shown = run("eval", trained, "--compare").out
     assert f"kneser-ney order 7  {beside['nats_per_character']:.4f}" in shown.splitlines()
+    winner = "the network" if gain > 0 else "kneser-ney"
+    assert f"better              {winner}, by {abs(gain):.4f} nats per character" in shown
     train = json.loads(run("eval", trained, "--compare", "--split", "train", "--json").out)
     assert train["baseline"]["characters"] == train["characters"]
     for option in ("book.txt", "--per-character"):
@@ -118,7 +122,7 @@ def test_learning_that_diverges_exits_6(
     ):
         result = run(*command)
         assert result.code == 6, result.err
-        assert "use a lower --dynamic-rate" in result.err
+        assert "use a lower learning rate of dynamic evaluation (--dynamic-rate)" in result.err
         assert "Traceback" not in result.err
     assert not Path("book.txt.charrnn").exists()
 

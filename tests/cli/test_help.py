@@ -35,6 +35,7 @@ def test_every_command_has_help_by_each_way(run: Run, words: tuple[str, ...]) ->
     assert result.out.startswith(f"Usage: charrnn {' '.join(words)} ")
     assert "Examples:" in result.out or words[0] == "config"
     assert max(map(len, result.out.splitlines())) <= 80
+    assert ("charrnn help TOPIC" in result.out) is (len(words) == 1)
     assert run(*words, "-h") == result
     assert run("help", *words).out.endswith(result.out)
 

@@ -122,7 +122,7 @@ def test_standard_input_is_kept_for_resume(run: Run, cache: Path) -> None:
 def test_a_signal_saves_and_resume_goes_on(
     run: Run, train_once: Trainer, number: int, code: int
 ) -> None:
-    options = ["--steps", "400", "--set", "evaluation.every=50"]
+    options = ["--steps", "200", "--set", "evaluation.every=20"]
     arguments = [*TINY, *options]
     child = process(
         "train",
@@ -135,7 +135,7 @@ def test_a_signal_saves_and_resume_goes_on(
     )
     assert child.stderr is not None
     said = b""
-    while b"step 50/" not in said:
+    while b"step 20/" not in said:
         line = child.stderr.readline()
         assert line, said
         said += line
@@ -147,7 +147,7 @@ def test_a_signal_saves_and_resume_goes_on(
     assert resumed.code == 0, resumed.err
     straight = train_once(*options)  # The same text from another folder, without a stop.
     files = [
-        folder / "checkpoints" / "step-00000400.safetensors"
+        folder / "checkpoints" / "step-00000200.safetensors"
         for folder in (straight, Path("runs", "stopped"))
     ]
     a, b = (load_checkpoint(file).tensors for file in files)

@@ -29,8 +29,9 @@ def session(folder: Path, processes: int, **changes: Any) -> Session:
     return start(folder / f"run-{processes}", tiny_config(processes=processes, **changes), corpus)
 
 
-@pytest.mark.parametrize("cell", ["vanilla", "lstm", "gru"])
-@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("cell", "processes"), [("lstm", 2), ("lstm", 3), ("lstm", 4), ("vanilla", 3), ("gru", 2)]
+)
 def test_several_processes_train_as_one_does(tmp_path: Path, cell: str, processes: int) -> None:
     weights, metrics = [], []
     for count in (1, processes):
@@ -143,7 +144,7 @@ def test_a_worker_that_was_killed_is_one_sentence(tmp_path: Path) -> None:
     for _ in range(3):
         next(steps)
     os.kill(workers(one)[0], signal.SIGKILL)
-    with pytest.raises(CharrnnError, match="was ended from outside; charrnn resume goes on"):
+    with pytest.raises(CharrnnError, match="was killed; charrnn resume goes on"):
         for _ in steps:
             pass
     assert one.trainer.lane_processes is None

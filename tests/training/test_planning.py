@@ -340,7 +340,9 @@ def test_reduced_precision_where_it_exists_and_pays(
     if supported:
         assert choose_precision("bfloat16", CPU, cell, work) == "bfloat16"
     else:
-        with pytest.raises(ConfigError, match="bfloat16 is not available on cpu; use float32"):
+        with pytest.raises(
+            ConfigError, match="bfloat16 is not available on cpu; set precision to float32"
+        ):
             choose_precision("bfloat16", CPU, cell, work)
 
 
