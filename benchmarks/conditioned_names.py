@@ -1,12 +1,13 @@
-"""Does a generator write what its label says? `python benchmarks/conditioned_names.py GENERATOR
-CLASSIFIER NAMES [--count 2000] [--seed 1]`.
+"""Measure whether a generator writes names of the class it was asked for.
 
-GENERATOR and CLASSIFIER are runs of `charrnn train NAMES --task generation` and `classification` on
-the same split, which is checked; repeated pairs of name and class are read once. Labels are drawn
-at training frequency and a text is written of each; those that stand in the training split under
-any label are left out, and the classifier says of the rest which class they are of. Prints one JSON
-object: the share that got the intended label, the share that the same names would get were they
-dealt to the labels at random, and the classifier's accuracy on the real names of validation.
+`python benchmarks/conditioned_names.py GENERATOR CLASSIFIER NAMES [--count 2000] [--seed 1]`
+
+GENERATOR and CLASSIFIER are runs of `charrnn train NAMES --task generation` and
+`--task classification` on the same split, which is checked. Labels are drawn as often as they occur
+in training, and the generator writes a name for each. Names that occur in the training split, under
+any label, are left out; the classifier labels the others. Prints one JSON object: the share of
+names with the intended label, the share expected if the same names were assigned to labels at
+random, and the accuracy of the classifier on the real names of validation.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ LONGEST = 200  # symbols of a text
 
 
 def main() -> None:
+    """Read the arguments, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("generator")
     parser.add_argument("classifier")
@@ -40,9 +42,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=1.0)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        print(json.dumps(measure(**vars(given)), indent=1, ensure_ascii=False))
+        print(json.dumps(measure(**vars(arguments)), indent=1, ensure_ascii=False))
     except CharrnnError as error:
         sys.exit(str(error))
 
@@ -50,7 +52,7 @@ def main() -> None:
 def measure(
     generator: str, classifier: str, names: str, count: int, seed: int, temperature: float
 ) -> dict[str, Any]:
-    """What is printed. Raises DataError where the two were not trained on the same split."""
+    """The object to print. Raises DataError where the runs were not trained on the same split."""
     checkpoints = [find_checkpoint(run, tell) for run in (generator, classifier)]
     configs, splits = split_of_both(checkpoints, names)
     writer = writer_of(checkpoints[0]).from_checkpoint(checkpoints[0])
@@ -77,7 +79,7 @@ def measure(
     said = classes([text for _, text in novel])
     wanted = Counter(label for label, _ in novel)
     right = Counter(label for (label, _), other in zip(novel, said, strict=True) if label == other)
-    of = len(novel)
+    total = len(novel)
     real = splits["validation"]
     real_right = sum(
         example.label == other
@@ -85,11 +87,13 @@ def measure(
     )
     return {
         "written": count,
-        "novel": of,
+        "novel": total,
         "novel_and_different": len({text for _, text in novel}),
         "of_them_in_validation": sum(text in {e.text for e in real} for _, text in novel),
-        "intended_label": round(right.total() / of, 4),
-        "by_chance": round(sum(wanted[name] * n for name, n in Counter(said).items()) / of**2, 4),
+        "intended_label": round(right.total() / total, 4),
+        "by_chance": round(
+            sum(wanted[name] * n for name, n in Counter(said).items()) / total**2, 4
+        ),
         "classifier_on_real_unseen_names": round(real_right / len(real), 4),
         "real_unseen_names": len(real),
         "by_label": {name: f"{right[name]}/{n}" for name, n in wanted.most_common()},
@@ -99,7 +103,7 @@ def measure(
 def split_of_both(
     checkpoints: list[Checkpoint], names: str
 ) -> tuple[list[Config], dict[str, list[Any]]]:
-    """The configurations of both runs, and the one split of the names that both learned from."""
+    """The configurations of both runs, and the split of the names that both were trained on."""
     configs = [config_from_data(c.metadata["config"], str(c.path)) for c in checkpoints]
     about = [
         (c.metadata["corpus"]["sha256"], c.metadata["corpus"]["splits"], config.data.split_by)
@@ -108,20 +112,21 @@ def split_of_both(
     if about[0] != about[1] or configs[0].data.split != configs[1].data.split:
         raise DataError("the two runs were not trained on the same split of the same names")
     data = configs[0].data
-    found = load_examples(
+    examples = load_examples(
         lambda s: read_labelled(s, data.form, encoding=data.encoding, errors=data.errors),
         find_sources([names]),
         fractions=data.split,
         by=data.split_by,
     )
-    sizes = {name: len(part) for name, part in found.splits.items()}
-    if (found.sha256, sizes) != about[0][:2]:
+    sizes = {name: len(part) for name, part in examples.splits.items()}
+    if (examples.sha256, sizes) != about[0][:2]:
         raise DataError(f"{names} is not what the two runs were trained on")
-    tell(f"both runs: {sizes}, SHA-256 {found.sha256[:12]}, split by {data.split_by}")
-    return configs, found.splits
+    tell(f"both runs: {sizes}, SHA-256 {examples.sha256[:12]}, split by {data.split_by}")
+    return configs, examples.splits
 
 
 def tell(text: str) -> None:
+    """Print a line for people."""
     print(text, file=sys.stderr)
 
 

@@ -1,7 +1,7 @@
-"""Pairs to copy or to reverse: `python benchmarks/copying.py copy|reverse --count N --seed S`.
+"""Write pairs of strings: `python benchmarks/copying.py copy|reverse --count N --seed S`.
 
 Each line is a random string of 5 to 30 letters, a tab, and the same string or the string backwards.
-For `charrnn train --task translation`; configs/copying.yaml has the commands.
+They are for `charrnn train --task translation`; the commands are in configs/copying.yaml.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def main() -> None:
     parser.add_argument("what", choices=["copy", "reverse"])
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    draw = random.Random(given.seed)  # noqa: S311
-    for _ in range(given.count):
+    arguments = parser.parse_args()
+    draw = random.Random(arguments.seed)  # noqa: S311
+    for _ in range(arguments.count):
         text = "".join(draw.choices(string.ascii_lowercase, k=draw.randint(5, 30)))
-        sys.stdout.write(f"{text}\t{text if given.what == 'copy' else text[::-1]}\n")
+        sys.stdout.write(f"{text}\t{text if arguments.what == 'copy' else text[::-1]}\n")
 
 
 if __name__ == "__main__":

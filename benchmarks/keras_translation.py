@@ -1,17 +1,17 @@
-"""A character-level translator by Keras, to be measured against: the recipe of its own example.
+"""Train the character-level translator of Keras's own example, to compare ours with it.
 
 `KERAS_BACKEND=jax python benchmarks/keras_translation.py PAIRS [--epochs 100] [--pairs 10000]`
 
-The recipe (keras.io, "Character-level recurrent sequence-to-sequence model"): one-hot characters,
-an LSTM of 256 whose final states begin another one, a softmax over its outputs, RMSprop at its
-defaults, batches of 64, the last fifth for validation. A target is begun by a tab and ended by a
-newline; sources and targets are filled up with spaces to the longest of all, and the space after
-the end is a target like any other.
+The recipe (keras.io, "Character-level recurrent sequence-to-sequence model"): one-hot characters;
+an LSTM of 256 units reads the source, and its final states are the first ones of a second LSTM,
+with a softmax over its outputs; RMSprop with its default settings, batches of 64, the last fifth
+for validation. A target starts with a tab and ends with a newline. Sources and targets are padded
+with spaces to the longest, and padding counts as a target like any other character.
 
-Two losses of validation are printed an epoch. `padded` is Keras's own: the mean over all positions,
-padding included. `masked` is nats per real character, ends counted: what charrnn reports. Where
-padding costs nothing, as in a model that is never asked for it, padded is masked times the share of
-positions that are real, which the first line says.
+Two validation losses are printed for each epoch. `padded` is Keras's own: the mean over all
+positions, padding included. `masked` is nats per real character, the end of each target included,
+as charrnn reports. A model that predicts padding perfectly has padded = masked x the share of real
+positions, which the first line gives.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def read(path: Path, count: int) -> tuple[list[str], list[str]]:
 
 
 def one_hot(texts: list[str]) -> tuple[Array, list[str]]:
-    """Texts (N, T, V), filled up to the longest, and the characters there are."""
+    """One-hot texts (N, T, V), padded to the longest, and the characters in them."""
     characters = sorted({FILL}.union(*texts))
     place = {character: i for i, character in enumerate(characters)}
     longest = max(map(len, texts))
@@ -46,7 +46,7 @@ def one_hot(texts: list[str]) -> tuple[Array, list[str]]:
 
 
 def network(source_size: int, target_size: int) -> Any:
-    """Encoder and decoder; a softmax over what follows each character of a target."""
+    """Encoder and decoder, with a softmax over the next character of a target."""
     import keras
     from keras import layers
 
@@ -61,20 +61,20 @@ def network(source_size: int, target_size: int) -> Any:
 
 
 def main() -> None:
-    """Train, and print a line an epoch."""
+    """Train, and print a line for each epoch."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--pairs", dest="count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     import keras
 
-    keras.utils.set_random_seed(given.seed)
-    source_texts, target_texts = read(given.pairs, given.count)
+    keras.utils.set_random_seed(arguments.seed)
+    source_texts, target_texts = read(arguments.pairs, arguments.count)
     sources, source_characters = one_hot(source_texts)
     inputs, target_characters = one_hot(target_texts)
-    # What follows: the target without its start, and one space more.
+    # The next characters: the target without its start, and one more space.
     labels = np.roll(inputs, -1, axis=1)
     labels[:, -1] = np.eye(len(target_characters))[target_characters.index(FILL)]
     first = int(len(sources) * (1 - VALIDATION))
@@ -89,7 +89,7 @@ def main() -> None:
     best = {"padded": (np.inf, 0), "masked": (np.inf, 0)}
     held_out = [sources[first:], inputs[first:]]
     wanted = labels[first:].argmax(-1)[:, :, None]
-    for epoch in range(1, given.epochs + 1):
+    for epoch in range(1, arguments.epochs + 1):
         began = time.perf_counter()
         done = model.fit(
             [sources[:first], inputs[:first]],
@@ -106,7 +106,7 @@ def main() -> None:
             "padded": done.history["val_loss"][0],
             "masked": float(nats[real].mean(dtype=np.float64)),
         }
-        # Keras's figure, and the same from the probabilities, are one.
+        # Keras's own loss agrees with the one computed from the probabilities.
         assert abs(losses["padded"] - nats.mean(dtype=np.float64)) < 1e-3 * losses["padded"]
         for name, loss in losses.items():
             best[name] = min(best[name], (loss, epoch))

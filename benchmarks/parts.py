@@ -1,7 +1,8 @@
-"""Where a training step's time goes: `python benchmarks/parts.py [--cell lstm] [--width 256]`.
+"""Measure the parts of a training step: `python benchmarks/parts.py [--cell lstm] [--width 256]`.
 
-Prints the median milliseconds of each part of a step on the CPU, over many steps, and its share of
-the whole: of one process, on one thread, with its share of the lanes, in the planned precision.
+Prints the median time of each part on the CPU and its share of the whole step, for one of the
+processes that a run would use: with its share of the lanes, on one thread if there are several
+processes, in the precision that a run would choose.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Perplexity after rare words and after the others: `python benchmarks/rare_words.py RUN RUN TEXT`.
+"""Compare the perplexity after rare words with that after frequent ones.
 
-Each RUN is a model of words that was trained on the first part of TEXT; its validation is scored in
-one unbroken pass. A word is scored under how often the word before it, which is the input, occurs
-in training. A word that training lacks is `<unk>` to any model that reads ids.
+`python benchmarks/rare_words.py RUN RUN TEXT`
+
+Each RUN is a model of words that was trained on the first part of TEXT. Its validation split is
+scored in one unbroken pass. The scores are grouped by how often the input word, the one before the
+word that is predicted, occurs in training; a word that does not occur there is read as `<unk>`.
 """
 
 from __future__ import annotations
@@ -19,17 +21,18 @@ RARE = 5
 
 
 def main() -> None:
+    """Score both runs and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs=2, metavar="RUN")
     parser.add_argument("text", metavar="TEXT")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     print(f"{'run':30}{'input word':>26}{'words':>9}{'perplexity':>12}")
-    for run in given.runs:
+    for run in arguments.runs:
         model = charrnn.load(run)
-        texts = {"sources": find_sources([given.text])}
+        texts = {"sources": find_sources([arguments.text])}
         corpus = read_corpus(model.config, texts, model.vocabulary.to_data())
         if corpus.vocabulary.kind != "word" or corpus.sha256 != model.metadata["corpus"]["sha256"]:
-            parser.error(f"{run} is no model of the words of {given.text}")
+            parser.error(f"{run} is no model of the words of {arguments.text}")
         train, validation = corpus.splits["train"], corpus.splits["validation"]
         nats = np.array([nats for _, nats in model.surprisals_of(corpus, "validation")])
         inputs = corpus.ids[validation.start - 1 : validation.stop - 1]

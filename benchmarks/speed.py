@@ -1,9 +1,9 @@
-"""How fast, against what users write by hand: `python benchmarks/speed.py [--rounds 5]`.
+"""Compare our speed with other libraries: `python benchmarks/speed.py [--rounds 5]`.
 
-Every figure is the median over rounds of fresh processes, interleaved (one process of each
-contestant a round), on two layers, 65 symbols, an embedding of 64; training in lanes x window
-characters a step with Adam and nothing else, sampling with softmax and draw counted on both
-sides. Ratios are to the loop around `torch.nn`. Run it on an idle machine: another process that
+Every figure is the median over several rounds; in a round, each contestant runs once in a fresh
+process. All use two layers, 65 symbols and an embedding of 64. A training step is one step of Adam
+on lanes x window characters. A sampling step includes the softmax and the random draw. Ratios are
+to a loop around `torch.nn` as tutorials write it. Run this on an idle machine: another process that
 uses a core slows torch's threads several times.
 """
 
@@ -29,7 +29,7 @@ SYMBOLS, EMBEDDING, LAYERS, WINDOW = 65, 64, 2, 64
 
 
 def repeat(step: Callable[[], object], seconds: float) -> float:
-    """Calls a second: three to warm up, then the median call of as many as fit."""
+    """Calls per second, from the median of as many as fit after three to warm up."""
     for _ in range(3):
         step()
     times: list[float] = []
@@ -117,14 +117,14 @@ def our_session(cell: str, width: int, lanes: int, steps: int, **more: object) -
 
 
 def train_ours(cell: str, width: int, lanes: int, seconds: float, **more: object) -> float:
-    """A step of our trainer, clipping included."""
+    """Steps of our trainer, with gradient clipping."""
     with our_session(cell, width, lanes, 10**6, **more) as session:
         steps = session.trainer.run(10**9)
         return repeat(lambda: next(steps), seconds) * lanes * WINDOW
 
 
 def train_plain(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """The same by the plain equations, one call of the cell a step."""
+    """The same with the plain equations: one call of the cell for each character."""
     from charrnn.nn.layers import Recurrent
 
     with our_session(cell, width, lanes, 10**6) as session:
@@ -136,7 +136,7 @@ def train_plain(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 
 def train_whole(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """A whole run of ours as `charrnn train` drives it, without evaluations; wall time."""
+    """A whole run of ours as `charrnn train` drives it, by wall time, without evaluations."""
     from charrnn.session.events import Stepped
 
     at: list[float] = []  # when each step was done
@@ -333,7 +333,7 @@ WORKERS = {
 
 
 def fresh(task: str, who: str, cell: str, width: int, lanes: int, seconds: float) -> float:
-    """The figure of one contestant in a fresh process."""
+    """Measure one contestant in a fresh process."""
     result = subprocess.run(
         [
             sys.executable,
@@ -395,17 +395,18 @@ def processor() -> str:
 
 
 def main() -> None:
+    """Measure, and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="each process measures so long")
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long each process measures")
     parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--cells", nargs="+", default=["lstm", "gru", "vanilla"])
     parser.add_argument("--tasks", nargs="+", default=["train", "sample", "start"])
     parser.add_argument("--contestants", nargs="+", help="only these, beside torch.nn")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        task, who, *shape = json.loads(given.worker)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        task, who, *shape = json.loads(arguments.worker)
         print(WORKERS[task][who](*shape))
         return
     versions = []
@@ -424,16 +425,18 @@ def main() -> None:
     print("| task | cell | width | lanes | contestant | characters/s | ratio | of the peak |")
     print("|---|---|---|---|---|---|---|---|")
     for task, lanes in (("train", 64), ("sample", 1), ("sample", 64)):
-        if task not in given.tasks:
+        if task not in arguments.tasks:
             continue
-        for cell in given.cells:
-            for width in given.widths:
-                chosen = ["torch.nn", *(given.contestants or WORKERS[task])]
-                found: dict[str, list[float]] = {who: [] for who in WORKERS[task] if who in chosen}
-                for _ in range(given.rounds):
-                    for who, values in found.items():
-                        values.append(fresh(task, who, cell, width, lanes, given.seconds))
-                medians = {who: statistics.median(values) for who, values in found.items()}
+        for cell in arguments.cells:
+            for width in arguments.widths:
+                chosen = ["torch.nn", *(arguments.contestants or WORKERS[task])]
+                figures: dict[str, list[float]] = {
+                    who: [] for who in WORKERS[task] if who in chosen
+                }
+                for _ in range(arguments.rounds):
+                    for who, values in figures.items():
+                        values.append(fresh(task, who, cell, width, lanes, arguments.seconds))
+                medians = {who: statistics.median(values) for who, values in figures.items()}
                 for who, speed in medians.items():
                     share = speed * operations(cell, width) / (1 if task == "train" else 3) / top
                     print(
@@ -441,9 +444,9 @@ def main() -> None:
                         f"{speed / medians['torch.nn']:.2f} | {share:.0%} |",
                         flush=True,
                     )
-    if "start" in given.tasks:
+    if "start" in arguments.tasks:
         print()
-        for name, seconds in first_character(given.rounds).items():
+        for name, seconds in first_character(arguments.rounds).items():
             print(f"{name}: {seconds:.2f} s")
 
 

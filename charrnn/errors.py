@@ -1,7 +1,6 @@
-"""The errors a user can cause or meet, each with the exit code of the command that ends by it.
+"""The errors that a user can cause or meet, and the exit codes of the commands that they end.
 
-Every message is one sentence that names the thing, the value and the remedy. Exit code 2 (usage)
-is shared with click's own usage errors; 130 and 143 belong to the signals.
+A message says what is wrong, with the value, and then what to do about it.
 """
 
 from __future__ import annotations
@@ -9,49 +8,78 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Iterable, Mapping
+from enum import IntEnum
 from types import MappingProxyType
+
+
+class ExitCode(IntEnum):
+    """How a command ended, for the shell; `charrnn --help` prints this table.
+
+    >>> ExitCode.DATA, ExitCode.DATA.meaning
+    (<ExitCode.DATA: 3>, 'data')
+    """
+
+    meaning: str
+
+    DONE = 0, "done"
+    ERROR = 1, "error"
+    USAGE = 2, "usage or configuration"  # click ends with 2 as well
+    DATA = 3, "data"
+    CHECKPOINT = 4, "checkpoint"
+    LOCKED = 5, "another trainer is at work in the run"
+    DIVERGED = 6, "training diverged"
+    STORAGE = 7, "input or output failed"
+    INTERRUPTED = 130, "interrupted (Ctrl-C)"
+    TERMINATED = 143, "terminated"
+
+    def __new__(cls, number: int, meaning: str) -> ExitCode:
+        """Make a member from its number and its meaning."""
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.meaning = meaning
+        return code
 
 
 class CharrnnError(Exception):
     """Something went wrong that the user can act on."""
 
-    exit_code = 1
+    exit_code = ExitCode.ERROR
 
 
 class ConfigError(CharrnnError):
     """A key, a value or a combination in the configuration that cannot be used."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class DataError(CharrnnError):
     """A text that cannot be found, read, decoded or split."""
 
-    exit_code = 3
+    exit_code = ExitCode.DATA
 
 
 class CheckpointError(CharrnnError):
-    """A checkpoint that is missing, damaged, or not ours."""
+    """A checkpoint that is missing, damaged, or of another program."""
 
-    exit_code = 4
+    exit_code = ExitCode.CHECKPOINT
 
 
 class LockedError(CharrnnError):
     """Another process is training in this run directory."""
 
-    exit_code = 5
+    exit_code = ExitCode.LOCKED
 
 
 class DivergedError(CharrnnError):
     """A loss or a gradient that is no longer a finite number."""
 
-    exit_code = 6
+    exit_code = ExitCode.DIVERGED
 
 
 class StorageError(CharrnnError):
     """A file or folder that cannot be written or read."""
 
-    exit_code = 7
+    exit_code = ExitCode.STORAGE
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -19,9 +19,9 @@ from sphinx.util.docutils import SphinxDirective
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from charrnn.cli.main import _add_commands  # noqa: E402
-from charrnn.config.merge import describe_keys, flatten  # noqa: E402
-from charrnn.config.schema import Config  # noqa: E402
+from charrnn.cli.main import _add_commands, cli  # noqa: E402
+from charrnn.config.merge import flatten  # noqa: E402
+from charrnn.config.schema import Config, fields, key_of, tasks_with  # noqa: E402
 
 _add_commands()  # So that sphinx-click finds them in the group.
 
@@ -33,7 +33,13 @@ try:
 except metadata.PackageNotFoundError:
     release = ""
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx_click"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+]
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "linkify", "colon_fence"]
@@ -44,6 +50,7 @@ highlight_language = "text"
 
 # Docstrings put names in single backticks, as Markdown does.
 default_role = "code"
+smartquotes = False  # Options begin with two hyphens.
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -112,6 +119,28 @@ class Drawing(SphinxDirective):
         return [nodes.raw("", start, format="html"), *caption.children, end]
 
 
+class Commands(SphinxDirective):
+    """Every command, in the order in which `charrnn --help` lists them."""
+
+    def run(self) -> list[nodes.Node]:
+        """What sphinx-click makes of the group."""
+        text = ["```{eval-rst}", ".. click:: charrnn.cli.main:cli", "   :prog: charrnn"]
+        text += ["   :nested: full", f"   :commands: {','.join(cli.commands)}", "```"]
+        return self.parse_text_to_nodes("\n".join(text), allow_section_headings=True)
+
+
+def _examples_as_code(app: Sphinx, ctx: Any, lines: list[str]) -> None:
+    """Set what click keeps as it is (`\\b`: examples, exit codes) as code."""
+    text, lines[:] = [*lines], []
+    for line in text:
+        kept = line.removeprefix("| ")
+        if kept == line or not kept.startswith(" "):
+            lines += [kept] if kept == line else [f"{kept.rstrip(':')}::", ""]
+        else:
+            lines.append(f"   {kept.strip()}")
+    lines.append("")
+
+
 class PublicNames(SphinxDirective):
     """The public names in sections, one a line as `Title: name name`; each must be there once."""
 
@@ -148,10 +177,14 @@ class ConfigurationKeys(SphinxDirective):
         section, usual = self.arguments[0], flatten(Config().model_dump())
         schema = Config.model_json_schema()
         lines = []
-        for key, text in describe_keys():
+        for key, field in fields().items():
             if key.rpartition(".")[0] == ("" if section == "top" else section):
-                lines += [f"`{key}`", f": {_kind(key, schema)}; default `{_shown(usual[key])}`\\"]
-                lines += [f"  {text}", ""]
+                facts = [_kind(key, schema), f"default `{_shown(usual[key])}`"]
+                level, tasks = key_of(field).level, tasks_with(key)
+                facts += [level] if level != "everyday" else []
+                facts += [f"only {', '.join(f'`{task}`' for task in tasks)}"] if tasks else []
+                text = " ".join((field.description or "").split())
+                lines += [f"`{key}`", f": {'; '.join(facts)}\\", f"  {text}", ""]
         node = nodes.container()
         self.state.nested_parse(lines, 0, node)  # type: ignore[arg-type]
         return list(node.children)
@@ -206,6 +239,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Add what is generated from the package."""
     app.add_directive("source", Source)
     app.add_directive("drawing", Drawing)
+    app.add_directive("commands", Commands)
+    for part in ("description", "epilog"):
+        app.connect(f"sphinx-click-process-{part}", _examples_as_code)
     app.add_directive("public-names", PublicNames)
     app.add_directive("configuration-keys", ConfigurationKeys)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -192,7 +192,7 @@ def pages(folder: str) -> list[Path]:
         return [ROOT / folder]
     index = DOCS / folder / "index.md"
     trees = re.findall(r"^```\{toctree\}\n(.*?)^```", index.read_text("utf-8"), re.M | re.S)
-    names = [line for tree in trees for line in tree.splitlines() if re.fullmatch(r"[\w-]+", line)]
+    names = [name for tree in trees for name in re.findall(r"^(?:.*<)?([\w-]+)>?$", tree, re.M)]
     return [index, *(DOCS / folder / f"{name}.md" for name in names)]
 
 

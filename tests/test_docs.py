@@ -14,7 +14,7 @@ import pytest
 
 import charrnn
 from charrnn.cli.main import _add_commands, cli
-from charrnn.config.schema import all_keys
+from charrnn.config.merge import all_keys
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -37,7 +37,7 @@ def test_commands_and_snippets_print_what_the_pages_show(folder: str, tmp_path: 
     assert blocks == sum(
         len(RUN["BLOCK"].findall(p.read_text("utf-8"))) for p in RUN["pages"](folder)
     )
-    assert blocks > 10
+    assert blocks > 3
 
 
 @pytest.mark.parametrize(

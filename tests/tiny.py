@@ -13,7 +13,7 @@ from charrnn.data.sources import find_sources
 from charrnn.runs.directory import Run
 from charrnn.session.events import Event
 from charrnn.session.loop import Session
-from charrnn.session.start import new_session
+from charrnn.session.opening import new_session
 from charrnn.tasks.task import Data
 
 TINY: dict[str, Any] = {
@@ -68,6 +68,7 @@ def start(
     clock: Any = lambda: 0.0,
     on: str = "cpu",
 ) -> Session:
+    """A session in `folder` on data that has been read, planned for the device `on`."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     session = new_session(config, data, torch.device(on), "tiny", "a tiny text", clock)
     session.run = Run(folder)
@@ -81,8 +82,10 @@ def drive(session: Session, until: int | None = None) -> list[Event]:
 
 
 def resumes(begin: Callable[[Path], Session], folder: Path, stops: Iterable[int]) -> None:
-    """A run of `begin` that is stopped after a step and restored ends as the whole one, bit for
-    bit."""
+    """Assert that runs that are stopped and restored end like the whole run, bit for bit.
+
+    `begin` starts a session in a folder; it is stopped after each of the steps `stops`.
+    """
     whole = begin(folder / "whole")
     drive(whole)
     for stop in stops:

@@ -1,4 +1,4 @@
-"""Pictures, for those who have the extra `pictures` (matplotlib)."""
+"""Draw an alignment: where a decoder looked. Needs the extra `pictures` (matplotlib)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from charrnn.errors import ConfigError, StorageError, require_extra
 
-CELL = 0.22  # inches
-MOST = 300  # symbols a side
+CELL = 0.22  # inches of a cell's side
+MOST = 300  # symbols along a side
 
 
 def require_pictures(path: Path) -> None:
-    """Raise ConfigError where matplotlib is missing or cannot write a file of that name."""
+    """Raise ConfigError without matplotlib, or for a name that it cannot write."""
     require_extra("matplotlib", "pictures", "a picture")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -27,15 +27,15 @@ def require_pictures(path: Path) -> None:
 def save_alignment(
     path: Path, weights: NDArray[Any], columns: Sequence[str], rows: Sequence[str]
 ) -> None:
-    """Draw weights (rows, columns) between 0 and 1 with the symbols that they belong to.
+    """Draw weights (rows, columns) between 0 and 1, labelled with their symbols.
 
-    Raises ConfigError for more symbols than can be read in a picture, StorageError where the file
+    Raises ConfigError for more symbols than a picture can show, StorageError for a file that
     cannot be written.
     """
     if max(len(columns), len(rows)) > MOST:
         raise ConfigError(
-            f"a picture of {len(rows):,} by {len(columns):,} symbols cannot be read; give a text "
-            f"that has, as its translation, at most {MOST}"
+            f"a picture of {len(rows):,} by {len(columns):,} symbols cannot be read; give a "
+            f"shorter text (text and translation at most {MOST} symbols each)"
         )
     from matplotlib.figure import Figure
 
@@ -61,5 +61,5 @@ def save_alignment(
 
 
 def _shown(symbol: str) -> str:
-    """A symbol with its spaces made visible."""
+    """Make the spaces of a symbol visible."""
     return symbol.replace(" ", "\u2423") if symbol.isprintable() else ascii(symbol)[1:-1]

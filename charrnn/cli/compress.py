@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charrnn.cli.display import Bar, say, warn
-from charrnn.cli.options import dynamic_rates
+from charrnn.cli.options import dynamic_rates, naming_rate_flag
 
 if TYPE_CHECKING:
     from charrnn.inference.trained_model import TrainedModel
@@ -34,10 +34,11 @@ def compress(
     dynamic_rate: float | None,
     dynamic_decay: float | None,
 ) -> None:
-    """Code FILE with the probabilities of RUN's best model, in about its score's bits.
+    """Compress FILE with the probabilities of RUN's best model, to about its score in bits.
 
-    FILE is any file, or - for standard input; what the vocabulary lacks is escaped. Decompression
-    needs the same model on the same kind of machine. Needs `pip install constriction`.
+    FILE is any file, or - for standard input; characters outside of the vocabulary are escaped.
+    Decompression needs the same model on the same kind of machine. Both need the package:
+    `pip install constriction`.
 
     \b
     Examples:
@@ -56,7 +57,8 @@ def compress(
         rates = Rates.of(dynamic_rate, dynamic_decay)
     target = out or (Path("-") if str(file) == "-" else file.with_name(file.name + SUFFIX))
     _check(target)
-    packed = _with_bar(lambda progress: compression.compress(model, content, rates, progress))
+    with naming_rate_flag() if rates else contextlib.nullcontext():
+        packed = _with_bar(lambda progress: compression.compress(model, content, rates, progress))
     _write(target, packed)
     bits = 8 * len(packed) / max(1, len(content))
     say(f"{len(content):,} bytes in, {len(packed):,} out: {bits:.3f} bits per byte")
@@ -68,7 +70,7 @@ def compress(
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
               help="Where to [FILE without .charrnn; standard output for -].")  # fmt: skip
 def decompress(run: str, file: Path, out: Path | None) -> None:
-    """Bring back what `charrnn compress` made of a text with the same RUN.
+    """Bring back the file that `charrnn compress` compressed with the same RUN.
 
     \b
     Examples:
@@ -80,7 +82,7 @@ def decompress(run: str, file: Path, out: Path | None) -> None:
     compression.require_constriction()
     packed = _read(file)
     with _naming(file):
-        compression.read_header(packed)  # Judged before a model is read.
+        compression.read_header(packed)  # Refuse a wrong file before a model is read.
     if out is None and str(file) != "-" and file.suffix != SUFFIX:
         raise ConfigError(f"{file} does not end in {SUFFIX}; say where to write with --out")
     target = out or (Path("-") if str(file) == "-" else file.with_suffix(""))
@@ -93,6 +95,7 @@ def decompress(run: str, file: Path, out: Path | None) -> None:
 
 
 def _model(run: str) -> TrainedModel:
+    """Load the best model of a run."""
     from charrnn.inference.trained_model import TrainedModel
     from charrnn.nn.fast.memory import keep_freed_memory
     from charrnn.runs.directory import find_checkpoint
@@ -102,6 +105,7 @@ def _model(run: str) -> TrainedModel:
 
 
 def _read(file: Path) -> bytes:
+    """Read a file, or standard input for -. Raises DataError."""
     from charrnn.errors import DataError
 
     if str(file) == "-":
@@ -116,7 +120,7 @@ def _read(file: Path) -> bytes:
 
 @contextlib.contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """What is wrong with a file is said with its name."""
+    """Put the name of a file before the errors about it."""
     from charrnn.errors import CheckpointError, DataError
 
     try:
@@ -126,7 +130,7 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 def _check(target: Path) -> None:
-    """Refuse, before there is any work to lose, what could not be written."""
+    """Raise ConfigError, before any work, for a target that cannot be written."""
     from charrnn.errors import ConfigError
 
     if str(target) == "-":
@@ -135,12 +139,13 @@ def _check(target: Path) -> None:
         raise ConfigError(f"{target} exists already; delete it, or use another --out")
     if not target.parent.is_dir():
         raise ConfigError(
-            f"cannot write {target}: there is no folder {target.parent}; make it, or use another "
-            f"--out"
+            f"cannot write {target}: there is no folder {target.parent}; make the folder, or use "
+            f"another --out"
         )
 
 
 def _write(target: Path, content: bytes) -> None:
+    """Write a file, or standard output for -."""
     from charrnn.runs.checkpoint import write_atomically
 
     if str(target) != "-":
@@ -150,6 +155,7 @@ def _write(target: Path, content: bytes) -> None:
 
 
 def _with_bar(work: Callable[[Any], bytes]) -> bytes:
+    """Work with a progress bar that counts symbols."""
     bar = Bar(shown=True, unit="symbol")
     bar.start(None, 0)
     try:

@@ -1,11 +1,13 @@
-"""What a person sees: plain lines, and a progress bar only on a terminal."""
+"""Print for people: lines, wrapped where there is a terminal, and a progress bar."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,13 +27,54 @@ def is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
-    """A line on standard error, styled only on a terminal and never with NO_COLOR.
+def columns_of(stream: Any) -> int | None:
+    """Return the width of the terminal behind a stream, or None where there is no terminal."""
+    if not is_terminal(stream):
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80  # A new terminal may say 0.
+    except (OSError, ValueError):
+        return 80
 
-    Where nobody can read it, because the disk behind it is full or its reader has left, that is
-    no reason to end what may be hours of work: it goes unsaid.
+
+def wrap_for(stream: Any, text: str) -> str:
+    """Wrap lines between words to the terminal behind `stream`; leave them whole elsewhere.
+
+    The second and later parts of a line stand below its text if it begins with a label, as
+    `model   2 x LSTM`, and four columns from the left if not. A word that is longer than a line, as
+    a path, is left in one piece.
     """
-    text = visible(text)
+    columns = columns_of(stream)
+    if columns is None:
+        return text
+    return "\n".join(_wrap_line(line, max(20, columns - 1)) for line in text.split("\n"))
+
+
+def _wrap_line(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    margin = " " * (len(line) - len(line.lstrip(" ")))
+    label = re.match(r" *(?:\S+ {2,})?", line)
+    indent = len(label[0]) if label else 0
+    return textwrap.fill(
+        line.lstrip(" "),
+        width,
+        initial_indent=margin,
+        subsequent_indent=" " * (indent if 4 <= indent <= width // 2 else 4),
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
+    """Print a line on standard error, styled only on a terminal and never with NO_COLOR.
+
+    If standard error cannot be written, because the disk behind it is full or its reader has gone,
+    the line is dropped: that is no reason to end what may be hours of training.
+    """
+    text = wrap_for(sys.stderr, visible(text))
     if is_terminal(sys.stderr) and not os.environ.get("NO_COLOR"):
         text = click.style(text, bold=bold or None, dim=dim or None) if text else text
     with contextlib.suppress(OSError):
@@ -39,19 +82,23 @@ def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
 
 
 def warn(text: str) -> None:
-    """A warning on standard error, with settings named by the flags of the running command."""
+    """Print a warning on standard error, with settings named by the command's flags."""
     context = click.get_current_context(silent=True)
     text = in_flags(text, context.command) if context else text
     say(f"warning: {one_line(text)}")
 
 
 def show(text: str) -> None:
-    """A line for people on standard output."""
-    click.echo(visible(text))
+    """Print text for people on standard output."""
+    click.echo(wrap_for(sys.stdout, visible(text)))
 
 
 def visible(text: str) -> str:
-    """Text that cannot command a terminal: control characters are escaped, newlines stay."""
+    """Escape control characters, so that text cannot command a terminal; newlines stay.
+
+    >>> visible("red: \\x1b[31m")
+    'red: \\\\x1b[31m'
+    """
     return "".join(
         c if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160) else f"\\x{ord(c):02x}"
         for c in text
@@ -59,22 +106,26 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same for a message, which is one line whatever it quotes."""
+    """Put a message on one line, whatever it quotes, and escape control characters."""
     return visible(text).replace("\n", " ")
 
 
 def duration(seconds: float) -> str:
-    """`47s`, `3m05s`, `2h10m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    """Format a duration by its two largest units.
+
+    >>> duration(47), duration(185), duration(7800)
+    ('47s', '3m05s', '2h10m')
+    """
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded}s"
+    if rounded < 3600:
+        return f"{rounded // 60}m{rounded % 60:02d}s"
+    return f"{rounded // 3600}h{rounded % 3600 // 60:02d}m"
 
 
 def describe_model(config: Config) -> str:
-    """`2 x LSTM 256, embedding 64, dropout 0.25`, and what else is not as it is by default."""
+    """Describe a model: `2 x LSTM 256, embedding 64, dropout 0.25`, and options that are on."""
     from charrnn.config.schema import unused_keys
 
     model, ignored = config.model, unused_keys(config.task)
@@ -120,18 +171,18 @@ def _has_cell_state(cell: str) -> bool:
 
 
 def describe_path(config: Config) -> str:
-    """How the layers are computed in training: `fused lstm, bfloat16`."""
+    """Say how the layers are computed in training: `fused lstm, bfloat16`."""
     path = "fused" if config.model.fused else "plain"
     return f"{path} {config.model.cell}, {config.precision}"
 
 
 def measured(value: float) -> str:
-    """A metric: a count whole, and what else it is with four digits."""
+    """Format a metric: a count in full, any other number with four digits."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def show_evaluation(result: Evaluation) -> None:
-    """A score on standard output, a line a number."""
+    """Print a score on standard output, one number on each line."""
     unit = result.unit
     click.echo(f"{f'nats per {unit}':20}{result.nats:.4f}")
     click.echo(f"{f'bits per {unit}':20}{result.bits:.4f}")
@@ -149,7 +200,7 @@ def show_evaluation(result: Evaluation) -> None:
 
 
 class Bar:
-    """A progress bar where there is a terminal, nothing elsewhere."""
+    """A progress bar on a terminal; nothing where there is none."""
 
     def __init__(self, shown: bool, unit: str = "step") -> None:
         self._shown = shown and is_terminal(sys.stderr)
@@ -157,7 +208,7 @@ class Bar:
         self._bar: tqdm[Any] | None = None
 
     def start(self, total: int | None, done: int) -> None:
-        """Begin, or begin again with a new total."""
+        """Begin at step `done`, or begin again with a new total."""
         self.close()
         if self._shown:
             from tqdm import tqdm
@@ -168,12 +219,12 @@ class Bar:
             )  # fmt: skip
 
     def advance(self) -> None:
-        """One step more."""
+        """Count one step more."""
         if self._bar is not None:
             self._bar.update()
 
     def say(self, text: str = "", **style: bool) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         if self._bar is not None:
             self._bar.clear()
         say(text, **style)

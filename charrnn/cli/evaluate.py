@@ -1,24 +1,104 @@
-"""`charrnn eval`."""
+"""`charrnn eval`: parse, score, print. The scoring itself is `evaluation.score_network`."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from charrnn.cli.display import say, show_evaluation, visible, warn
-from charrnn.cli.options import dynamic_rates
+from charrnn.cli.options import dynamic_rates, naming_rate_flag
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from charrnn.data.corpus import Corpus
+    from charrnn.evaluation.choose_reading import WantedReading
     from charrnn.evaluation.score import Evaluation
+    from charrnn.inference.trained_model import TrainedModel
     from charrnn.runs.checkpoint import Checkpoint
 
-SHOWN = 200  # characters of a span that stands verbatim in the training text
+SHOWN = 200  # characters of a copied span
+ORDER = 7  # of the n-grams of --compare
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `charrnn eval`; the fields are named like the flags."""
+
+    text: tuple[str, ...]
+    split: str | None
+    data: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    step: int | None
+    last: bool
+    unknown: Any  # "error" or "skip"
+    encoding: str
+    errors: str
+    per_character: bool
+    dynamic: bool
+    dynamic_rate: float | None
+    dynamic_decay: float | None
+    mix: str | None
+    temperature: str
+    novelty: Path | None
+    compare: bool
+    device: str
+    as_json: bool
+
+    @property
+    def moved(self) -> dict[str, tuple[str, ...]]:
+        """The texts of the run that are given again, because they have moved."""
+        return {"sources": self.data, "validation": self.validation, "test": self.test}
+
+    @property
+    def own_split(self) -> str:
+        """The split of the run's own text to score."""
+        return self.split or "validation"
+
+    def reading(self) -> WantedReading:
+        """How the text is to be read. Raises ConfigError for an impossible temperature."""
+        from charrnn.evaluation.choose_reading import WantedReading
+
+        rates = self.dynamic_rate, self.dynamic_decay
+        dynamic = self.dynamic or rates != (None, None)
+        return WantedReading(dynamic, *rates, self._temperature(), self.mix is not None)
+
+    def check(self) -> None:
+        """Raise ConfigError for flags that contradict each other."""
+        from charrnn.errors import ConfigError
+
+        if self.text and self.split:
+            raise ConfigError("--split is about the run's own text; leave TEXT out")
+        if self.compare and (self.text or self.per_character):
+            raise ConfigError("--compare scores a split; leave TEXT and --per-character out")
+        self._temperature()
+        rates = (self.dynamic_rate, self.dynamic_decay) != (None, None)
+        scores = (self.text, self.split, self.per_character, self.mix, self.compare, self.dynamic)
+        if self.novelty is not None and (any(scores) or rates):
+            raise ConfigError("--novelty is about SAMPLE alone; leave out TEXT and what is scored")
+
+    def _temperature(self) -> float | None:
+        """The temperature, or None for one to be chosen."""
+        from charrnn.errors import ConfigError
+
+        if self.temperature == "auto":
+            return None
+        try:
+            value = float(self.temperature)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise ConfigError(
+                f"--temperature {self.temperature!r} is neither auto nor a number above 0; give "
+                f"one of them (1 changes nothing)"
+            )
+        return value
 
 
 @click.command("eval")
@@ -49,29 +129,7 @@ SHOWN = 200  # characters of a span that stands verbatim in the training text
               help="Beside it a Kneser-Ney 7-gram model of the training split.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def evaluate(
-    run: str,
-    text: tuple[str, ...],
-    split: str | None,
-    data: tuple[str, ...],
-    validation: tuple[str, ...],
-    test: tuple[str, ...],
-    step: int | None,
-    last: bool,
-    unknown: str,
-    encoding: str,
-    errors: str,
-    per_character: bool,
-    dynamic: bool,
-    dynamic_rate: float | None,
-    dynamic_decay: float | None,
-    mix: str | None,
-    temperature: str,
-    novelty: Path | None,
-    compare: bool,
-    device: str,
-    as_json: bool,
-) -> None:
+def evaluate(run: str, **flags: Any) -> None:
     """Score RUN's best checkpoint on its own validation split, or on any TEXT.
 
     The score is one unbroken pass from the zero state with every character scored once, in nats
@@ -85,196 +143,159 @@ def evaluate(
       charrnn eval book-1 --dynamic --mix ngram
       charrnn eval book-1 --split test --compare
       charrnn eval book-1 other.txt --json
-      charrnn sample book-1 -n 5000 > sample.txt; charrnn eval book-1 --novelty sample.txt
+      charrnn sample book-1 -n 5000 > sample.txt
+      charrnn eval book-1 --novelty sample.txt
       echo "To be, or not to be" | charrnn eval book-1 - --per-character
     """
-    from charrnn.baselines.ngram import NgramModel
-    from charrnn.data.corpus import read_text
-    from charrnn.data.sources import find_sources
-    from charrnn.data.vocabulary import name_characters
-    from charrnn.errors import ConfigError
-    from charrnn.evaluation.score import score_unbroken
     from charrnn.runs.directory import find_checkpoint
 
-    if text and split:
-        raise ConfigError("--split is about the run's own text; leave TEXT out")
-    if compare and (text or per_character):
-        raise ConfigError("--compare scores a split; leave TEXT and --per-character out")
-    dynamic = dynamic or dynamic_rate is not None or dynamic_decay is not None
-    heat = _temperature(temperature)
-    if novelty is not None and (text or split or per_character or dynamic or mix or compare):
-        raise ConfigError("--novelty is about SAMPLE alone; leave out TEXT and what is scored")
-    moved = {"sources": data, "validation": validation, "test": test}
-    checkpoint = find_checkpoint(run, warn, step, last)  # Judged before torch is imported.
-    if novelty is not None:
-        _novelty(checkpoint, novelty, moved, as_json)
-        return
-    if not (text or dynamic or mix or per_character or compare) and heat == 1:
-        _score(checkpoint, moved, split or "validation", device, as_json)
-        return
-    from charrnn.evaluation.dynamic import Rates
-    from charrnn.evaluation.score_network import NGRAM_ORDER, Reading, choose_reading
-    from charrnn.inference.trained_model import TrainedModel
-    from charrnn.tasks.data import data_of_checkpoint
+    options = Options(**flags)
+    options.check()
+    # The checkpoint is judged before torch is imported.
+    checkpoint = find_checkpoint(run, warn, options.step, options.last)
+    if options.novelty is not None:
+        _print_novelty(checkpoint, options.novelty, options)
+    elif _is_plain(options):
+        _print_task_score(checkpoint, options)
+    else:
+        reading = options.reading()
+        with naming_rate_flag() if reading.dynamic else nullcontext():
+            _print_reading(checkpoint, options, reading)
+
+
+def _is_plain(options: Options) -> bool:
+    """Whether a split is scored as it is, by the protocol of the run's own task."""
+    changed = options.text or options.dynamic or options.mix or options.per_character
+    rates = options.dynamic_rate is not None or options.dynamic_decay is not None
+    heated = options.temperature == "auto" or float(options.temperature) != 1
+    return not (changed or rates or heated or options.compare)
+
+
+def _print_task_score(checkpoint: Checkpoint, options: Options) -> None:
+    """Score a split by the protocol of the run's own task."""
+    from charrnn.tasks.task import score_checkpoint
     from charrnn.training.hardware import choose_device
 
-    model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(device)))
-    chosen = {
-        "choose_learning": dynamic and dynamic_rate is None,
-        "choose_decay": dynamic and dynamic_decay is None,
-        "choose_temperature": heat is None,
-    }
-    needs_own = any(chosen.values()) or mix or not text
-    if text and any(moved.values()) and not needs_own:
+    device = str(choose_device(options.device))
+    result = score_checkpoint(checkpoint, options.own_split, options.moved, warn, device)
+    _print_score(checkpoint, result, options.as_json)
+
+
+def _print_reading(checkpoint: Checkpoint, options: Options, wanted: WantedReading) -> None:
+    """Score a text or a split with a language model, read in the wanted way."""
+    from charrnn.errors import ConfigError
+    from charrnn.inference.trained_model import TrainedModel
+    from charrnn.tasks.data import data_of_checkpoint, read_for
+    from charrnn.training.hardware import choose_device
+
+    model = TrainedModel.from_checkpoint(checkpoint, str(choose_device(options.device)))
+    corpus: Any = None
+    if wanted.needs_corpus or not options.text:
+        corpus = data_of_checkpoint(model.config, checkpoint, options.moved, warn)[1]
+    elif any(options.moved.values()):
         raise ConfigError("--data is about the run's own text; leave TEXT out")
-    corpus = data_of_checkpoint(model.config, checkpoint, moved, warn)[1] if needs_own else None
-
-    def ngrams(order: int = 7) -> NgramModel:
-        assert corpus is not None
-        train = corpus.splits["train"]
-        return NgramModel(corpus.ids[train.start : train.stop], corpus.vocabulary.size, order)
-
-    rates = Rates.of(dynamic_rate, dynamic_decay) if dynamic else None
-    reading = Reading(heat or 1.0, rates, ngrams(NGRAM_ORDER) if mix else None)
-    if any(chosen.values()) and corpus is not None:
+    if wanted.is_open:
         say("choosing on the first half of validation")
-        reading = choose_reading(
-            model.model, model.config, corpus, "validation", reading, model.moments,
-            **chosen,
-        )  # fmt: skip
-    policy: Any = unknown
+    reading = wanted.settled(model.model, model.config, corpus, model.moments)
     content = ""
-    if text:
-        sources = find_sources(text)
-        try:
-            if model.vocabulary.kind == "byte":
-                encoding, errors = "utf-8", "surrogateescape"
-            content = read_text(sources, encoding, errors)
-        finally:
-            sources.discard()
-        missing = model.vocabulary.unknown_characters(content)
-        if missing and unknown == "skip":
-            warn(f"neither fed nor scored: {name_characters(missing)}")
-    wanted = split or "validation"
-    if per_character:
-        scores = (
-            model.surprisals(content, policy, reading)
-            if text or corpus is None
-            else model.surprisals_of(corpus, wanted, reading)
-        )
-        unit = "word" if model.vocabulary.kind == "word" else "character"
-        for symbol, nats in scores:
-            click.echo(json.dumps({unit: symbol, "nats": nats}))
-        return
-    compared: dict[str, Any] = {}
-    if text or corpus is None:
-        result = model.evaluate(content, policy, reading)
+    if options.text:
+        content = read_for(model.vocabulary, options.text, options.encoding, options.errors)
+        _warn_of_unknown(model, content, options)
+    if options.per_character:
+        if options.text:
+            _print_surprisals(model, model.surprisals(content, options.unknown, reading))
+        else:
+            _print_surprisals(model, model.surprisals_of(corpus, options.own_split, reading))
+    elif options.text:
+        result = model.evaluate(content, options.unknown, reading)
+        _print_score(checkpoint, result, options.as_json)
     else:
-        result = model.evaluate_split(corpus, wanted, reading=reading)
-        if compare:
-            ngram = ngrams()
-            baseline = score_unbroken(ngram, corpus, wanted, result.text)
-            about = {"model": ngram.smoothing, "order": ngram.order}
-            compared = {"baseline": {**about, **baseline.record()}}
-    _show(result, as_json, compared)
-    if compare and not as_json:
-        click.echo(f"{ngram.smoothing} order {ngram.order}  {baseline.nats:.4f}")
-        say(f"{ngram.smoothing}: an n-gram model of the training split, in nats per {result.unit}")
+        result = model.evaluate_split(corpus, options.own_split, reading)
+        if options.compare:
+            _print_comparison(checkpoint, result, corpus, options.as_json)
+        else:
+            _print_score(checkpoint, result, options.as_json)
 
 
-def _show(result: Evaluation, as_json: bool, more: Mapping[str, Any] = {}) -> None:
-    """A score, with `more` in JSON."""
+def _warn_of_unknown(model: TrainedModel, text: str, options: Options) -> None:
+    """Name the characters that --unknown skip leaves out."""
+    from charrnn.data.vocabulary import name_characters
+
+    missing = model.vocabulary.unknown_characters(text)
+    if missing and options.unknown == "skip":
+        warn(f"neither read nor scored: {name_characters(missing)}")
+
+
+def _print_surprisals(model: TrainedModel, scores: Iterable[tuple[str, float]]) -> None:
+    """Print each symbol with its surprisal as JSON lines."""
+    from charrnn.data.vocabulary import unit_of
+    from charrnn.evaluation.score import key_unit
+
+    key = key_unit(unit_of(model.vocabulary))
+    for symbol, nats in scores:
+        click.echo(json.dumps({key: symbol, "nats": nats}))
+
+
+def _print_comparison(
+    checkpoint: Checkpoint, result: Evaluation, corpus: Corpus, as_json: bool
+) -> None:
+    """Print a score, beside it that of n-grams of the training split, and which is better."""
+    from charrnn.evaluation.choose_reading import training_ngrams
+    from charrnn.evaluation.score import score_unbroken
+
+    ngrams = training_ngrams(corpus, ORDER)
+    baseline = score_unbroken(ngrams, corpus, result.split, result.text)
+    name, gain = ngrams.smoothing, baseline.nats - result.nats
+    better = "network" if gain > 0 else "baseline" if gain < 0 else "neither"
+    record = {"model": name, "order": ngrams.order, **baseline.record()}
+    _print_score(checkpoint, result, as_json, {"baseline": record, "better": better})
     if as_json:
-        click.echo(json.dumps({**result.record(), **more}))
+        return
+    click.echo(f"{name} order {ngrams.order}  {baseline.nats:.4f}")
+    winner = {"network": "the network", "baseline": name, "neither": "neither"}[better]
+    click.echo(f"{'better':20}{winner}, by {abs(gain):.4f} nats per {result.unit}")
+    say(f"{name}: n-grams of the training split, in nats per {result.unit}; less is better")
+
+
+def _print_score(
+    checkpoint: Checkpoint, result: Evaluation, as_json: bool, more: Mapping[str, Any] = {}
+) -> None:
+    """Print a score; in JSON with the model that it is of, and with `more`."""
+    from charrnn.evaluation.score import describe_scored
+
+    if as_json:
+        model = {**describe_scored(checkpoint), "unit": result.unit}
+        click.echo(json.dumps({**result.record(), **model, **more}))
         return
     show_evaluation(result)
     say(f"{result.split}, {result.protocol}, checkpoint of step {result.step:,}")
 
 
-def _score(
-    checkpoint: Checkpoint,
-    moved: dict[str, tuple[str, ...]],
-    split: str,
-    device: str,
-    as_json: bool,
-) -> None:
-    """A split by the protocol of the run's own task."""
-    from charrnn.config.merge import config_from_data, with_values
-    from charrnn.errors import DataError
-    from charrnn.tasks.data import data_of_checkpoint
-    from charrnn.tasks.task import task_of
-    from charrnn.training.hardware import choose_device
-
-    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-    config, own = data_of_checkpoint(config, checkpoint, moved, warn)
-    if split not in own.splits:
-        raise DataError(f"the run has no {split!r} split; it has {', '.join(own.splits)}")
-    config = with_values(config, {"device": str(choose_device(device))})
-    _show(task_of(config.task).score(checkpoint, config, own, split), as_json)
-
-
-def _temperature(given: str) -> float | None:
-    """A temperature, None for one that is to be chosen."""
-    from charrnn.errors import ConfigError
-
-    if given == "auto":
-        return None
-    try:
-        value = float(given)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ConfigError(
-            f"--temperature {given!r} is neither auto nor a number above 0; 1 is none"
-        )
-    return value
-
-
-def _novelty(
-    checkpoint: Checkpoint, path: Path, moved: dict[str, tuple[str, ...]], as_json: bool
-) -> None:
-    """How much of a sample stands verbatim in what the model was trained on."""
-    import numpy as np
-
+def _print_novelty(checkpoint: Checkpoint, path: Path, options: Options) -> None:
+    """Print how much of a sample stands verbatim in the text that the model was trained on."""
     from charrnn.config.merge import config_from_data
-    from charrnn.data.corpus import read_text
-    from charrnn.data.sources import find_sources
-    from charrnn.data.vocabulary import code_points
-    from charrnn.evaluation.novelty import novelty
+    from charrnn.evaluation.novelty import novelty_in
     from charrnn.inference.trained_model import check_language_model
     from charrnn.runs.checkpoint import SCHEMA
-    from charrnn.tasks.data import data_of_checkpoint
+    from charrnn.tasks.data import data_of_checkpoint, read_for
 
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     check_language_model(config, checkpoint.path)
-    _, corpus = data_of_checkpoint(config, checkpoint, moved, warn)
-    span = corpus.splits["train"]
-    ids = corpus.ids[span.start : span.stop]
-    sources = find_sources([str(path)])
-    try:
-        is_bytes = corpus.vocabulary.kind == "byte"
-        text = read_text(sources, "utf-8", "surrogateescape" if is_bytes else "strict")
-    finally:
-        sources.discard()
-    if corpus.vocabulary.kind == "byte":
-        sample, train = corpus.vocabulary.encode(text).astype(np.uint32), ids.astype(np.uint32)
-    else:
-        sample = code_points(text)
-        train = code_points(corpus.vocabulary.decode(ids))
-    found = novelty(sample, train)
-    verbatim = sample[found.start : found.start + found.longest]
-    span_text = (
-        corpus.vocabulary.decode(verbatim.tolist())
-        if corpus.vocabulary.kind == "byte"
-        else "".join(map(chr, verbatim))
-    )
-    if as_json:
-        record = {"schema": SCHEMA, "characters": len(sample), "longest": found.longest,
-                  "span": span_text, "shares": found.shares}  # fmt: skip
+    _, corpus = data_of_checkpoint(config, checkpoint, options.moved, warn)
+    copied = novelty_in(read_for(corpus.vocabulary, [str(path)]), corpus)
+    novelty = copied.novelty
+    if options.as_json:
+        record = {"schema": SCHEMA, "characters": copied.sample_length,
+                  "longest": novelty.longest, "span": copied.span,
+                  "shares": novelty.shares}  # fmt: skip
         click.echo(json.dumps(record))
         return
-    shown = span_text if len(span_text) <= SHOWN else f"{span_text[:SHOWN]}…"
-    click.echo(f"longest verbatim    {found.longest:,} characters: {visible(repr(shown))}")
-    for length, share in found.shares.items():
-        click.echo(f"{f'{length} characters':20}{share:.2%}")
-    say(f"shares of the spans of {path} that stand in the {len(train):,} characters of training")
+    unit = "byte" if corpus.vocabulary.kind == "byte" else "character"
+    span = copied.span if len(copied.span) <= SHOWN else f"{copied.span[:SHOWN]}…"
+    click.echo(f"longest verbatim    {novelty.longest:,} {unit}s: {visible(repr(span))}")
+    for length, share in novelty.shares.items():
+        click.echo(f"{f'{length} {unit}s':20}{share:.2%}")
+    say(
+        f"each share is of the spans of {path} that stand in the {copied.train_length:,} {unit}s "
+        f"of the training text"
+    )

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.cli.display import describe_model, describe_path, duration, say, show, warn
+from charrnn.cli.display import (
+    columns_of,
+    describe_model,
+    describe_path,
+    duration,
+    say,
+    show,
+    visible,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from charrnn.config.schema import Config
+    from charrnn.runs.checkpoint import Checkpoint
+    from charrnn.runs.directory import Run
 
 
 @click.command()
@@ -19,7 +36,7 @@ from charrnn.cli.display import describe_model, describe_path, duration, say, sh
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
-    """What RUN is: parameters by part, vocabulary, score, how it was trained.
+    """Describe RUN: its parameters by part, vocabulary, scores, text and training.
 
     \b
     Examples:
@@ -27,81 +44,143 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
       charrnn info step-00000500.safetensors --json
     """
     from charrnn.config.merge import config_from_data
-    from charrnn.data.vocabulary import read_vocabularies
-    from charrnn.runs.checkpoint import SCHEMA
-    from charrnn.runs.checkpoint_check import loss_in
     from charrnn.runs.directory import Run, find_checkpoint, find_run
 
     checkpoint = find_checkpoint(run, warn, step, last)
-    metadata = checkpoint.metadata
-    found = find_run(run)
-    recorded = found.read_best() if isinstance(found, Run) else {}
-    config = config_from_data(metadata["config"], str(checkpoint.path))
-    vocabularies = read_vocabularies(metadata["vocabulary"])
-    best = metadata["session"]["best"] or {}
-    corpus, environment = metadata["corpus"], metadata["environment"]
-    seconds = metadata["session"]["trained_seconds"]
-    characters = metadata["session"]["trained_characters"]
-    trained_steps = metadata["progress"]["step"]
-    parts: dict[str, int] = {}
-    tied = config.model.tie_embeddings
-    for name, tensor in checkpoint.tensors.items():
-        twice = tied and name in ("model/embedding.weight", "model/embedding.vectors.lookup.weight")
-        if name.startswith("model/") and not twice:
-            keys = name.removeprefix("model/").split(".")
-            part = f"layer {int(keys[2]) + 1}" if keys[0] == "stack" else keys[0]
-            parts[part] = parts.get(part, 0) + int(tensor.size)
-    sizes = {name: {"kind": v.kind, "size": v.size} for name, v in vocabularies.items()}
-    score = recorded.get("score") if recorded.get("step") == trained_steps else None
-    facts: dict[str, Any] = {
-        "schema": SCHEMA,
-        "checkpoint": str(checkpoint.path),
-        "step": trained_steps,
-        "model": describe_model(config),
-        "parameters": {**parts, "total": sum(parts.values())},
-        "vocabulary": sizes["text"] if list(sizes) == ["text"] else sizes,
-        "best": best,
-        "score": score,
-        "text": corpus,
-        "trained": {"seconds": seconds, "characters": characters,
-                    "characters_per_second": characters / max(seconds, 1e-9)},
-        "environment": environment,
-    }  # fmt: skip
+    owner = find_run(run)
+    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    facts = _facts(checkpoint, config, owner.read_best() if isinstance(owner, Run) else {})
     if as_json:
         click.echo(json.dumps(facts))
         return
-    show(f"checkpoint  {checkpoint.path}")
+    _show_model(facts)
+    _show_scores(facts)
+    _show_training(facts, config)
+
+
+def _facts(
+    checkpoint: Checkpoint, config: Config, recorded_best: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Collect what `info --json` prints."""
+    from charrnn.data.vocabulary import read_vocabularies
+    from charrnn.runs.checkpoint import SCHEMA
+
+    metadata = checkpoint.metadata
+    session, step = metadata["session"], metadata["progress"]["step"]
+    seconds, characters = session["trained_seconds"], session["trained_characters"]
+    parameters = count_parameters(
+        {name: tensor.size for name, tensor in checkpoint.tensors.items()},
+        config.model.tie_embeddings,
+    )
+    sizes = {
+        name: {"kind": vocabulary.kind, "size": vocabulary.size}
+        for name, vocabulary in read_vocabularies(metadata["vocabulary"]).items()
+    }
+    return {
+        "schema": SCHEMA,
+        "checkpoint": str(checkpoint.path),
+        "step": step,
+        "model": describe_model(config),
+        "parameters": {**parameters, "total": sum(parameters.values())},
+        "vocabulary": sizes["text"] if list(sizes) == ["text"] else sizes,
+        "best": session["best"] or {},
+        "score": recorded_best.get("score") if recorded_best.get("step") == step else None,
+        "text": metadata["corpus"],
+        "trained": {
+            "seconds": seconds,
+            "characters": characters,
+            "characters_per_second": characters / max(seconds, 1e-9),
+        },
+        "environment": metadata["environment"],
+    }
+
+
+def count_parameters(sizes: Mapping[str, int], tied: bool) -> dict[str, int]:
+    """Count the parameters of each part of a model, in the order in which a symbol meets them.
+
+    `sizes` maps the tensors of a checkpoint to their numbers of elements. An embedding that is
+    `tied` to the head counts once, as the head.
+
+    >>> count_parameters({"model/stack.layers.0.cell.bias": 4, "model/embedding.weight": 6}, False)
+    {'embedding': 6, 'layer 1': 4}
+    """
+    parts: dict[str, int] = {}
+    for name, size in sizes.items():
+        in_head = ("model/embedding.weight", "model/embedding.vectors.lookup.weight")
+        if name.startswith("model/") and not (tied and name in in_head):
+            first, *others = name.removeprefix("model/").split(".")
+            part = f"layer {int(others[1]) + 1}" if first == "stack" else first
+            parts[part] = parts.get(part, 0) + int(size)
+    return {part: parts[part] for part in sorted(parts, key=_place)}
+
+
+_PLACES = (
+    r"words|.*embedding",
+    r"encoder",
+    r"bridges",
+    r"decoder",
+    r"layer \d+",
+    r"attention",
+    r"combine",
+    r"(?!head$).*",
+    r"head",
+)
+
+
+def _place(part: str) -> tuple[int, int, str]:
+    """Where a part of a model stands in a list: kinds of parts in order, layers by number."""
+    kind = next(i for i, pattern in enumerate(_PLACES) if re.fullmatch(pattern, part))
+    number = part.rpartition(" ")[2]
+    return kind, int(number) if number.isdigit() else 0, part
+
+
+def _show_model(facts: Mapping[str, Any]) -> None:
+    show(f"checkpoint  {facts['checkpoint']}")
     show(f"model       {facts['model']}")
     width = max(10, *map(len, facts["parameters"]))
     for part, count in facts["parameters"].items():
         show(f"            {part:<{width}} {count:>12,} parameters")
-    for name, of in sizes.items():
-        more = f" ({name})" if len(sizes) > 1 else ""
-        show(f"vocabulary  {of['size']:,} {of['kind']} symbols{more}")
+    sizes = facts["vocabulary"]
+    for name, one in {"": sizes}.items() if "kind" in sizes else sizes.items():
+        show(f"vocabulary  {one['size']:,} {one['kind']} symbols{f' ({name})' if name else ''}")
+
+
+def _show_scores(facts: Mapping[str, Any]) -> None:
+    from charrnn.runs.checkpoint_check import loss_in
+
+    best, score, kind = facts["best"], facts["score"], facts["vocabulary"].get("kind")
     if loss := loss_in(best):
+        nats, unit = loss[0], _spoken(loss[1], kind)
         show(
-            f"validation  {loss[0]:.4f} nats per {loss[1]} at step {best['step']:,} "
-            f"({best['protocol']})"
+            f"validation  {nats:.4f} nats per {unit} at step {best['step']:,} ({best['protocol']})"
         )
     if score and (loss := loss_in(score)):
+        nats, unit = loss[0], _spoken(loss[1], kind)
         show(
-            f"score       {loss[0]:.4f} nats, {loss[0] / math.log(2):.4f} bits per {loss[1]} "
+            f"score       {nats:.4f} nats, {nats / math.log(2):.4f} bits per {unit} "
             f"on {score['split']} ({score['protocol']})"
         )
-    splits = ", ".join(f"{count:,} {name}" for name, count in corpus["splits"].items())
-    show(f"text        {corpus['described']}: {splits}")
-    show(f"            SHA-256 {corpus['sha256']}")
-    training, unit = config.training, (loss_in(best) or (0, "character"))[1]
+
+
+def _show_training(facts: Mapping[str, Any], config: Config) -> None:
+    from charrnn.runs.checkpoint_check import loss_in
+
+    text, trained, environment = facts["text"], facts["trained"], facts["environment"]
+    training, loss = config.training, loss_in(facts["best"])
+    unit = _spoken(loss[1] if loss else None, config.data.vocabulary)
+    splits = ", ".join(f"{count:,} {name}" for name, count in text["splits"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in environment["packages"].items())
+    show(f"text        {text['described']}: {splits}")
+    show(f"            SHA-256 {text['sha256']}")
     show(
-        f"trained     {trained_steps:,} steps of batch size {training.batch_size}, window "
-        f"{training.window}, in {duration(seconds)}, "
-        f"{facts['trained']['characters_per_second']:,.0f} {unit}s/s"
+        f"trained     {facts['step']:,} steps of batch size {training.batch_size}, window "
+        f"{training.window}, in {duration(trained['seconds'])}, "
+        f"{trained['characters_per_second']:,.0f} {unit}s/s"
     )
     show(
         f"            {training.optimizer}, learning rate {training.learning_rate:g}, "
         f"{training.schedule}, seed {training.seed}"
     )
-    versions = ", ".join(f"{name} {number}" for name, number in environment["packages"].items())
     show(
         f"            on {environment['device']}, {environment['threads']} threads "
         f"({describe_path(config)}), {environment['processor']}"
@@ -111,54 +190,167 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
 
 @click.command("list")
 @click.argument("root", type=click.Path(path_type=Path), default=Path("runs"))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each run.")
 def list_runs(root: Path, as_json: bool) -> None:
-    """The runs below ROOT (runs/), with their best scores and their age.
+    """List the runs below ROOT (runs/) with their models, scores and states.
+
+    The score is that of the best checkpoint: on all of the validation split once the run has
+    finished, and until then that of its best evaluation. A run is running (a trainer is at work
+    in it), finished, or stopped (charrnn resume goes on with it).
 
     \b
     Examples:
       charrnn list
       charrnn list experiments/ --json
     """
-    from charrnn.runs.checkpoint import SCHEMA
-    from charrnn.runs.checkpoint_check import loss_in
     from charrnn.runs.directory import all_runs
 
-    rows: list[dict[str, Any]] = []
-    for run in all_runs(root):
-        steps = run.steps()
-        best = run.read_best()
-        score = best.get("score") or {}
-        age = time.time() - run.checkpoint_path(steps[-1]).stat().st_mtime if steps else None
-        rows.append({
-            "schema": SCHEMA, "run": str(run.path), "step": steps[-1] if steps else 0,
-            "best_step": best.get("step"),
-            "nats": loss[0] if (loss := loss_in(score) or loss_in(best)) else None,
-            "unit": loss[1] if loss else None,
-            "protocol": score.get("protocol", best.get("protocol")), "age_seconds": age,
-        })  # fmt: skip
+    rows = [_row(run) for run in all_runs(root)]
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
-        return
-    if not rows:
+    elif rows:
+        _show_table(rows)
+    else:
         say(f"no runs in {root}; charrnn train makes one")
-        return
-    width = max(len(str(row["run"])) for row in rows)
-    show(f"{'run':<{width}}  {'step':>9}  {'nats':>7}  {'age':>7}  protocol")
-    for row in rows:
-        nats, old = row["nats"], row["age_seconds"]
-        show(
-            f"{row['run']:<{width}}  {row['step']:>9,}  {f'{nats:.4f}' if nats else '-':>7}  "
-            f"{duration(old) if old is not None else '-':>7}  {row['protocol'] or '-'}"
-        )
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """Collect what `list --json` prints about a run; None for what cannot be read."""
+    from charrnn.runs.checkpoint import SCHEMA
+    from charrnn.runs.checkpoint_check import loss_in
+
+    steps = run.steps()
+    last = run.checkpoint_path(steps[-1]) if steps else None
+    about = _about(last) if last else {}
+    best = run.read_best() or about.get("best", {})
+    score = best.get("score") or {}
+    loss = loss_in(score) or loss_in(best)
+    config = about.get("config")
+    age = time.time() - last.stat().st_mtime if last else None
+    return {
+        "schema": SCHEMA,
+        "run": str(run.path),
+        "step": steps[-1] if steps else 0,
+        "best_step": best.get("step"),
+        "nats": loss[0] if loss else None,
+        "unit": loss[1] if loss else None,
+        "protocol": score.get("protocol", best.get("protocol")),
+        "age_seconds": age,
+        "task": config.task if config else None,
+        "cell": config.model.cell if config else None,
+        "hidden_sizes": config.model.widths if config else None,
+        "parameters": about.get("parameters"),
+        "seed": config.training.seed if config else None,
+        "vocabulary": config.data.vocabulary if config else None,
+        "state": _state(run, about),
+    }
+
+
+def _about(checkpoint: Path) -> dict[str, Any]:
+    """Read configuration, size, progress and best score of a checkpoint from its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    from charrnn.config.merge import config_from_data
+    from charrnn.errors import ConfigError
+    from charrnn.runs.checkpoint_check import usable_best
+
+    try:
+        with safe_open(str(checkpoint), "numpy") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in names}
+        config = config_from_data(json.loads(metadata["config"]), str(checkpoint))
+        progress = json.loads(metadata["progress"])
+        parameters = count_parameters(sizes, config.model.tie_embeddings)
+        return {
+            "config": config,
+            "parameters": sum(parameters.values()),
+            "step": int(progress["step"]),
+            "epoch": float(progress["epoch"]),
+            "best": usable_best(json.loads(metadata["session"])["best"]),
+        }
+    except (SafetensorError, ConfigError, OSError, ValueError, LookupError, TypeError):
+        return {}  # A damaged checkpoint; `charrnn info` says what is wrong with it.
+
+
+def _state(run: Run, about: Mapping[str, Any]) -> str:
+    """Say whether a run is running, finished or stopped."""
+    if run.is_locked():
+        return "running"
+    if any("final" in line for line in run.metrics()[-1:]):
+        return "finished"
+    if not about:
+        return "stopped"
+    training = about["config"].training
+    steps, epochs = training.steps, training.epochs
+    all_steps = steps is not None and about["step"] >= steps
+    all_epochs = isinstance(epochs, float) and about["epoch"] >= epochs
+    return "finished" if all_steps or all_epochs else "stopped"
+
+
+def _show_table(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print each run below a line of headings; numbers stand on the right of their columns."""
+    heads = (
+        "run", "task", "cell", "widths", "parameters", "seed", "step", "score", "state", "age",
+        "protocol",
+    )  # fmt: skip
+    table = [heads, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    numbers = {"parameters", "seed", "step", "age"}
+    lines = _columns_on_lines(widths, columns_of(sys.stdout))
+    for cells in table:
+        padded = [
+            f"{cell:>{width}}" if head in numbers else f"{cell:<{width}}"
+            for head, cell, width in zip(heads, cells, widths, strict=True)
+        ]
+        shown = ["  ".join(padded[i] for i in columns).rstrip() for columns in lines]
+        click.echo(visible("\n    ".join(shown)))
+
+
+def _columns_on_lines(widths: Sequence[int], room: int | None) -> list[list[int]]:
+    """Share the columns of a table among as few lines as fit into `room`; None has room for all.
+
+    >>> _columns_on_lines([30, 20, 20, 20], 80), _columns_on_lines([30, 20, 20, 20], None)
+    ([[0, 1, 2], [3]], [[0, 1, 2, 3]])
+    """
+    lines: list[list[int]] = [[]]
+    used = 0
+    for i, width in enumerate(widths):
+        if room is not None and lines[-1] and used + 2 + width >= room:
+            lines.append([])
+            used = 2
+        lines[-1].append(i)
+        used += 2 + width
+    return lines
+
+
+def _spoken(unit: str | None, vocabulary: str | None) -> str:
+    """The unit of a score in words: records of a byte vocabulary call a byte a character."""
+    unit = unit or "character"
+    return "byte" if (unit, vocabulary) == ("character", "byte") else unit
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    sizes = row["hidden_sizes"] or []
+    same = len(set(sizes)) == 1
+    widths = f"{len(sizes)} x {sizes[0]}" if same else ", ".join(map(str, sizes))
+    unit = _spoken(row["unit"], row["vocabulary"])
+    loss = f"{row['nats']:.4f} nats per {unit}" if row["nats"] is not None else "-"
+    age = duration(row["age_seconds"]) if row["age_seconds"] is not None else "-"
+    size = f"{row['parameters']:,}" if row["parameters"] is not None else "-"
+    seed = "-" if row["seed"] is None else str(row["seed"])
+    return (
+        row["run"], row["task"] or "-", row["cell"] or "-", widths or "-", size, seed,
+        f"{row['step']:,}", loss, row["state"], age, row["protocol"] or "-",
+    )  # fmt: skip
 
 
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def vocab(run: str, as_json: bool) -> None:
-    """The symbols of RUN's vocabulary with their ids and code points; words as they are.
+    """List the symbols of RUN's vocabulary with their ids, and code points for characters.
 
     \b
     Examples:
@@ -170,23 +362,25 @@ def vocab(run: str, as_json: bool) -> None:
 
     vocabularies = read_vocabularies(find_checkpoint(run, warn).metadata.get("vocabulary"))
     if as_json:
-        data = {name: {"kind": of.kind, "size": of.size, "symbols": list(of.symbols)}
-                for name, of in vocabularies.items()}  # fmt: skip
-        click.echo(
-            json.dumps({"schema": SCHEMA, **(data.get("text", {}) if len(data) == 1 else data)})
-        )
+        data = {
+            name: {"kind": one.kind, "size": one.size, "symbols": list(one.symbols)}
+            for name, one in vocabularies.items()
+        }
+        content = data.get("text", {}) if len(data) == 1 else data
+        click.echo(json.dumps({"schema": SCHEMA, **content}))
         return
     for name, vocabulary in vocabularies.items():
         first = f"{name}\t" if len(vocabularies) > 1 else ""
         symbols: tuple[str | int, ...] = vocabulary.symbols
         for i, symbol in enumerate(symbols):
-            if isinstance(symbol, int):
-                click.echo(f"{first}{i}\t0x{symbol:02X}")
-                continue
-            shown = symbol if symbol.isprintable() else ascii(symbol)[1:-1]
-            point = (
-                f"U+{ord(symbol):04X}\t"
-                if vocabulary.kind == "character" and len(symbol) == 1
-                else ""
-            )
-            click.echo(f"{first}{i}\t{point}{shown}")
+            click.echo(f"{first}{i}\t{_describe_symbol(symbol, vocabulary.kind)}")
+
+
+def _describe_symbol(symbol: str | int, kind: str) -> str:
+    """Show a byte in hexadecimal, a character with its code point, and a word as it is."""
+    if isinstance(symbol, int):
+        return f"0x{symbol:02X}"
+    printed = symbol if symbol.isprintable() else ascii(symbol)[1:-1]
+    if kind == "character" and len(symbol) == 1:
+        return f"U+{ord(symbol):04X}\t{printed}"
+    return printed

@@ -1,12 +1,11 @@
-"""The command group, and how every error and signal becomes one line and an exit code.
+"""The command `charrnn`: its subcommands, and the end of each by one line and an exit code.
 
-Nothing at the top of the modules of this package imports torch, numpy or pydantic: `--help` shows
-at once. Commands import what they need when they run.
+No module of `charrnn.cli` imports torch, numpy or pydantic at its top, so that `--help` is quick.
+Commands import what they need when they run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
@@ -17,27 +16,26 @@ import click
 
 from charrnn.cli.display import one_line, say
 from charrnn.cli.flags import in_flags
-from charrnn.errors import CharrnnError, did_you_mean, is_out_of_memory
+from charrnn.errors import CharrnnError, ExitCode, did_you_mean, is_out_of_memory
 
-EXIT_CODES = """\b
-Exit codes:
-  0    done                      6    training diverged
-  1    error                     7    input or output failed
-  2    usage or config           130  interrupted (Ctrl-C)
-  3    data                      143  terminated
-  4    checkpoint
-  5    another trainer is at work in the run
-"""
+WORDS = "charrnn help TOPIC explains a word of the messages, such as nats or lane."
+
+
+def _epilog() -> str:
+    """Say where words are explained, and what the exit codes mean."""
+    codes = "\n".join(f"  {code:<5}{code.meaning}" for code in ExitCode)
+    return f"{WORDS}\n\n\b\nExit codes:\n{codes}\n"
 
 
 # Other names of commands, and the command to suggest for them.
 USUAL = {
+    "classify": "predict",
     "compare": "eval --compare",
     "continue": "resume",
     "evaluate": "eval",
-    "classify": "predict",
     "fit": "train",
     "generate": "sample",
+    "glossary": "help",
     "infer": "predict",
     "inspect": "info",
     "ls": "list",
@@ -55,14 +53,16 @@ USUAL = {
 
 
 class Commands(click.Group):
-    """Commands in the order a user meets them, with a suggestion for a mistyped one."""
+    """The subcommands in the order in which a user meets them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the commands as they were added, where click would sort them."""
         return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names; suggest one if it is mistyped."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             hint = did_you_mean(name, self.commands, USUAL) or "charrnn --help lists them"
@@ -79,14 +79,18 @@ class Commands(click.Group):
             raise
 
 
-@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"max_content_width": 100})
+@click.group(
+    cls=Commands,
+    epilog=_epilog(),
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="charrnn-trainer", prog_name="charrnn")
 def cli() -> None:
     """Train, resume, sample and evaluate character-level recurrent networks.
 
     \b
     Examples:
-      charrnn train book.txt             train on a text; everything else is chosen for you
+      charrnn train book.txt             train on a text; all settings are chosen for you
       charrnn sample book-1              text from the best checkpoint
       charrnn train shakespeare --max-time 5m --cell gru
       charrnn eval book-1 other.txt      nats and bits per character
@@ -98,6 +102,7 @@ def _add_commands() -> None:
     from charrnn.cli.compress import compress, decompress
     from charrnn.cli.config import config
     from charrnn.cli.evaluate import evaluate
+    from charrnn.cli.help import help_command
     from charrnn.cli.inspect import info, list_runs, vocab
     from charrnn.cli.predict import predict
     from charrnn.cli.sample import sample
@@ -116,14 +121,27 @@ def _add_commands() -> None:
         list_runs,
         config,
         vocab,
+        help_command,
     ):
+        command.epilog = WORDS
         cli.add_command(command)
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command that the arguments name, and leave with its exit code."""
     began = time.monotonic()
-    # A model may write what the locale cannot, and lone surrogates stand for bytes of no text.
+    _accept_all_text()
+    try:
+        code = _run(began)
+    except BrokenPipeError:
+        # Whoever reads has read enough. The interpreter must not try to flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = ExitCode.DONE
+    sys.exit(code)
+
+
+def _accept_all_text() -> None:
+    """Escape characters that the locale cannot write; read bytes that are no text as surrogates."""
     for stream, errors in (
         (sys.stdout, "backslashreplace"),
         (sys.stderr, "backslashreplace"),
@@ -131,38 +149,37 @@ def main() -> None:
     ):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
-    code: Any = 0
+
+
+def _run(began: float) -> int:
+    """Run the command; print an error as one line, and return the exit code."""
     try:
         _add_commands()
-        code = cli.main(prog_name="charrnn", standalone_mode=False, obj=began)
-        _flush()
+        code: Any = cli.main(prog_name="charrnn", standalone_mode=False, obj=began)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except SystemExit:
-        code = 0  # Click leaves this way when whoever reads a pipe has read enough.
+        return ExitCode.DONE  # Click leaves this way once whoever reads a pipe has read enough.
     except click.ClickException as error:
-        with contextlib.suppress(OSError):  # As in `say`.
-            error.show()
-        code = error.exit_code
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue().rstrip("\n"))
+        return error.exit_code
     except CharrnnError as error:
-        code = _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted", 130)
+        return _fail("interrupted", ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # Whoever reads has read enough. The interpreter must not try to flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        code = _fail(f"{where}{error.strerror or error}", 7)
+        return _fail(f"{where}{error.strerror or error}", ExitCode.STORAGE)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         remedy = "use a smaller --batch-size, --window or --hidden-size, or fewer --num-samples"
-        code = _fail(f"out of memory; {remedy}", 1)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
+        return _fail(f"out of memory; {remedy}", ExitCode.ERROR)
+    return code if isinstance(code, int) else ExitCode.DONE
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,9 +1,10 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -12,14 +13,15 @@ from charrnn.registry import one_of
 
 
 class Number(click.FloatRange):
-    """A number within bounds; NaN, which no bound keeps out, and infinity are none."""
+    """A finite number within bounds. Bounds alone would let NaN pass."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
+        """Convert a text to a float; fail with a usage error if it is not finite."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{value} is not a number; 0.7 or 1e-3 are", param, ctx)
+            self.fail(f"{value} is not a finite number; write one such as 0.7 or 1e-3", param, ctx)
         return number
 
 
@@ -36,7 +38,10 @@ class NamesOption(click.Option):
 
 
 def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`--dynamic-rate` and `--dynamic-decay`, None where not given; with what is taken then."""
+    """Add `--dynamic-rate` and `--dynamic-decay` to a command; both are None if not used.
+
+    `rate` and `decay` say in the help what is used then.
+    """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         command = click.option(
@@ -49,3 +54,14 @@ def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Calla
         )(command)  # fmt: skip
 
     return add
+
+
+@contextmanager
+def naming_rate_flag() -> Iterator[None]:
+    """Name the flag in the error of dynamic evaluation with too high a learning rate."""
+    from charrnn.errors import DivergedError
+
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(f"{error} (--dynamic-rate)") from error

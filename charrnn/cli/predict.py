@@ -7,10 +7,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
-from charrnn.cli.display import is_terminal, visible, warn
+from charrnn.cli.display import is_terminal, say, visible, warn
 
 AT_A_TIME = 256  # lines of standard input, unless somebody types them
 
@@ -25,13 +26,13 @@ AT_A_TIME = 256  # lines of standard input, unless somebody types them
     "--beam",
     type=click.IntRange(1, 1000),
     metavar="N",
-    help="Of a translation: search with N hypotheses at a time, instead of the likeliest symbol.",
+    help="Translation: keep the N best hypotheses, instead of the likeliest symbol alone.",
 )
 @click.option(
     "--attention",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Of the translation of one TEXT: draw where the decoder looked (.png, .svg or .pdf).",
+    help="Translation of one TEXT: draw where the decoder looked (.png, .svg or .pdf).",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, with probabilities.")
 def predict(
@@ -44,11 +45,10 @@ def predict(
     attention: Path | None,
     as_json: bool,
 ) -> None:
-    """What RUN's model says of each TEXT, or of each line on standard input.
+    """Predict with RUN's model for each TEXT, or for each line on standard input.
 
-    A classifier gives the class, its probability and the text, separated by tabs; a tagger each
-    word of the text with its tag, as word/TAG; a translator the translation
-    alone.
+    A classifier prints the class, its probability and the text, separated by tabs; a tagger each
+    word of the text with its tag, as word/TAG; a translator the translation alone.
 
     \b
     Examples:
@@ -56,49 +56,72 @@ def predict(
       charrnn predict names-1 --json < names.txt
       charrnn predict french-1 "I am tired." --beam 5 --attention tired.png
     """
-    from charrnn.cli.alignment_picture import require_pictures, save_alignment
-    from charrnn.config.merge import config_from_data
-    from charrnn.errors import ConfigError, DataError
+    from charrnn.errors import DataError
     from charrnn.runs.directory import find_checkpoint
 
     checkpoint = find_checkpoint(run, warn, step, last)
-    from charrnn.tasks.task import Searching, task_of
+    from charrnn.config.merge import config_from_data
+    from charrnn.tasks.task import task_of
     from charrnn.training.hardware import choose_device
 
-    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-    predictor = task_of(config.task).predictor(checkpoint, str(choose_device(device)))
-
+    task = config_from_data(checkpoint.metadata["config"], str(checkpoint.path)).task
+    predictor = task_of(task).predictor(checkpoint, str(choose_device(device)))
     if beam is not None or attention is not None:
-        if not isinstance(predictor, Searching):
-            raise ConfigError(
-                f"--beam and --attention are for translations, and {checkpoint.path} was trained "
-                f"for {config.task}; leave them out"
-            )
-        predictor.beam = beam or 1
-    if attention is not None:
-        assert isinstance(predictor, Searching)
-        if len(text) != 1:
-            raise click.UsageError(f"--attention draws one TEXT; {len(text)} are given")
-        require_pictures(attention)
-        found = predictor.align(text[0])
-        save_alignment(attention, found.weights, found.source, found.output)
-
-    if not text and sys.stdin is None:
+        _search(predictor, f"{checkpoint.path} was trained for {task}", beam, attention, text)
+    if text:
+        _print_predictions(predictor, iter(text), AT_A_TIME, as_json)
+        return
+    if sys.stdin is None:
         raise DataError("standard input is closed; give a TEXT, or pipe lines in")
+    is_typed = sys.stdin.isatty()
+    if is_typed:
+        say("reading lines from the terminal; Ctrl-D ends")
+    _print_predictions(predictor, _lines_of_stdin(), 1 if is_typed else AT_A_TIME, as_json)
 
-    def lines() -> Iterator[str]:
-        for number, line in enumerate(sys.stdin.buffer, 1):
-            try:
-                yield line.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"line {number:,} of standard input is not UTF-8 ({error.reason}); convert it"
-                ) from error
 
-    given = iter(text) if text else lines()
+def _search(
+    predictor: Any,
+    reason: str,
+    beam: int | None,
+    attention: Path | None,
+    text: tuple[str, ...],
+) -> None:
+    """Set the beam, and draw the attention; raise ConfigError for no translator (`reason`)."""
+    from charrnn.cli.alignment_picture import require_pictures, save_alignment
+    from charrnn.errors import ConfigError
+    from charrnn.tasks.task import Searching
+
+    if not isinstance(predictor, Searching):
+        raise ConfigError(
+            f"--beam and --attention are for translations, and {reason}; leave them out"
+        )
+    predictor.beam = beam or 1
+    if attention is None:
+        return
+    if len(text) != 1:
+        raise click.UsageError(f"--attention draws one TEXT, not {len(text)}; give one")
+    require_pictures(attention)
+    alignment = predictor.align(text[0])
+    save_alignment(attention, alignment.weights, alignment.source, alignment.output)
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    """Yield the lines of standard input without their ends. Raises DataError for other bytes."""
+    from charrnn.errors import DataError
+
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"line {number:,} of standard input is not UTF-8 ({error.reason}); convert it"
+            ) from error
+
+
+def _print_predictions(predictor: Any, texts: Iterator[str], size: int, as_json: bool) -> None:
+    """Predict `size` texts at a time, and print a line for each."""
     on_terminal = is_terminal(sys.stdout)
-    size = 1 if not text and sys.stdin.isatty() else AT_A_TIME
-    while part := list(itertools.islice(given, size)):
+    while part := list(itertools.islice(texts, size)):
         for prediction in predictor.predict(part):
             line = json.dumps(prediction.record) if as_json else prediction.line
             click.echo(visible(line) if on_terminal else line)

@@ -23,7 +23,7 @@ from charrnn.cli.display import (
     visible,
     warn,
 )
-from charrnn.errors import CharrnnError
+from charrnn.errors import CharrnnError, ExitCode
 
 if TYPE_CHECKING:
     from charrnn.session.events import Evaluated, Finished, Planned
@@ -49,13 +49,13 @@ def show_banner(session: Session) -> None:
     described = session.about["corpus"]["described"]
     say(f"text    {described}: {kind.describe(data)}; {splits}")
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
-    processes = f" in {config.processes} processes" if int(config.processes) > 1 else ""
+    processes = f" in {config.processes} processes" if config.processes > 1 else ""
     say(f"device  {config.device}, {config.threads} threads{processes}; {describe_path(config)}")
     training = config.training
     budget = [
         f"{training.steps:,} steps" if training.steps else "",
-        f"{training.epochs:g} epochs" if isinstance(training.epochs, float) else "",
-        duration(training.max_time) if isinstance(training.max_time, float) else "",
+        f"{training.epochs:g} epochs" if training.epochs else "",
+        duration(training.max_time) if training.max_time else "",
     ]
     say(
         f"plan    at most {' or '.join(filter(None, budget))}; {kind.per_step} a step, "
@@ -85,7 +85,10 @@ def _changes(added: list[str], dropped: list[str]) -> str:
 
 
 def drive(session: Session, as_json: bool) -> int:
-    """Train to the end and show the events of the session; return the exit code."""
+    """Train to the end and show the events of the session; return the exit code.
+
+    Raises CharrnnError where memory runs out.
+    """
     from charrnn.errors import is_out_of_memory
 
     stopper = Stopper()
@@ -107,7 +110,7 @@ def _show_events(session: Session, stopper: Stopper, bar: Bar, as_json: bool) ->
     from charrnn.session.events import Evaluated, Finished, Planned, Stepped
 
     emit = _emitter() if as_json else lambda _: None
-    total = code = 0
+    total, code = 0, ExitCode.DONE
     for event in session.events(stopper.requested):
         match event:
             case Stepped():
@@ -123,14 +126,14 @@ def _show_events(session: Session, stopper: Stopper, bar: Bar, as_json: bool) ->
             case Finished():
                 bar.close()
                 stopped = event.reason in {"interrupted", "unscored"}
-                code = stopper.exit_code if stopped else 0
+                code = stopper.exit_code if stopped else ExitCode.DONE
                 _show_end(session.run.path, event, session.experiment.use)
                 emit(_summary(session, session.run.path, event))
     return code
 
 
 def _out_of_memory(session: Session) -> CharrnnError:
-    lanes = int(session.config.training.batch_size)
+    lanes = session.config.training.batch_size
     less = f"--batch-size {lanes // 2}" if lanes > 1 else "a smaller --hidden-size"
     steps = session.run.steps()
     kept = f"; {session.run.path} keeps its last checkpoint, of step {steps[-1]:,}" if steps else ""
@@ -149,16 +152,19 @@ def _show_plan(event: Planned, unit: str) -> None:
 
 
 def _show_evaluation(bar: Bar, event: Evaluated, total: int) -> None:
+    from charrnn.evaluation.score import key_unit
+
     metrics, unit = event.metrics, event.score.unit
+    key = key_unit(unit)
     train, validation = metrics["train"], metrics["validation"]
     others = "".join(
         f"  {n.replace('_', ' ')} {measured(v)}" for n, v in event.score.metrics.items()
     )
     bar.say(
         f"step {metrics['step']:,}/{total:,}  epoch {metrics['epoch']:.1f}  "
-        f"train {train[f'nats_per_{unit}']:.4f} nats ({train[f'bits_per_{unit}']:.3f} bits)  "
-        f"validation {validation[f'nats_per_{unit}']:.4f} nats "
-        f"({validation[f'bits_per_{unit}']:.3f} bits) per {unit}{others}"
+        f"train {train[f'nats_per_{key}']:.4f} nats ({train[f'bits_per_{key}']:.3f} bits)  "
+        f"validation {validation[f'nats_per_{key}']:.4f} nats "
+        f"({validation[f'bits_per_{key}']:.3f} bits) per {unit}{others}"
         f"{'  best' if event.is_best else ''}  "
         f"{metrics['characters_per_second']:,.0f} {unit}s/s  "
         f"{duration(event.seconds_left or 0)} left",
@@ -179,8 +185,8 @@ def _show_end(path: Path, event: Finished, use: str) -> None:
     if event.reason == "patience":
         say(f"stopped at step {event.step:,}: validation has not improved for a while")
     say(
-        f"trained to step {event.step:,} in {duration(event.seconds)}: "
-        f"{event.characters_per_second:,.0f} {event.unit}s/s, evaluations and saving included"
+        f"trained to step {event.step:,} in {duration(event.seconds)}, "
+        f"{event.characters_per_second:,.0f} {event.unit}s/s with evaluations and saving"
     )
     if (score := event.score) is not None:
         metrics = score.metrics.items()
@@ -203,12 +209,13 @@ def _show_end(path: Path, event: Finished, use: str) -> None:
 
 def _summary(session: Session, path: Path, event: Finished) -> dict[str, Any]:
     """The last object of `train --json`: the score, and the protocol it was measured by."""
+    from charrnn.evaluation.score import key_unit
     from charrnn.runs.checkpoint import SCHEMA
 
     if event.score is not None:
         score = event.score.record()
     else:
-        unit = session.experiment.unit
+        unit = key_unit(session.experiment.unit)
         nats = event.best.get(f"nats_per_{unit}")
         score = {
             "split": "validation",
@@ -254,11 +261,11 @@ def _emitter() -> Callable[[dict[str, Any]], None]:
 class Stopper:
     """Ask for an orderly end on Ctrl-C or SIGTERM; leave at once on a second Ctrl-C.
 
-    `exit_code` is 130 after Ctrl-C, 143 after SIGTERM, and 0 before either.
+    `exit_code` is that of the signal that has arrived last, and `DONE` before any.
     """
 
     def __init__(self) -> None:
-        self.exit_code = 0
+        self.exit_code = ExitCode.DONE
         self._before = {
             number: signal.signal(number, self._handle)
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -266,7 +273,7 @@ class Stopper:
 
     def requested(self) -> bool:
         """Whether to stop after this step."""
-        return self.exit_code != 0
+        return self.exit_code != ExitCode.DONE
 
     def restore(self) -> None:
         """Put back the handlers of before."""
@@ -275,11 +282,11 @@ class Stopper:
 
     def _handle(self, number: int, _frame: Any) -> None:
         if number == signal.SIGTERM:
-            self.exit_code = 143
-        elif self.exit_code == 130:
-            os._exit(130)
+            self.exit_code = ExitCode.TERMINATED
+        elif self.exit_code == ExitCode.INTERRUPTED:
+            os._exit(ExitCode.INTERRUPTED)
         else:
-            self.exit_code = 130
+            self.exit_code = ExitCode.INTERRUPTED
             message = b"\nstopping after this step, then saving; Ctrl-C again leaves at once\n"
             with contextlib.suppress(OSError):  # Standard error may be closed.
                 os.write(2, message)

@@ -1,25 +1,88 @@
-"""`charrnn sample`."""
+"""`charrnn sample`: parse, write, print. The writing itself is `inference.text.Writing`."""
 
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from charrnn.cli.display import is_terminal, say, visible, warn
-from charrnn.cli.options import Number, dynamic_rates
+from charrnn.cli.options import Number, dynamic_rates, naming_rate_flag
 
 if TYPE_CHECKING:
-    from charrnn.inference.sampler import Choice, Cursor
-    from charrnn.inference.trained_model import TrainedModel
+    from charrnn.inference.text import Writing
 
-REREAD = 2000  # characters at the end of a text that was learned from, for the hidden state
-MANY = 64  # samples that a GPU, where there is one, steps faster than a CPU
+REREAD = 2000  # characters at the end of the text of --adapt-to, read again for the hidden state
+MANY = 64  # samples from which on a GPU, where there is one, steps faster than a CPU
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `charrnn sample`; the fields are named like the flags."""
+
+    length: int
+    prompt: str | None
+    prompt_file: Path | None
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    label: str | None
+    stop: str | None
+    num_samples: int
+    seed: int | None
+    unknown: Any  # "error" or "skip"
+    step: int | None
+    last: bool
+    save_state: Path | None
+    load_state: Path | None
+    adapt_to: Path | None
+    dynamic_rate: float | None
+    dynamic_decay: float | None
+    interactive: bool
+    device: str
+    as_json: bool
+
+    def check(self) -> None:
+        """Raise ConfigError for flags that contradict each other."""
+        from charrnn.errors import ConfigError
+
+        if self.stop == "":
+            raise ConfigError(
+                "--stop is empty, which ends a sample nowhere; give it a TEXT, or leave it out"
+            )
+        if self.prompt is not None and self.prompt_file is not None:
+            raise ConfigError("give either --prompt or --prompt-file, not both")
+        if self.load_state is not None and self.adapt_to is not None:
+            raise ConfigError(
+                "--load-state is of the model before --adapt-to; leave one of them out"
+            )
+        if self.adapt_to is None and (self.dynamic_rate, self.dynamic_decay) != (None, None):
+            raise ConfigError(
+                "--dynamic-rate and --dynamic-decay are for --adapt-to; give it a FILE"
+            )
+        if self.load_state is not None and self.num_samples != 1:
+            raise ConfigError("--load-state has its own samples; leave out --num-samples")
+        if self.interactive and (self.as_json or self.num_samples != 1):
+            raise ConfigError("--interactive keeps one state; leave out --num-samples and --json")
+
+    @property
+    def wanted_abilities(self) -> dict[str, str]:
+        """The abilities that a model must have (`TrainedModel.abilities`), each with its flag."""
+        wanted = {
+            "label": ("--label", self.label is not None),
+            "adapt": ("--adapt-to", self.adapt_to is not None),
+            "converse": ("--interactive", self.interactive),
+            "load_state": ("--load-state", self.load_state is not None),
+            "save_state": ("--save-state", self.save_state is not None),
+        }
+        return {ability: flag for ability, (flag, is_wanted) in wanted.items() if is_wanted}
 
 
 @click.command()
@@ -53,37 +116,13 @@ MANY = 64  # samples that a GPU, where there is one, steps faster than a CPU
 @click.option("--device", default="auto", show_default=True,
               help="auto, cpu, cuda, cuda:N, mps; auto takes a GPU for many samples.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a sample.")
-def sample(
-    run: str,
-    length: int,
-    prompt: str | None,
-    prompt_file: Path | None,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
-    label: str | None,
-    stop: str | None,
-    num_samples: int,
-    seed: int | None,
-    unknown: str,
-    step: int | None,
-    last: bool,
-    save_state: Path | None,
-    load_state: Path | None,
-    adapt_to: Path | None,
-    dynamic_rate: float | None,
-    dynamic_decay: float | None,
-    interactive: bool,
-    device: str,
-    as_json: bool,
-) -> None:
+def sample(run: str, **flags: Any) -> None:
     """Generate text with the best checkpoint of RUN.
 
     RUN is a run directory, its name under runs/, or a checkpoint file. Each character is one step
     of the cell from the carried hidden state. Without a prompt, sampling starts after a newline. A
-    model that writes texts of a class writes each to its end, one a line, after its class and a tab
-    where no --label is given; classes are then drawn as often as they were trained on.
+    model of the task generation writes texts of a class, one a line; without --label, classes are
+    drawn as often as they were trained on, and each text follows its class and a tab.
 
     \b
     Examples:
@@ -93,145 +132,139 @@ def sample(
       charrnn sample book-1 --interactive
       charrnn sample names-1 --label Irish --num-samples 10 --temperature 0.8
     """
+    from charrnn.inference.sampler import Choice
+    from charrnn.inference.saved_state import load_state
+    from charrnn.inference.text import Request, Writing
+
+    options = Options(**flags)
+    options.check()
+    prompt = options.prompt or ""
+    if options.prompt_file is not None:
+        prompt = _read(options.prompt_file, "prompt file")
+    model, before = _adapted(_load_model(run, options), options)
+    _warn_of_unknown(model, prompt, options)
+    request = Request(
+        prompt, options.length,
+        Choice(options.temperature, options.top_k, options.top_p, options.min_p),
+        options.stop, options.num_samples, options.seed, options.label, options.unknown, before,
+    )  # fmt: skip
+    saved = load_state(options.load_state, model) if options.load_state else None
+    writing = Writing(model, request, saved)
+    if options.seed is None and saved is None and writing.is_drawn:
+        say(f"seed {writing.seed}")
+    if options.interactive:
+        _converse(writing)
+    elif len(writing.samples) == 1 and not options.as_json and model.end is None:
+        _stream(writing, "" if saved else prompt)
+    else:
+        _print_samples(writing, model, options.as_json)
+    if options.save_state is not None:
+        writing.save(options.save_state)
+        say(f"saved the hidden state in {options.save_state}")
+
+
+def _load_model(run: str, options: Options) -> Any:
+    """Load the model that writes, on the device that suits; refuse flags that it cannot serve."""
     from charrnn.errors import ConfigError
-    from charrnn.inference.sampler import Choice, Draws, prime
-    from charrnn.inference.text import generate_texts
     from charrnn.inference.trained_model import writer_of
     from charrnn.nn.fast.memory import keep_freed_memory
-    from charrnn.runs.checkpoint import SCHEMA
     from charrnn.runs.directory import find_checkpoint
 
-    if prompt is not None and prompt_file is not None:
-        raise ConfigError("give either --prompt or --prompt-file, not both")
-    if load_state is not None and adapt_to is not None:
-        raise ConfigError("--load-state is of the model before --adapt-to; leave one of them out")
-    if adapt_to is None and (dynamic_rate is not None or dynamic_decay is not None):
-        raise ConfigError("--dynamic-rate and --dynamic-decay are for --adapt-to; give it a FILE")
-    if load_state is not None and num_samples != 1:
-        raise ConfigError("--load-state has its own samples; leave out --num-samples")
-    if interactive and (as_json or num_samples != 1):
-        raise ConfigError("--interactive keeps one state; leave out --num-samples and --json")
-    if prompt_file is not None:
-        prompt = _read(prompt_file, "prompt file")
-    checkpoint = find_checkpoint(run, warn, step, last)
-    kind = writer_of(checkpoint)
-    special = {"--label": label, "--adapt-to": adapt_to, "--interactive": interactive or None,
-               "--load-state": load_state, "--save-state": save_state}  # fmt: skip
-    for option, value in special.items():
-        if value is not None and option not in kind.options:
-            task = checkpoint.metadata["config"]["task"]
-            raise ConfigError(f"{option} says nothing to a model of the task {task}; leave it out")
-    if device == "auto" and num_samples < MANY:
+    checkpoint = find_checkpoint(run, warn, options.step, options.last)
+    writer = writer_of(checkpoint)
+    for ability, flag in options.wanted_abilities.items():
+        if ability not in writer.abilities:
+            task = checkpoint.metadata["config"].get("task", "language_model")
+            raise ConfigError(f"{flag} means nothing to a model of the task {task}; leave it out")
+    device = options.device
+    if device == "auto" and options.num_samples < MANY:
         device = "cpu"
     if device != "cpu":  # numpy steps on a CPU; torch, which is slow to import, is not needed.
         from charrnn.training.hardware import choose_device
 
         device = str(choose_device(device))
-    model = kind.from_checkpoint(checkpoint, device)
+    model = writer.from_checkpoint(checkpoint, device)
     keep_freed_memory()
-    policy: Any = unknown
-    before = ""
-    if adapt_to is not None:
-        from charrnn.evaluation.dynamic import Rates
+    return model
 
-        is_bytes = model.vocabulary.kind == "byte"
-        text = _read(adapt_to, "text", "surrogateescape" if is_bytes else "strict")
-        model = model.adapted_to(text, Rates.of(dynamic_rate, dynamic_decay), policy)
-        before = text[-REREAD:]
-    missing = model.vocabulary.unknown_characters(prompt or "")
-    if missing and unknown == "skip":
+
+def _adapted(model: Any, options: Options) -> tuple[Any, str]:
+    """Let the model learn from the text of --adapt-to; return it with the end of that text."""
+    if options.adapt_to is None:
+        return model, ""
+    from charrnn.evaluation.dynamic import Rates
+
+    is_bytes = model.vocabulary.kind == "byte"
+    text = _read(options.adapt_to, "text", "surrogateescape" if is_bytes else "strict")
+    rates = Rates.of(options.dynamic_rate, options.dynamic_decay)
+    with naming_rate_flag():
+        return model.adapted_to(text, rates, options.unknown), text[-REREAD:]
+
+
+def _warn_of_unknown(model: Any, prompt: str, options: Options) -> None:
+    """Name the characters that --unknown skip leaves out of the prompt."""
+    missing = model.vocabulary.unknown_characters(prompt)
+    if missing and options.unknown == "skip":
         from charrnn.data.vocabulary import name_characters
 
         warn(f"left out of the prompt: {name_characters(missing)}")
-    choice = Choice(temperature, top_k, top_p, min_p)
-    chosen_seed = secrets.randbits(32) if seed is None else seed
-    samples = list(range(num_samples))
-    cursor = None
-    if load_state is not None:
-        cursor, stored_seed, samples = model.load_cursor(load_state)
-        chosen_seed = stored_seed if seed is None else seed
-        if prompt:
-            ids = model.vocabulary.encode(prompt, policy).astype("int64")
-            cursor = prime(model, ids[None].repeat(len(samples), 0), cursor)
-    draws = Draws(chosen_seed, samples)
-    about = {"labels": model.labels(draws, label)} if "--label" in kind.options else {}
-    if cursor is None:
-        cursor = model.begin(before + (prompt or ""), num_samples, policy, **about)
-    if seed is None and load_state is None and (temperature > 0 or (about and label is None)):
-        say(f"seed {chosen_seed}")
-    write = Writer()
-    if interactive:
-        if len(samples) != 1:
-            raise ConfigError("--interactive keeps one state; this one has several samples")
-        _converse(model, cursor, choice, draws, length, stop, policy, write)
-    else:
-        streamed = len(samples) == 1 and not as_json and model.end is None
-        if streamed and prompt and load_state is None:
-            write(prompt)
-        texts = generate_texts(
-            model, model.vocabulary, cursor, choice, draws, length, stop, model.end,
-            write if streamed else None,
-        )  # fmt: skip
-        if streamed and not texts[0].endswith("\n"):
-            click.echo()
-        for i, text in zip(samples, texts, strict=True) if not streamed else ():
-            if as_json:
-                record = {"schema": SCHEMA, "sample": i, "seed": chosen_seed, "text": text,
-                          "prompt": prompt or "", "step": model.training_step}  # fmt: skip
-                more = {"label": about["labels"][i]} if about else {}
-                click.echo(json.dumps(record | more))
-            elif model.end is None:
-                click.echo(f"--- sample {i}")
-                write((prompt or "") + text + "\n")
-            else:
-                first = "" if label is not None else f"{about['labels'][i]}\t"
-                line = f"{first}{prompt or ''}{text}".replace("\n", " ")
-                write(f"{line}\n")
-    if save_state is not None:
-        model.save_cursor(save_state, cursor, chosen_seed, samples)
-        say(f"saved the hidden state in {save_state}")
 
 
-def _converse(
-    model: TrainedModel,
-    cursor: Cursor,
-    choice: Choice,
-    draws: Any,
-    length: int,
-    stop: str | None,
-    unknown: Any,
-    write: Writer,
-) -> None:
-    """Turns: a line from the user is read into the state, then the model writes on."""
-    from charrnn.errors import DataError
-    from charrnn.inference.sampler import prime
-    from charrnn.inference.text import generate_texts
+def _stream(writing: Writing, prompt: str) -> None:
+    """Print the prompt and one text, character by character."""
+    write = _Output()
+    write(prompt)
+    (last_piece,) = writing.write(write)
+    if not last_piece.endswith("\n"):
+        click.echo()
 
+
+def _print_samples(writing: Writing, model: Any, as_json: bool) -> None:
+    """Print finished texts: as JSON lines, one a line after its class, or below a heading."""
+    from charrnn.runs.checkpoint import SCHEMA
+
+    write, request = _Output(), writing.request
+    labels: Sequence[str | None] = writing.labels or [None] * len(writing.samples)
+    for i, text, label in zip(writing.samples, writing.write(), labels, strict=True):
+        if as_json:
+            record = {"schema": SCHEMA, "sample": i, "seed": writing.seed, "text": text,
+                      "prompt": request.prompt, "step": model.training_step}  # fmt: skip
+            click.echo(json.dumps(record | ({} if label is None else {"label": label})))
+        elif model.end is None:
+            click.echo(f"--- sample {i}")
+            write(request.prompt + text + "\n")
+        else:
+            first = f"{label}\t" if label is not None and request.label is None else ""
+            write(f"{first}{request.prompt}{text}".replace("\n", " ") + "\n")
+
+
+def _converse(writing: Writing) -> None:
+    """Take turns: read a line from the user into the state, then let the model write on."""
+    from charrnn.errors import ConfigError, DataError
+
+    if len(writing.samples) != 1:
+        raise ConfigError("--interactive keeps one state; this one has several samples")
     say("type a line for the model to go on from; end with Ctrl-D")
+    write, vocabulary = _Output(), writing.model.vocabulary
     while True:
         try:
             line = _read_line()
         except EOFError:
             return
-        if model.vocabulary.unknown_characters("\n"):
+        if vocabulary.unknown_characters("\n"):
             line = line.removesuffix("\n")
         try:
-            ids = model.vocabulary.encode(line, unknown).astype("int64")
+            writing.read(line)
         except DataError as error:
             warn(str(error))
             continue
-        if len(ids):
-            moved = prime(model, ids[None], cursor)
-            cursor.token, cursor.state = moved.token, moved.state
-        texts = generate_texts(
-            model, model.vocabulary, cursor, choice, draws, length, stop, model.end, write
-        )
-        click.echo(nl=not texts[0].endswith("\n"))  # Flushes as well.
+        (last_piece,) = writing.write(write)
+        click.echo(nl=not last_piece.endswith("\n"))  # Flushes as well.
 
 
-class Writer:
-    """Text on standard output as it is made: character by character on a terminal, where control
-    characters are escaped, and a few times a second elsewhere."""
+class _Output:
+    """Text on standard output: at once on a terminal, with control characters escaped, and
+    elsewhere flushed ten times a second."""
 
     def __init__(self) -> None:
         self._terminal = is_terminal(sys.stdout)

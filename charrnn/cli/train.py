@@ -28,18 +28,34 @@ FLAGS: list[Flag] = [
     ("--task", "task", "TASK", TASKS),
     ("--cell", "model.cell", "CELL", CELLS),
     ("--layers", "model.layers", "N", "Layers."),
-    ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one a layer."),
+    ("--hidden-size", "model.hidden_size", "N", "Hidden width, or [N, M] for one per layer."),
+    (
+        "--parameters",
+        "model.parameters",
+        "N|RUN",
+        "Width for N parameters (500k), or RUN's number.",
+    ),
     ("--embedding-size", "model.embedding_size", "N", "Embedding width, or one_hot."),
     ("--dropout", "model.dropout", "P", "Dropout between layers."),
-    ("--batch-size", "training.batch_size", "N", "Lanes read side by side."),
+    ("--batch-size", "training.batch_size", "N", "Lanes: stretches of the text read side by side."),
     ("--window", "training.window", "N", "Characters between two steps (truncated BPTT)."),
     ("--learning-rate", "training.learning_rate", "X", "Highest learning rate."),
     ("--seed", "training.seed", "N", "Seed of weights and dropout."),
     ("--device", "device", "NAME", "auto, cpu, cuda, cuda:N or mps."),
     ("--vocabulary", "data.vocabulary", "KIND", "character, byte or word."),
     ("--encoding", "data.encoding", "NAME", "Encoding of the text."),
-    ("--errors", "data.errors", "HOW", "What to do with bad bytes: strict, replace, ..."),
-    ("--unknown", "data.unknown", "HOW", "Characters an adopted vocabulary lacks: error, skip."),
+    (
+        "--errors",
+        "data.errors",
+        "HOW",
+        "Treatment of bytes that cannot be decoded: strict, replace, ...",
+    ),
+    (
+        "--unknown",
+        "data.unknown",
+        "HOW",
+        "Characters that a vocabulary taken from a run lacks: error, skip.",
+    ),
 ]
 
 
@@ -56,7 +72,7 @@ def _flags(table: list[Flag]) -> Callable[[Any], Any]:
 def _flag_layers(table: list[Flag], values: Mapping[str, Any]) -> list[Layer]:
     """The flags of a command that have a value, as settings; a budget replaces all others."""
     from charrnn.config.strict_yaml import parse_yaml
-    from charrnn.session.start import replace_budgets
+    from charrnn.session.opening import replace_budgets
 
     layers: list[Layer] = []
     for flag, key, _, _ in table:
@@ -108,7 +124,7 @@ def train(
       charrnn train pairs.tsv --task translation
     """
     from charrnn.config.merge import override_layers
-    from charrnn.session.start import clock_from, load_source, merge_settings, start_run
+    from charrnn.session.opening import clock_from, load_source, merge_settings, start_run
 
     source = None
     if origin is not None:
@@ -130,14 +146,18 @@ def train(
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@click.option("--data", multiple=True, metavar="DATA", help="The text, where it has moved.")
-@click.option("--validation", multiple=True, metavar="DATA", help="Likewise, the validation text.")
-@click.option("--test", multiple=True, metavar="DATA", help="Likewise, the test text.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory for a lone checkpoint.")
+@click.option("--data", multiple=True, metavar="DATA", help="The text, if it has moved.")
+@click.option(
+    "--validation", multiple=True, metavar="DATA", help="The validation text, if it has moved."
+)
+@click.option("--test", multiple=True, metavar="DATA", help="The test text, if it has moved.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="New run directory for a checkpoint file."
+)
 @_flags(BUDGET_FLAGS)
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default=None,
               help="Characters that the model's vocabulary lacks.")  # fmt: skip
-@click.option("--device", metavar="NAME", help="Go on on another device.")
+@click.option("--device", metavar="NAME", help="Continue on another device.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
 @click.pass_obj
 def resume(
@@ -153,7 +173,7 @@ def resume(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Go on with RUN where it stopped, exactly as if it had not.
+    """Continue RUN where it stopped, exactly as if it had not.
 
     RUN is a run directory, its name under runs/, or a checkpoint file (which begins a new run
     directory). A new budget counts from the start of the run for --steps and --epochs, and from
@@ -165,7 +185,7 @@ def resume(
       charrnn resume book-1 --max-time 30m
       charrnn resume step-00000500.safetensors --data book.txt
     """
-    from charrnn.session.start import clock_from, resume_run
+    from charrnn.session.opening import clock_from, resume_run
 
     layers: list[Layer] = _flag_layers(BUDGET_FLAGS, flags)
     layers += [("--unknown", {"data.unknown": unknown})] if unknown else []

@@ -79,11 +79,27 @@ def parse_duration(value: Any) -> Any:
     return hours * 3600 + minutes * 60 + seconds
 
 
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmM])", re.ASCII)
+
+
+def parse_count(value: Any) -> Any:
+    """Convert `500k` or `1.5M` to an integer; return anything else as it is.
+
+    >>> parse_count("1.5M")
+    1500000
+    """
+    match = _COUNT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return value
+    return round(float(match[1]) * {"k": 10**3, "m": 10**6}[match[2].lower()])
+
+
 Probability = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Width = Annotated[int, Field(gt=0, le=65536)]
 Seconds = Annotated[PositiveFloat, BeforeValidator(parse_duration)]
+RunName = Annotated[str, Field(min_length=1)]
 Words = Literal["lookup", "recurrent", "convolving"]
 
 
@@ -192,6 +208,9 @@ class ModelConfig(Section):
     """Number of layers; a list in `hidden_size` sets it as well."""
     hidden_size: Width | Annotated[list[Width], Field(min_length=1, max_length=64)] | Auto = "auto"
     """Hidden width of every layer, or a list with a width for each layer."""
+    parameters: Annotated[PositiveInt | RunName | None, BeforeValidator(parse_count)] = None
+    """Choose `hidden_size` for at most this many parameters, such as 500k or 1.5M; or RUN, for at
+    most as many as another run has."""
     embedding_size: Width | Literal["one_hot"] | Auto = "auto"
     """Width of a symbol's embedding, or one_hot. With several entries in `words`, each of them has
     this width."""
@@ -253,6 +272,15 @@ class ModelConfig(Section):
             raise ValueError(
                 f"a {self.cell} has no layer normalisation; set model.layer_norm to false, or "
                 f"model.cell to {one_of(LAYER_NORM_CELLS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_size(self) -> ModelConfig:
+        if self.parameters is not None and self.hidden_size != "auto":
+            raise ValueError(
+                "model.parameters decides the width; leave out model.hidden_size, or "
+                "model.parameters"
             )
         return self
 

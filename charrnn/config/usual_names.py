@@ -13,6 +13,7 @@ _KEYS = {
     "model.layers": "depth layer n_layer n_layers nlayers num_layer num_layers",
     "model.hidden_size": "dim hidden hidden_dim hidden_units n_hidden nhid num_hidden rnn_size "
     "size state_size units width",
+    "model.parameters": "n_params num_parameters num_params params",
     "model.embedding_size": "embed embed_dim embed_size embedding embedding_dim emsize n_embd",
     "model.dropout": "drop dropout_rate p_dropout",
     "model.tie_embeddings": "tie tied tie_weights tied_weights weight_tying",

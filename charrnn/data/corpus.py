@@ -73,7 +73,7 @@ class Corpus:
 
     @property
     def unit(self) -> str:
-        """What one symbol is called; a byte counts as a character."""
+        """What one symbol is called: a character, a byte or a word."""
         return unit_of(self.vocabulary)
 
     def unknown_count(self, span: Span) -> int:

@@ -450,8 +450,8 @@ Vocabulary: TypeAlias = CharacterVocabulary | ByteVocabulary | WordVocabulary
 
 
 def unit_of(vocabulary: Vocabulary) -> str:
-    """What one of its symbols is called; a byte counts as a character."""
-    return "word" if vocabulary.kind == "word" else "character"
+    """What one of its symbols is called: a character, a byte or a word."""
+    return vocabulary.kind if vocabulary.kind in ("byte", "word") else "character"
 
 
 def vocabulary_of(

@@ -1,15 +1,19 @@
-r"""Dynamic evaluation: a model that learns from the text it reads, after each stretch of it.
+r"""Dynamic evaluation: a model goes on learning from the text on which it is scored.
 
-After each segment the weights take one step down its loss, scaled by how much each weight mattered
-in training, and are drawn back to where training left them (Krause et al. 2018, the RMS rule):
+The text is read in segments of some 20 symbols. After a segment was scored, the weights take one
+step down its loss, and are pulled back towards their trained values (Krause et al. 2018, "Dynamic
+evaluation of neural sequence models", the RMS rule with a decay scaled by RMS):
 
 .. math:: \theta \leftarrow \theta - \eta \frac{g}{s + \epsilon}
           + \min(1, \lambda s) \odot (\theta_0 - \theta)
 
-g is the gradient of the segment's summed loss (nats), s the root mean square of each weight's
-gradient in training over its mean among all weights. The paper collects s on the training text;
-the second moments that Adam and RMSprop end training with are the same quantity, and stand in
-the checkpoint. Where there are none, s is 1.
+- g: the gradient of the segment's summed loss (nats);
+- s: the root mean square of each weight's gradient in training, divided by its mean over all
+  weights, so that weights that mattered little in training move more;
+- eta, lambda: `Rates.learning` and `Rates.decay`; theta_0: the trained weights.
+
+The paper collects the squares of the gradients on the training text. Adam and RMSprop end their
+training with the same quantity, and the checkpoint holds it. Without it, s is 1.
 """
 
 from __future__ import annotations
@@ -25,12 +29,16 @@ from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 LEARNING, DECAY = 0.01, 0.001
-EPSILON = 0.1  # of weights that hardly mattered: keeps the first step they are asked to take small
+EPSILON = 0.1  # bounds the first step of weights whose gradient was almost 0 in training
 
 
 @dataclass(frozen=True)
 class Rates:
-    """eta, lambda, and the characters of a segment."""
+    """The rates of dynamic evaluation: eta, lambda, and the symbols of a segment.
+
+    >>> str(Rates(0.01, 0.001))
+    'rate 0.01, decay 0.001, segments of 20'
+    """
 
     learning: float
     decay: float
@@ -38,7 +46,7 @@ class Rates:
 
     @classmethod
     def of(cls, learning: float | None, decay: float | None) -> Rates:
-        """With what does well on most texts in place of None."""
+        """Replace None by values that do well on most texts."""
         return cls(LEARNING if learning is None else learning, DECAY if decay is None else decay)
 
     def __str__(self) -> str:
@@ -46,29 +54,23 @@ class Rates:
 
 
 class Adapting(Generic[Model]):
-    """A copy of `model` that takes the steps of dynamic evaluation.
+    """A copy of a model that takes the steps of dynamic evaluation; the original stays as it is.
 
-    `moments` are second moments by the names of the weights, or nothing.
+    `moments` are second moments of the gradient by the names of the weights; they are used where
+    every weight has them.
     """
 
     def __init__(self, model: Model, moments: Mapping[str, NDArray[Any]], rates: Rates) -> None:
         self.rates = rates
         self.model = copy.deepcopy(model).eval()
-        named = list(self.model.named_parameters())
-        self._weights: list[Tensor] = [parameter for _, parameter in named]
-        self._trained = [parameter.detach().clone() for parameter in self._weights]
-        scales = [torch.ones_like(parameter) for parameter in self._trained]
-        if all(name in moments for name, _ in named):
-            given = [torch.from_numpy(moments[name]).to(p) for name, p in named]
-            scales = [values.sqrt() for values in given]
-        count = sum(scale.numel() for scale in scales)
-        mean = torch.stack([scale.sum() for scale in scales]).sum() / count
-        scales = [scale / mean for scale in scales]
+        self._weights: list[Tensor] = list(self.model.parameters())
+        self._trained = [weight.detach().clone() for weight in self._weights]
+        scales = _scales(self.model, moments)
         self._steps = [rates.learning / (scale + EPSILON) for scale in scales]
         self._returns = [(rates.decay * scale).clamp(max=1) for scale in scales]
 
     def learn(self, nats: Tensor) -> None:
-        """Take the step for a segment's summed loss, whose graph is there."""
+        """Take one step for a segment's summed loss (a scalar with its graph)."""
         gradients = torch.autograd.grad(nats, self._weights, allow_unused=True)
         with torch.no_grad():
             back = torch._foreach_sub(self._trained, self._weights)
@@ -76,3 +78,14 @@ class Adapting(Generic[Model]):
                 if gradient is not None:
                     weight.addcmul_(gradient, step, value=-1)
             torch._foreach_addcmul_(self._weights, back, self._returns)
+
+
+def _scales(model: nn.Module, moments: Mapping[str, NDArray[Any]]) -> list[Tensor]:
+    """Compute s of each weight: the root of its second moment over the mean of all roots."""
+    named = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
+    roots = [torch.ones_like(parameter) for _, parameter in named]
+    if all(name in moments for name, _ in named):
+        roots = [torch.from_numpy(moments[name]).to(value).sqrt() for name, value in named]
+    count = sum(root.numel() for root in roots)
+    mean = torch.stack([root.sum() for root in roots]).sum() / count
+    return [root / mean for root in roots]

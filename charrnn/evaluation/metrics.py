@@ -1,4 +1,7 @@
-"""How good predictions are: counted, with what was counted beside it. Knows no torch."""
+"""How good predictions are: accuracy, F1, BLEU. Every share says how many it is of.
+
+Nothing here knows torch.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,19 @@ Counts = NDArray[np.int64]
 
 
 class Share(NamedTuple):
-    """How many of how many."""
+    """How many are right, of how many."""
 
     right: int
-    of: int
+    total: int
 
     @property
     def value(self) -> float | None:
-        """The fraction, or None of nothing."""
-        return self.right / self.of if self.of else None
+        """The fraction, or None where there is nothing to be right."""
+        return self.right / self.total if self.total else None
 
 
 class Bleu(NamedTuple):
-    """BLEU with what it is made of; all of it between 0 and 1."""
+    """BLEU with its parts; score, precisions and penalty lie between 0 and 1."""
 
     score: float
     precisions: tuple[float, ...]
@@ -36,7 +39,13 @@ class Bleu(NamedTuple):
 
 
 def accuracy(predicted: ArrayLike, gold: ArrayLike, where: ArrayLike | None = None) -> Share:
-    """How many predictions are right, of those where `where` is true."""
+    """Count the predictions that are right, among those where `where` is true.
+
+    All arrays have the same shape; raises ValueError where they differ.
+
+    >>> accuracy([1, 2, 0, 2], [1, 2, 2, 2])
+    Share(right=3, total=4)
+    """
     right = _same_shape(predicted, gold)
     if where is not None:
         chosen = np.asarray(where, bool)
@@ -47,13 +56,23 @@ def accuracy(predicted: ArrayLike, gold: ArrayLike, where: ArrayLike | None = No
 
 
 def exact_match(predicted: Iterable[Sequence[object]], gold: Iterable[Sequence[object]]) -> Share:
-    """How many whole sequences are right."""
+    """Count the sequences that are right from the first symbol to the last.
+
+    >>> exact_match(["abc", "ab"], ["abc", "abc"])
+    Share(right=1, total=2)
+    """
     right = [list(p) == list(g) for p, g in zip(predicted, gold, strict=True)]
     return Share(sum(right), len(right))
 
 
 def confusion(predicted: ArrayLike, gold: ArrayLike, classes: int) -> Counts:
-    """Counts (C, C): row i, column j is how often class i was taken for class j."""
+    """Count (C, C) how often class i (row) was taken for class j (column).
+
+    Raises ValueError for a class outside of [0, C).
+
+    >>> confusion([0, 1, 1], [0, 0, 1], 2).tolist()
+    [[1, 1], [0, 1]]
+    """
     _same_shape(predicted, gold)
     rows, columns = np.asarray(gold, np.int64).ravel(), np.asarray(predicted, np.int64).ravel()
     both = np.concatenate([rows, columns])
@@ -63,14 +82,17 @@ def confusion(predicted: ArrayLike, gold: ArrayLike, classes: int) -> Counts:
 
 
 def macro_f1(counts: Counts) -> float | None:
-    """The mean F1 over the classes of a confusion that are there or are predicted.
+    """Return the mean over the classes of F1 = 2 TP / (2 TP + FP + FN), from confusion counts.
 
-    F1 is 2 TP / (2 TP + FP + FN). A class that neither occurs nor is predicted says nothing and is
-    left out; one that is predicted and does not occur counts 0. None where nothing was counted.
+    A class that neither occurs nor is predicted is left out; one that is predicted but does not
+    occur counts 0. None where nothing was counted.
+
+    >>> macro_f1(confusion([0, 1], [0, 1], classes=3))
+    1.0
     """
-    right, both = counts.diagonal(), counts.sum(0) + counts.sum(1)
-    there = both > 0
-    return float((2 * right[there] / both[there]).mean()) if there.any() else None
+    right, occurring = counts.diagonal(), counts.sum(0) + counts.sum(1)
+    used = occurring > 0
+    return float((2 * right[used] / occurring[used]).mean()) if used.any() else None
 
 
 def bleu(
@@ -78,13 +100,17 @@ def bleu(
     references: Sequence[Sequence[Sequence[Hashable]]],
     order: int = 4,
 ) -> Bleu:
-    """BLEU of a corpus (Papineni et al. 2002): each candidate has one or more references.
+    r"""Compute BLEU of a corpus (Papineni et al. 2002); each candidate has one or more references.
 
-    The geometric mean of the precisions of n-grams up to `order`, times exp(1 - r/c) where the
-    candidates' c tokens are fewer than r. Of an n-gram, as many count as one reference has at most;
-    r sums the length of each candidate's nearest reference, the shorter of two as near. Counts are
-    summed over the corpus before they are divided. Nothing is smoothed: the score is 0 where an
-    order has no match.
+    .. math:: \mathrm{BLEU} = \min(1, e^{1 - r/c}) \left(\prod_{n=1}^{N} p_n\right)^{1/N}
+
+    p_n is the share of the candidates' n-grams that stand in a reference, each counted at most as
+    often as in the reference that has it most often; c is the length of the candidates, r that of
+    each candidate's nearest reference (of two as near, the shorter). Counts are summed over the
+    corpus before they are divided. Nothing is smoothed: the score is 0 where an order has no match.
+
+    >>> round(bleu(["the cat is on".split()], [["the cat is on the mat".split()]]).score, 3)
+    0.607
     """
     matched, total = [0] * order, [0] * order
     length = reference_length = 0
@@ -95,9 +121,9 @@ def bleu(
             most: Counter[Any] = Counter()
             for reference in known:
                 most |= _ngrams(reference, n)
-            found = _ngrams(candidate, n)
-            matched[n - 1] += (found & most).total()
-            total[n - 1] += found.total()
+            ngrams = _ngrams(candidate, n)
+            matched[n - 1] += (ngrams & most).total()
+            total[n - 1] += ngrams.total()
     precisions = tuple(m / t if t else 0.0 for m, t in zip(matched, total, strict=True))
     if not length:
         return Bleu(0.0, precisions, 0.0, 0, reference_length)
@@ -111,7 +137,7 @@ def _ngrams(tokens: Sequence[Hashable], n: int) -> Counter[Any]:
 
 
 def _same_shape(predicted: ArrayLike, gold: ArrayLike) -> NDArray[np.bool_]:
-    """Where two arrays are equal. Raises ValueError where they differ in shape."""
+    """Compare element by element. Raises ValueError for arrays of different shape."""
     ours, theirs = np.asarray(predicted), np.asarray(gold)
     if ours.shape != theirs.shape:
         raise ValueError(f"predictions of shape {ours.shape} for {theirs.shape}")

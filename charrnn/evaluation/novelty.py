@@ -1,7 +1,8 @@
-"""Is it copying? How much of a text stands verbatim in another one.
+"""How much of a text is copied: which spans of it stand verbatim in another text.
 
-Spans are compared by 64-bit hashes of all spans of a length, made by doubling from those of half
-the length, and what a hash finds is compared symbol by symbol.
+Spans of one length are compared by 64-bit hashes. The hash of a span is built by doubling, from the
+hashes of its two halves, so that all spans of length n take O(log n) passes over the text. A hash
+that occurs in both texts is only a candidate; candidates are compared symbol by symbol.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from charrnn.data.corpus import Corpus
+from charrnn.data.vocabulary import code_points
 
 Points = NDArray[np.uint32]
 Hashes = NDArray[np.uint64]
@@ -20,37 +24,75 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio (Knuth)
 
 @dataclass(frozen=True)
 class Novelty:
-    """`shares` says for some lengths which part of the sample's spans stand in the training text;
-    `longest` is the longest span that does, `start` where it begins in the sample."""
+    """What a sample copies from a training text.
+
+    `shares[n]` is the share of the sample's spans of n symbols that stand in the training text;
+    `longest` is the length of the longest such span, `start` its place in the sample.
+    """
 
     shares: dict[int, float]
     longest: int
     start: int
 
 
+@dataclass(frozen=True)
+class Copied:
+    """A `Novelty` of two texts with the texts' lengths and the longest copied span as text."""
+
+    novelty: Novelty
+    span: str
+    sample_length: int
+    train_length: int
+
+
+def novelty_in(text: str, corpus: Corpus) -> Copied:
+    """Compare a sample with the training split of a corpus: by bytes or by code points."""
+    train_span, vocabulary = corpus.splits["train"], corpus.vocabulary
+    ids = corpus.ids[train_span.start : train_span.stop]
+    if vocabulary.kind == "byte":
+        sample, train = vocabulary.encode(text).astype(np.uint32), ids.astype(np.uint32)
+    else:
+        sample, train = code_points(text), code_points(vocabulary.decode(ids))
+    result = novelty(sample, train)
+    copied = sample[result.start : result.start + result.longest].tolist()
+    is_bytes = vocabulary.kind == "byte"
+    span = vocabulary.decode(copied) if is_bytes else "".join(map(chr, copied))
+    return Copied(result, span, len(sample), len(train))
+
+
 def novelty(sample: Points, train: Points) -> Novelty:
-    """Compare code points (or bytes). Spans longer than the sample have a share of 0."""
+    """Compare code points (or bytes). Spans longer than the sample have a share of 0.
+
+    >>> a, b = np.array([1, 2, 3, 9], np.uint32), np.array([7, 1, 2, 3, 4], np.uint32)
+    >>> result = novelty(a, b)
+    >>> result.longest, result.start
+    (3, 0)
+    """
     shares = {}
     for length in LENGTHS:
-        found = _found(sample, train, length)
-        shares[length] = float(found.mean()) if len(found) else 0.0
+        copied = _copied(sample, train, length)
+        shares[length] = float(copied.mean()) if len(copied) else 0.0
     longest, start = _longest(sample, train)
     return Novelty(shares, longest, start)
 
 
 def _hashes(points: Points, length: int) -> Hashes:
-    """Of every span of `length`, by doubling: a span is one of a power of two and what is left."""
+    """Hash every span of `length`.
+
+    The length is a sum of powers of two; the hash of a span combines those of spans of these
+    lengths, which stand one after another.
+    """
     count = len(points) - length + 1
     if count <= 0:
         return np.empty(0, np.uint64)
-    power = _mix(points.astype(np.uint64) + np.uint64(1))
+    power = _mix(points.astype(np.uint64) + np.uint64(1))  # of spans of `size` symbols
     result: Hashes | None = None
-    at, size = 0, 1
+    offset, size = 0, 1
     while True:
         if length & size:
-            piece = power[at : at + count]
+            piece = power[offset : offset + count]
             result = piece if result is None else _mix(result * _ODD + piece)
-            at += size
+            offset += size
         if 2 * size > length:
             break
         power = _mix(power[: len(power) - size] * _ODD + power[size:])
@@ -60,39 +102,44 @@ def _hashes(points: Points, length: int) -> Hashes:
 
 
 def _mix(values: Hashes) -> Hashes:
-    """Spread every bit over all (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """Spread every bit over all bits (the finaliser of SplitMix64, Steele et al. 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
-def _places(sample: Points, train: Points, length: int) -> NDArray[np.int64]:
-    """For every span of the sample, where in the training text one with its hash begins, or -1."""
+def _candidates(sample: Points, train: Points, length: int) -> NDArray[np.int64]:
+    """For every span of the sample, where a span with its hash begins in the training text, or -1.
+
+    One place is enough, wherever there are several.
+    """
     ours, theirs = _hashes(sample, length), _hashes(train, length)
     if not len(ours) or not len(theirs):
         return np.full(len(ours), -1)
     distinct, inverse = np.unique(ours, return_inverse=True)
-    place = np.searchsorted(distinct, theirs)
-    place[place == len(distinct)] = 0
-    hits = np.flatnonzero(distinct[place] == theirs)
-    where = np.full(len(distinct), -1)
-    where[place[hits]] = hits  # One place in the training text is enough.
-    return where[inverse]
+    rank = np.searchsorted(distinct, theirs)
+    rank[rank == len(distinct)] = 0
+    hits = np.flatnonzero(distinct[rank] == theirs)
+    begins = np.full(len(distinct), -1)
+    begins[rank[hits]] = hits
+    return begins[inverse]
 
 
-def _found(sample: Points, train: Points, length: int) -> NDArray[np.bool_]:
+def _copied(sample: Points, train: Points, length: int) -> NDArray[np.bool_]:
     """For every span of the sample, whether it stands in the training text."""
-    at = _places(sample, train, length)
-    found = at >= 0
-    spans = np.flatnonzero(found)
+    begins = _candidates(sample, train, length)
+    copied = begins >= 0
+    spans = np.flatnonzero(copied)
     for offset in range(length):  # Equal hashes are not yet equal spans.
-        found[spans] &= sample[spans + offset] == train[at[spans] + offset]
-    return found
+        copied[spans] &= sample[spans + offset] == train[begins[spans] + offset]
+    return copied
 
 
 def _longest(sample: Points, train: Points) -> tuple[int, int]:
-    """The longest span in both, and where it begins in the sample, by bisection: whatever stands
-    in both, its parts do as well."""
+    """The length of the longest span in both texts, and where it begins in the sample.
+
+    By bisection: if a span stands in both texts, so do all shorter spans inside it.
+    """
     low, high, start = 0, min(len(sample), len(train)), 0
     while low < high:
         middle = (low + high + 1) // 2
@@ -105,13 +152,13 @@ def _longest(sample: Points, train: Points) -> tuple[int, int]:
 
 
 def _first(sample: Points, train: Points, length: int) -> int | None:
-    """Where the first span of the sample that stands in the training text begins.
+    """Where the first span of the sample begins that stands in the training text, or None.
 
-    Spans may be as long as the texts, so no more of them are compared than it takes.
+    Spans may be as long as the texts, so no more of them are compared than necessary.
     """
-    at = _places(sample, train, length)
-    for span in np.flatnonzero(at >= 0).tolist():
-        there = int(at[span])
-        if np.array_equal(sample[span : span + length], train[there : there + length]):
+    begins = _candidates(sample, train, length)
+    for span in np.flatnonzero(begins >= 0).tolist():
+        begin = int(begins[span])
+        if np.array_equal(sample[span : span + length], train[begin : begin + length]):
             return int(span)
     return None

@@ -1,29 +1,40 @@
-"""A score with what makes it comparable. Nothing here imports torch."""
+"""A score and everything that makes it comparable: unit, split, protocol, text.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.config.merge import config_from_data
 from charrnn.data.corpus import Corpus, Span
 from charrnn.errors import DataError
-from charrnn.runs.checkpoint import SCHEMA
+from charrnn.runs.checkpoint import SCHEMA, Checkpoint
+
+Item = TypeVar("Item")
 
 UNBROKEN = "unbroken"
+"""The protocol of a score: one pass over the split from the zero state, every symbol once."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A score with all that is needed to compare it: on what, and by which protocol.
+    """A mean loss with its unit, how many units were scored, on which split and how.
 
-    `nats` is the mean loss of one `unit` (a character, a word, a label), `count` how many of them
-    were scored, `halves` the nats of the first half of them and of the second. `metrics` are
-    what else is natural to a task, as accuracy.
+    `nats` is the mean loss of one `unit` (character, byte, word, label, token) and `count` the
+    number of units scored. `halves` are the mean losses of the first and the second half of them.
+    `metrics` are further numbers of the task, such as accuracy.
+
+    >>> score = Evaluation("validation", 1.5, 1000, UNBROKEN, byte_count=1100)
+    >>> round(score.bits, 3), round(score.bits_per_byte, 3)
+    (2.164, 1.967)
     """
 
     split: str
@@ -41,22 +52,25 @@ class Evaluation:
 
     @property
     def nats_per_character(self) -> float:
-        """The mean loss, for who knows that the unit is a character."""
+        """The mean loss under the name that fits a model of characters."""
         return self.nats
 
     @property
     def bits(self) -> float:
-        """The mean loss in bits."""
+        """The mean loss in bits: nats / ln 2."""
         return self.nats / math.log(2)
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The loss over the bytes of the text in UTF-8, which compares across vocabularies."""
+        """The total loss in bits over the text's bytes in UTF-8; compares across vocabularies."""
         return self.bits * self.count / self.byte_count if self.byte_count else None
 
     def record(self) -> dict[str, Any]:
-        """Plain data, for JSON; the names of the keys say what the unit is."""
-        unit = self.unit
+        """Return plain data for JSON and for the files of a run.
+
+        Keys are named by the unit (`nats_per_word`, `words`); see `key_unit` for bytes.
+        """
+        unit = key_unit(self.unit)
         return {
             "split": self.split,
             f"nats_per_{unit}": self.nats,
@@ -74,10 +88,25 @@ class Evaluation:
         }
 
 
+def key_unit(unit: str) -> str:
+    """Return the unit's name in keys of JSON and of files: "character" for a byte.
+
+    Runs over bytes have always been recorded as `nats_per_character`. The key stays, so that old
+    runs can be read and resumed; only what people read says "byte".
+
+    >>> key_unit("byte"), key_unit("word")
+    ('character', 'word')
+    """
+    return "character" if unit == "byte" else unit
+
+
 def evaluation_of_surprisals(
     nats: NDArray[np.float64], split: str, protocol: str, **about: Any
 ) -> Evaluation:
-    """Name the surprisals of each character, in nats and in reading order."""
+    """Make an Evaluation of the surprisals of all symbols, in nats and in reading order.
+
+    `about` are further fields of `Evaluation`.
+    """
     middle = len(nats) // 2
     halves = (float(nats[:middle].mean()), float(nats[middle:].mean())) if middle else None
     return Evaluation(split, float(nats.mean()), len(nats), protocol, halves=halves, **about)
@@ -89,18 +118,18 @@ class Scorer(Protocol):
     def surprisals(
         self, ids: NDArray[Any], start: int = 0, stop: int | None = None
     ) -> NDArray[np.float64]:
-        """-ln P in nats of each id in [start, stop) after the ids before it."""
+        """Return -ln P in nats of each id in [start, stop), given the ids before it."""
         ...
 
 
 def score_unbroken(
     model: Scorer, corpus: Corpus, split: str, text: str | None = None
 ) -> Evaluation:
-    """The unbroken score of a split by a model that needs no carried state.
+    """Score a split by a model without a carried state.
 
-    Every character is scored once after the text before it, as far as the model reaches, that
-    before the split included; where there is none, the first character costs ln V. Raises
-    DataError where there is no such split.
+    Every symbol is scored once, given the symbols before it, which may lie before the split. With
+    nothing before the split, the first symbol costs ln V. Raises DataError for a split that the
+    corpus does not have.
     """
     span = span_of(corpus, split)
     first = 0 if span.has_context else span.start
@@ -116,8 +145,46 @@ def score_unbroken(
 
 
 def span_of(corpus: Corpus, split: str) -> Span:
-    """The stretch of a split. Raises DataError where the corpus has no such split."""
+    """Return where a split begins and ends. Raises DataError naming the splits that exist."""
     if split not in corpus.splits:
         have = ", ".join(corpus.splits)
         raise DataError(f"the corpus has no {split!r} split; it has {have}")
     return corpus.splits[split]
+
+
+def until(stop: Callable[[], bool], items: Iterable[Item]) -> Iterator[Item]:
+    """Yield `items`; raise KeyboardInterrupt as soon as `stop()` is true after one of them.
+
+    Scoring cannot be resumed in the middle, so a wish to stop ends it as Ctrl-C would.
+
+    >>> list(until(lambda: False, "ab"))
+    ['a', 'b']
+    """
+    for item in items:
+        yield item
+        if stop():
+            raise KeyboardInterrupt
+
+
+def never() -> bool:
+    """Return False: a `stop` for those who do not want to stop."""
+    return False
+
+
+def describe_scored(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return which model a score is of: run, task, cell, seed and number of parameters.
+
+    `run` is the run directory of the checkpoint, or the file itself where it lies in none.
+    """
+    path = checkpoint.path
+    config = config_from_data(checkpoint.metadata["config"], str(path))
+    weights = {n: v for n, v in checkpoint.tensors.items() if n.startswith("model/")}
+    if config.model.tie_embeddings:
+        weights.pop("model/head.weight")  # It is the embedding's matrix.
+    return {
+        "run": str(path.parent.parent if path.parent.name == "checkpoints" else path),
+        "task": config.task,
+        "cell": config.model.cell,
+        "seed": config.training.seed,
+        "parameters": sum(value.size for value in weights.values()),
+    }

@@ -1,14 +1,20 @@
-"""Texts coded by a model's own probabilities: a score that cannot lie, because the text comes back.
+"""Compress texts by a model's probabilities, which proves the model's score.
 
 Symbol by symbol, the model's next-symbol probabilities drive an arithmetic coder (Witten, Neal and
 Cleary 1987; here `constriction`'s range coder, Martin 1979), so that a symbol takes its surprisal
-in bits. Both directions run the very same steps, one symbol at a time, and so agree bit for bit on
-one machine and build; another may round otherwise and then decode nonsense, which the SHA-256 of
-the text tells. Any bytes are accepted: what the vocabulary lacks is escaped, byte by byte, and not
-read by the model.
+in bits, and a text about its score. Compressing and decompressing run the very same steps, one
+symbol at a time, and so agree bit for bit on one machine and build. Elsewhere numbers may round
+otherwise and the text come out wrong; its SHA-256 reveals that. Any bytes are accepted: characters
+outside of the vocabulary are escaped byte by byte, and the model does not read them.
 
-A file is the word `charrnn` and a 1, the CRC-32 of all that follows and the length of a JSON header
-in four bytes each, the header, and the coder's 32-bit words, all little-endian.
+The file, all integers little-endian::
+
+    bytes    content
+    8        `charrnn` and a 1
+    4        CRC-32 of everything after it
+    4        length of the header
+    ...      the header, JSON (`Header`)
+    ...      the coder's output, 32-bit words
 """
 
 from __future__ import annotations
@@ -32,31 +38,31 @@ if TYPE_CHECKING:
     from charrnn.evaluation.dynamic import Rates
 
 MAGIC = b"charrnn\x01"
-ESCAPES = 1e-3  # how many escapes are expected before any was seen
-LEAST = 2.0**-22  # a probability that the coder's 24 bits still hold
+ESCAPES = 1e-3  # escapes counted before the first symbol
+LEAST = 2.0**-22  # the least probability that the coder's 24 bits can hold
 
 START = len(MAGIC) + 8  # where the header begins
 
-FOREIGN = "this is no file of charrnn compress; name one that it made"
-DAMAGED = "the file is damaged, its checksum does not match; copy it again from where it was made"
+FOREIGN = "this is no file of charrnn compress; name a file that it made"
+DAMAGED = "the file is damaged (its checksum does not match); copy it again from its origin"
 OTHERWISE = (
-    "what comes out is not what went in: the file was made on a machine or with a build that "
-    "rounds otherwise; decompress it there"
+    "the text does not come out as it went in, because the file was made on a machine or with a "
+    "build that rounds otherwise; decompress it there"
 )
 
 Progress = Callable[[int], None]
-"""Told how many symbols are done."""
+"""Takes the number of symbols done."""
 
 
 def require_constriction() -> None:
-    """Raise ConfigError where the package `constriction` is missing."""
+    """Raise ConfigError without the package `constriction`."""
     require_extra("constriction", "compression", "compression")
 
 
 def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress: Progress) -> bytes:
-    """The bytes of `content`, coded. With `rates`, the model learns while it reads.
+    """Compress bytes with a model; with `rates`, the model learns while it reads.
 
-    Raises DivergedError where its predictions are then no longer finite.
+    Raises DivergedError for predictions that are no longer finite.
     """
     from constriction import stream
 
@@ -81,10 +87,10 @@ def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress:
 
 
 def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
-    """What was compressed with the same model on this machine.
+    """Bring back the bytes that were compressed with the same model on this machine.
 
-    Raises DataError for what is no such file, or does not come back as it was, and
-    CheckpointError where it was made with another model.
+    Raises DataError for another kind of file and for bytes that do not come back as they were,
+    CheckpointError for a file of another model.
     """
     from constriction import stream
 
@@ -108,7 +114,7 @@ def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
                 pieces.append(bytes([decoder.decode(stream.model.Uniform(256))]))
             predictor.read(symbol)
             progress(i + 1)
-    except (AssertionError, UnicodeEncodeError) as error:  # The coder's way of saying so; nonsense.
+    except (AssertionError, UnicodeEncodeError) as error:  # Impossible symbols, or no text.
         raise DataError(OTHERWISE) from error
     content = b"".join(pieces)
     if hashlib.sha256(content).hexdigest() != header.sha256:
@@ -117,7 +123,7 @@ def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
 
 
 class Header(BaseModel):
-    """What is known before the payload: `rates` are learning rate, decay and segment."""
+    """The header of a compressed file; `rates` are learning rate, decay and segment."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -138,13 +144,13 @@ class Header(BaseModel):
 
 
 def pack(header: bytes, payload: bytes) -> bytes:
-    """The file of a header and a payload."""
+    """Make a file of a header and a payload."""
     rest = len(header).to_bytes(4, "little") + header + payload
     return MAGIC + zlib.crc32(rest).to_bytes(4, "little") + rest
 
 
 def read_header(packed: bytes) -> tuple[Header, bytes]:
-    """A compressed file's header and payload. Raises DataError for anything else."""
+    """Return header and payload of a compressed file. Raises DataError for any other file."""
     if packed[: len(MAGIC)] != MAGIC:
         raise DataError(FOREIGN)
     rest = packed[START - 4 :]
@@ -161,7 +167,7 @@ def read_header(packed: bytes) -> tuple[Header, bytes]:
 
 
 def fingerprint(model: TrainedModel) -> str:
-    """SHA-256 over a model's weights and vocabulary."""
+    """Return the SHA-256 of a model's weights and vocabulary."""
     digest = hashlib.sha256(json.dumps(model.vocabulary.to_data()).encode())
     for name, value in sorted(model.weights.items()):
         digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
@@ -169,7 +175,10 @@ def fingerprint(model: TrainedModel) -> str:
 
 
 class _Predictor:
-    """The model's probabilities of the V symbols and the escape, one symbol after another."""
+    """Predicts V symbols and the escape, one symbol after another.
+
+    With `rates`, the model learns from each segment by dynamic evaluation.
+    """
 
     def __init__(self, model: TrainedModel, rates: Rates | None) -> None:
         self._model = model
@@ -184,23 +193,23 @@ class _Predictor:
 
             from charrnn.evaluation.dynamic import Adapting
 
-            torch.set_num_threads(1)  # The order of a sum must not depend on who else computes.
+            torch.set_num_threads(1)  # So that sums are always taken in the same order.
             self._adapting = Adapting(model.model, model.moments, rates)
             self._segment: list[int] = []
             self._before = self._state
 
     def probabilities(self) -> NDArray[np.float64]:
-        """(V + 1,), the escape last."""
+        """Return the probabilities (V + 1,) of what comes next, the escape last."""
         escape = max(LEAST, self._escapes / self._read)
         return np.append(self._row * (1 - escape), escape)
 
     def read(self, symbol: int) -> None:
-        """Go on behind `symbol`, which V for an escape is not read by the model."""
+        """Go on after `symbol`; the model does not read an escape (V)."""
         self._read += 1
         if symbol == self._size:
             self._escapes += 1
             return
-        with np.errstate(over="ignore", invalid="ignore"):  # It is told below.
+        with np.errstate(over="ignore", invalid="ignore"):  # Checked below.
             if self._adapting is not None:
                 self._learn(symbol)
             logits, self._state = self._stepper.step(np.array([symbol]), self._state)
@@ -208,13 +217,18 @@ class _Predictor:
             row = np.exp(row - row.max())
             self._row = row / row.sum()
         if not np.isfinite(self._row).all():
+            remedy = (
+                "a lower learning rate of dynamic evaluation"
+                if self._adapting
+                else "another checkpoint"
+            )
             raise DivergedError(
                 f"the model's predictions are not finite after {self._read:,.0f} symbols; "
-                f"use {'a lower --dynamic-rate' if self._adapting else 'another checkpoint'}"
+                f"use {remedy}"
             )
 
     def _learn(self, symbol: int) -> None:
-        """Keep a segment and the symbol after it; when it is whole, learn, and step anew."""
+        """Collect a segment and the symbol after it; when it is complete, learn from it."""
         self._segment.append(symbol)
         rates = self._adapting.rates
         if len(self._segment) <= rates.segment:
@@ -233,12 +247,12 @@ class _Predictor:
 
 
 def _symbols(content: bytes, vocabulary: Vocabulary) -> Iterator[tuple[int, int | None]]:
-    """Ids of the vocabulary, or its size, an escape, with a byte."""
+    """Yield ids of the vocabulary with None, and escapes (its size) with a byte."""
     if vocabulary.kind == "byte":
         yield from ((byte, None) for byte in content)
         return
     text = content.decode("utf-8", "surrogateescape")
-    # What stands for no text, as <unk>, has no bytes.
+    # Special symbols such as <unk> stand for no text and have no bytes.
     real = np.flatnonzero(vocabulary.byte_lengths())
     ids = {vocabulary.symbols[i]: int(i) for i in real}
     for piece in split_words(text) if vocabulary.kind == "word" else text:

@@ -1,13 +1,16 @@
-"""A trained model with its vocabulary: sample from it, score texts with it, or step it by hand.
+"""A trained model with its vocabulary: step it, sample from it, score texts with it.
 
-Nothing here imports torch before it is needed: sampling on a CPU does without.
+`TrainedModel` holds weights, vocabulary and configuration, and steps. The rest is elsewhere:
+writing in `inference.text`, saved states in `inference.saved_state`, scoring and adapting in
+`evaluation.score_network`. Nothing here imports torch before it is needed, so that sampling on a
+CPU does without it.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,9 +33,8 @@ from charrnn.errors import CheckpointError, DataError
 from charrnn.inference.numpy_stepper import NumpyModel
 from charrnn.inference.sampler import Choice, Cursor, Draws, Stepper, prime
 from charrnn.inference.text import generate_text, starting_id
-from charrnn.nn.state import leaves, map_state, replace_leaves
 from charrnn.registry import writer_of_task
-from charrnn.runs.checkpoint import Arrays, Checkpoint, Layout, load_checkpoint, save_checkpoint
+from charrnn.runs.checkpoint import Arrays, Checkpoint
 from charrnn.runs.directory import find_checkpoint
 
 if TYPE_CHECKING:
@@ -43,8 +45,23 @@ if TYPE_CHECKING:
     from charrnn.nn.models import LanguageModel
 
 
+def load(name: str | os.PathLike[str], device: str = "cpu") -> TrainedModel:
+    """Load the best model of a run, given by path or by name under runs/, or a checkpoint file.
+
+    Raises CheckpointError for a run or file that is missing, damaged or no checkpoint.
+
+    ::
+
+        model = charrnn.load("runs/book-1")
+        print(model.sample_text(200, "Once ", temperature=0.7, seed=1))
+        print(model.evaluate("To be, or not to be").nats_per_character)
+    """
+    checkpoint = find_checkpoint(os.fspath(name), warn=lambda _: None)
+    return TrainedModel.from_checkpoint(checkpoint, device)
+
+
 def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """A checkpoint's weights under the names that they have in the model, averaged if they are.
+    """Return a checkpoint's weights by their names in the model; averaged weights win.
 
     Raises CheckpointError where they are not all finite.
     """
@@ -58,8 +75,18 @@ def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]
     return weights
 
 
+def second_moments(tensors: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Return the second moments of the gradient, kept by Adam and RMSprop, by weight name."""
+    moments: Arrays = {}
+    for name, value in tensors.items():
+        weight, _, kind = name.removeprefix("optimizer/").rpartition("/")
+        if name.startswith("optimizer/") and kind in {"exp_avg_sq", "square_avg"}:
+            moments[weight] = value
+    return moments
+
+
 def check_language_model(config: Config, path: Path) -> None:
-    """Raise CheckpointError where a checkpoint is of another task."""
+    """Raise CheckpointError for a checkpoint of another task than language modelling."""
     if config.task != "language_model":
         use = "sample" if writer_of_task(config.task) else "predict"
         raise CheckpointError(
@@ -68,39 +95,31 @@ def check_language_model(config: Config, path: Path) -> None:
 
 
 def writer_of(checkpoint: Checkpoint) -> Any:
-    """The class whose `from_checkpoint` makes what writes texts of a checkpoint, as `TrainedModel`.
+    """Return the class of the model in a checkpoint that writes text (`text.Writer`).
 
-    Raises CheckpointError for a model that writes none.
+    Its `from_checkpoint` makes the model. Raises CheckpointError for a task that writes none.
     """
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     writer = writer_of_task(config.task)
     if writer is None:
         raise CheckpointError(
-            f"{checkpoint.path} writes nothing: it was trained for {config.task}; use charrnn "
-            f"predict"
+            f"{checkpoint.path} writes no text, because it was trained for {config.task}; use "
+            f"charrnn predict"
         )
     return writer
 
 
-def second_moments(tensors: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Of the gradient, by the names of the weights, as Adam and RMSprop keep them."""
-    found: Arrays = {}
-    for name, value in tensors.items():
-        of, _, kind = name.removeprefix("optimizer/").rpartition("/")
-        if name.startswith("optimizer/") and kind in {"exp_avg_sq", "square_avg"}:
-            found[of] = value
-    return found
-
-
 class TrainedModel:
-    """A network, its vocabulary and its configuration. `charrnn.load` makes one.
+    """A language model with its vocabulary and configuration; `charrnn.load` makes one.
 
     It is a stepper in the sampler's sense: `initial_state(batch)` and `step(token, state)`.
-    `options` are those of `charrnn sample` that not all that write can take, `end` the id at which
-    a text ends by itself.
+    `abilities` are the uses of a writer that not every writer has; `end` is the id at which a text
+    ends by itself (None: texts do not end).
+
+    `moments` are second moments of the gradient by weight name, for dynamic evaluation.
     """
 
-    options: ClassVar = frozenset({"--adapt-to", "--interactive", "--load-state", "--save-state"})
+    abilities: ClassVar = frozenset({"adapt", "converse", "save_state", "load_state"})
     end: ClassVar = None
 
     def __init__(
@@ -113,7 +132,7 @@ class TrainedModel:
         moments: Arrays | None = None,
     ) -> None:
         self.weights = weights
-        self.moments = moments or {}  # Second moments of the gradient, for dynamic evaluation.
+        self.moments = moments or {}
         self.vocabulary = vocabulary
         self.config = config
         self.metadata = metadata
@@ -121,7 +140,10 @@ class TrainedModel:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> TrainedModel:
-        """The model of a checkpoint that `check_layout` has passed, on `device`."""
+        """Make the model of a checkpoint that `check_layout` has accepted, on `device`.
+
+        Raises CheckpointError for a checkpoint of another task.
+        """
         config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
         check_language_model(config, checkpoint.path)
         vocabulary = read_vocabulary(checkpoint.metadata["vocabulary"])
@@ -146,9 +168,28 @@ class TrainedModel:
         return load_arrays(network, self.weights).eval()
 
     def with_weights(self, network: LanguageModel) -> TrainedModel:
-        """The same model with the weights that `network` has now."""
+        """Return the same model with the weights that `network` has now."""
         weights = {n: v.detach().cpu().numpy() for n, v in network.state_dict().items()}
         return TrainedModel(weights, self.vocabulary, self.config, self.metadata, self.device)
+
+    @property
+    def training_step(self) -> int | None:
+        """The training step of the weights."""
+        step = self.metadata.get("progress", {}).get("step")
+        return int(step) if step is not None else None
+
+    # Step --------------------------------------------------------------------------------------
+
+    def initial_state(self, batch_size: int = 1) -> Any:
+        """Return the zero state for `batch_size` lanes."""
+        return self._stepper.initial_state(batch_size)
+
+    def step(self, token: NDArray[np.int64], state: Any) -> tuple[NDArray[np.float32], Any]:
+        """Read one symbol a lane: ids (N,) and a state give logits (N, V) and the next state.
+
+        numpy computes it on a CPU, for the cells that it knows; torch computes all others.
+        """
+        return self._stepper.step(token, state)
 
     @cached_property
     def _stepper(self) -> Stepper:
@@ -162,7 +203,7 @@ class TrainedModel:
         return TorchStepper(self.model)
 
     def _looked_up(self) -> Mapping[str, NDArray[Any]]:
-        """The weights with one vector a symbol, where those of words are composed."""
+        """Return the weights with a table of one vector a symbol in place of composed words."""
         if self.config.model.word_parts == ["lookup"]:
             return self.weights
         import torch
@@ -173,12 +214,12 @@ class TrainedModel:
         return others | {"embedding.weight": table}
 
     def word_vector(self, word: str) -> NDArray[np.float32]:
-        """The vector of a word that the network reads, (size,): composed from its characters, if
-        the model composes words, whether or not training had it; else that of its id, or of
-        `<unk>`.
+        """Return the vector (size,) of a word that the network reads.
 
-        A space before it is part of a word within a line: " be", not "be". Raises DataError for
-        what is no one word, and where the vocabulary is not of words.
+        A model that composes words from their characters has a vector for every word; another one
+        returns that of the word's id, or of `<unk>`. A space before a word belongs to it within a
+        line: " be", not "be". Raises DataError for anything but one word, and for a vocabulary that
+        is not of words.
         """
         if self.vocabulary.kind != "word" or split_words(word) != [word]:
             raise DataError(f"{shortened(word)} is no word of a {self.vocabulary.kind} vocabulary")
@@ -196,43 +237,30 @@ class TrainedModel:
         values: NDArray[np.float32] = vector.cpu().numpy()
         return values
 
-    @property
-    def training_step(self) -> int | None:
-        """The training step the weights are from."""
-        step = self.metadata.get("progress", {}).get("step")
-        return int(step) if step is not None else None
+    # Write (`inference.text`) ------------------------------------------------------------------
 
-    # Stepping ----------------------------------------------------------------------------------
+    def begin(
+        self,
+        prompt: str = "",
+        samples: int = 1,
+        unknown: Unknown = "error",
+        labels: Sequence[str] = (),
+    ) -> Cursor:
+        """Read a prompt into `samples` lanes; `labels` mean nothing to a language model.
 
-    def initial_state(self, batch_size: int = 1) -> Any:
-        """The zero state for `batch_size` lanes."""
-        return self._stepper.initial_state(batch_size)
-
-    def step(self, token: NDArray[np.int64], state: Any) -> tuple[NDArray[np.float32], Any]:
-        """One character a lane: ids (N,) and a state give logits (N, V) and the next state.
-
-        On a CPU numpy computes it, on the same weights, where it knows the cell.
-        """
-        return self._stepper.step(token, state)
-
-    # Sampling ----------------------------------------------------------------------------------
-
-    def begin(self, prompt: str = "", samples: int = 1, unknown: Unknown = "error") -> Cursor:
-        """Read a prompt into `samples` lanes.
-
-        Without one, sampling starts after a newline, or after the most frequent character of the
-        training text where the vocabulary has no newline. Raises DataError for characters that
-        the vocabulary lacks, unless `unknown` is `skip`.
+        Without a prompt, a text starts after a newline, or after the most frequent character of the
+        training text where the vocabulary has no newline. Raises DataError for characters that the
+        vocabulary lacks, unless `unknown` is "skip".
         """
         ids = self.vocabulary.encode(prompt, unknown)
         if len(ids) == 0:
-            ids = np.array([self.starting_id()])
+            most_frequent = int(self.metadata.get("corpus", {}).get("most_frequent", 0))
+            ids = np.array([starting_id(self.vocabulary, most_frequent)])
         return prime(self, np.tile(ids.astype(np.int64), (samples, 1)))
 
-    def starting_id(self) -> int:
-        """What sampling starts after where there is no prompt."""
-        most_frequent = int(self.metadata.get("corpus", {}).get("most_frequent", 0))
-        return starting_id(self.vocabulary, most_frequent)
+    def labels(self, draws: Draws, label: str | None = None) -> list[str]:
+        """Return nothing: a language model knows no classes."""
+        return []
 
     def sample(
         self,
@@ -246,9 +274,15 @@ class TrainedModel:
         seed: int | None = None,
         unknown: Unknown = "error",
     ) -> Iterator[str]:
-        """Text, piece by piece as it is made (the prompt is not repeated).
+        """Yield text piece by piece, as it is chosen; the prompt is not repeated.
 
-        `length` counts the vocabulary's symbols. Without a seed one is chosen.
+        `length` counts symbols of the vocabulary. Without a seed one is drawn. `sampler.Choice` has
+        the other arguments. Raises DataError for unknown characters in the prompt.
+
+        ::
+
+            for piece in model.sample(200, "Once ", temperature=0.7):
+                print(piece, end="")
         """
         cursor = self.begin(prompt, 1, unknown)
         choice = Choice(temperature, top_k, top_p, min_p)
@@ -256,116 +290,56 @@ class TrainedModel:
         yield from generate_text(self, self.vocabulary, cursor, choice, draws, length)
 
     def sample_text(self, length: int = 500, prompt: str = "", **options: Any) -> str:
-        """`sample`, in one string."""
+        """Return what `sample` yields as one string."""
         return "".join(self.sample(length, prompt, **options))
 
-    def save_cursor(self, path: Path, cursor: Cursor, seed: int, streams: Sequence[int]) -> None:
-        """Save where a generation stands: hidden state, last character, position of the draws."""
-        tensors: Arrays = {
-            f"state/{i}": leaf if isinstance(leaf, np.ndarray) else leaf.cpu().numpy()
-            for i, leaf in enumerate(leaves(cursor.state))
-        }
-        tensors["token"] = cursor.token
-        metadata = {
-            "cursor": {"position": cursor.position, "seed": seed, "samples": list(streams)},
-            "model": self._identity(),
-        }
-        save_checkpoint(path, tensors, metadata)
-
-    def load_cursor(self, path: Path) -> tuple[Cursor, int, list[int]]:
-        """What `save_cursor` saved: cursor, seed and sample indices.
-
-        Raises CheckpointError where it belongs to a model of another shape or vocabulary.
-        """
-
-        def check(metadata: Mapping[str, Any], layout: Layout) -> None:
-            about = metadata.get("cursor")
-            if not isinstance(about, dict) or metadata.get("model") != self._identity():
-                raise CheckpointError("it is no state of a model of this shape and vocabulary")
-            counts = [about.get("seed"), about.get("position"), *about["samples"]]
-            lanes = len(about["samples"])
-            shapes = [("F32", (lanes, *shape)) for shape in metadata["model"]["state"]]
-            expected = {f"state/{i}": shape for i, shape in enumerate(shapes)}
-            if layout != expected | {"token": ("I64", (lanes,))} or not all(
-                isinstance(n, int) and 0 <= n < 2**64 for n in counts
-            ):
-                raise CheckpointError("its samples are not its state's")
-
-        stored = load_checkpoint(path, check)
-        about, token = stored.metadata["cursor"], stored.tensors["token"]
-        if token.min(initial=0) < 0 or token.max(initial=0) >= self.vocabulary.size:
-            raise CheckpointError(f"{path} is no state of this model: a character is not in it")
-        zero = self.initial_state(len(token))
-        arrays: Any = [stored.tensors[f"state/{i}"] for i, _ in enumerate(leaves(zero))]
-        state = replace_leaves(zero, iter(arrays))
-        return Cursor(token, state, about["position"]), about["seed"], about["samples"]
-
-    def _identity(self) -> dict[str, Any]:
-        leaf_shapes: list[Any] = []
-        map_state(lambda leaf: leaf_shapes.append(list(leaf.shape[1:])), self.initial_state(1))
-        return {"state": leaf_shapes, "vocabulary": self.vocabulary.to_data()}
-
-    # Scoring -----------------------------------------------------------------------------------
+    # Score and adapt (`evaluation.score_network`) ----------------------------------------------
 
     def evaluate(
         self, text: str, unknown: Unknown = "error", reading: Reading | None = None
     ) -> Evaluation:
-        """The score of a text: one unbroken pass from the zero state, every character once.
+        """Score a text: one unbroken pass from the zero state, every symbol once.
 
-        With `unknown="skip"`, characters that the vocabulary lacks are neither fed nor scored;
-        `reading` has dynamic evaluation and the like (`scoring.Reading`). Raises DataError for
-        unknown characters otherwise, and for an empty text.
+        With `unknown="skip"`, characters that the vocabulary lacks are neither read nor scored;
+        `reading` asks for dynamic evaluation and the like (`score_network.Reading`). Raises
+        DataError for unknown characters otherwise, and for an empty text.
+
+        ::
+
+            score = model.evaluate("To be, or not to be")
+            score.nats_per_character, score.bits_per_byte
         """
-        from charrnn.data.corpus import corpus_of_text
-
-        corpus = corpus_of_text(text, self.vocabulary, unknown)
-        if not len(corpus.ids):
-            raise DataError("there is nothing to score: the text has no characters")
+        corpus = self._corpus(text, unknown, "there is nothing to score")
         skipped = sum(self.vocabulary.unknown_characters(text).values())
-        return self.evaluate_split(corpus, "text", unknown_characters=skipped, reading=reading)
+        return self.evaluate_split(corpus, "text", reading, unknown_characters=skipped)
 
     def evaluate_split(
         self,
         corpus: Corpus,
         split: str,
-        stop: Callable[[], bool] = lambda: False,
-        unknown_characters: int = 0,
         reading: Reading | None = None,
+        unknown_characters: int = 0,
     ) -> Evaluation:
-        """The score of a split of a corpus, by the same protocol.
-
-        Raises KeyboardInterrupt once `stop` says so.
-        """
+        """Score a split of a corpus by the same protocol. Raises DataError."""
         from charrnn.evaluation.score_network import Reading, score_split
 
+        about: dict[str, Any] = {"unknown": unknown_characters} if unknown_characters else {}
         return score_split(
             self.model,
             self.config,
             corpus,
             split,
-            stop,
-            reading or Reading(),
-            self.moments,
+            reading=reading or Reading(),
+            moments=self.moments,
             step=self.training_step,
-            **({"unknown": unknown_characters} if unknown_characters else {}),
+            **about,
             text=self.metadata.get("corpus", {}).get("described") if corpus.key else None,
         )
-
-    def adapted_to(self, text: str, rates: Rates, unknown: Unknown = "error") -> TrainedModel:
-        """This model after it has read a text by dynamic evaluation. Raises DataError."""
-        from charrnn.data.corpus import corpus_of_text
-        from charrnn.evaluation.score_network import adapt
-
-        corpus = corpus_of_text(text, self.vocabulary, unknown)
-        if not len(corpus.ids):
-            raise DataError("there is nothing to learn from: the text has no characters")
-        network = adapt(self.model, self.config, corpus, "text", self.moments, rates)
-        return self.with_weights(network)
 
     def surprisals(
         self, text: str, unknown: Unknown = "error", reading: Reading | None = None
     ) -> Iterator[tuple[str, float]]:
-        """Each character of a text with its surprisal, -ln P in nats, in reading order."""
+        """Yield each symbol of a text with its surprisal, -ln P in nats, in reading order."""
         from charrnn.data.corpus import corpus_of_text
 
         return self.surprisals_of(corpus_of_text(text, self.vocabulary, unknown), "text", reading)
@@ -373,29 +347,41 @@ class TrainedModel:
     def surprisals_of(
         self, corpus: Corpus, split: str, reading: Reading | None = None
     ) -> Iterator[tuple[str, float]]:
-        """The same for a split of a corpus."""
+        """Yield each symbol of a split with its surprisal, as `surprisals` does."""
         from charrnn.evaluation.score import span_of
         from charrnn.evaluation.score_network import Reading, surprisals
 
         span = span_of(corpus, split)
         if not len(span):
             return
-        at = span.start
         pieces = surprisals(
             self.model, self.config, corpus, span, reading or Reading(), self.moments
         )
+        position = span.start
         for piece in pieces:
-            ids = corpus.ids[at : at + len(piece)]
-            at += len(piece)
+            ids = corpus.ids[position : position + len(piece)]
+            position += len(piece)
             for symbol, nats in zip(ids, piece, strict=True):
                 yield self.vocabulary.decode([int(symbol)]), float(nats)
 
+    def adapted_to(self, text: str, rates: Rates, unknown: Unknown = "error") -> TrainedModel:
+        """Return this model after it has read a text by dynamic evaluation.
 
-def load(name: str | os.PathLike[str], device: str = "cpu") -> TrainedModel:
-    """The best model of a run (by path or by name under runs/), or that of a checkpoint file.
+        Raises DataError for an empty text or unknown characters, DivergedError for rates that are
+        too high.
+        """
+        from charrnn.evaluation.score_network import adapt
 
-    Raises CheckpointError for what is missing, damaged or no checkpoint.
-    """
-    return TrainedModel.from_checkpoint(
-        find_checkpoint(os.fspath(name), warn=lambda _: None), device
-    )
+        corpus = self._corpus(text, unknown, "there is nothing to learn from")
+        return self.with_weights(
+            adapt(self.model, self.config, corpus, "text", self.moments, rates)
+        )
+
+    def _corpus(self, text: str, unknown: Unknown, nothing: str) -> Corpus:
+        """Make a corpus of a text. Raises DataError, which says `nothing` for an empty one."""
+        from charrnn.data.corpus import corpus_of_text
+
+        corpus = corpus_of_text(text, self.vocabulary, unknown)
+        if not len(corpus.ids):
+            raise DataError(f"{nothing}: the text has no characters")
+        return corpus

@@ -20,7 +20,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,20 @@ class Run:
             (self.path / "lock").unlink(missing_ok=True)
             self.path.rmdir()
 
+    def is_locked(self) -> bool:
+        """Whether a trainer is at work here.
+
+        The lock itself is tried only where a trainer signed for it, so that asking never keeps
+        one from starting.
+        """
+        if not (self.path / "owner.json").is_file():
+            return False
+        try:
+            with filelock.FileLock(self.path / "lock").acquire(timeout=0):
+                return False  # It was killed.
+        except (filelock.Timeout, OSError, NotImplementedError):
+            return True
+
     def _entries(self) -> list[str]:
         return os.listdir(self.path) if self.path.is_dir() else []
 
@@ -217,6 +231,22 @@ class Run:
     def read_best(self) -> dict[str, Any]:
         """Read best.json; an empty dictionary where it is missing or damaged."""
         return usable_best(_read_json(self.path / "best.json"))
+
+    def record_score(self, score: Mapping[str, Any]) -> bool:
+        """Add a score of the best checkpoint to best.json if it has none; say whether it did.
+
+        Nothing is added while a trainer is at work here, since that will score the checkpoint
+        itself, or where the directory cannot be written, since scoring a run only reads it.
+        """
+        best = self.read_best()
+        if not best or best.get("score") is not None or best["step"] != score["step"]:
+            return False
+        try:
+            with self.lock():
+                self.write_best(best | {"score": dict(score)})
+        except (LockedError, StorageError):
+            return False
+        return True
 
     def record_environment(self, entry: dict[str, Any]) -> None:
         """Add an entry for this start to environment.json."""

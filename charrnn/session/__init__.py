@@ -1,1 +1,1 @@
-"""One run from its first event to its last, with no terminal."""
+"""Training sessions: one run from its first event to its last, without a terminal."""

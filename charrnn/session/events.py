@@ -1,4 +1,8 @@
-"""What happens in a run, as events."""
+"""The events of a training session, in the order in which `Session.events` yields them.
+
+A session with a budget of steps begins with `Planned`; one with a wall-clock budget measures its
+speed first. `Stepped` follows every step, `Evaluated` every evaluation, `Finished` comes last.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,18 @@ from charrnn.evaluation.score import Evaluation
 
 @dataclass(frozen=True)
 class Planned:
-    """The number of steps is fixed (again)."""
+    """The number of steps is fixed, counted from the start of the run."""
 
     steps: int
     epochs: float
     evaluate_every: int
-    characters_per_second: float | None  # measured in warm-up; None for a budget in steps
+    characters_per_second: float | None
+    """Measured during warm-up; None for a budget in steps or epochs."""
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """A step was taken."""
+    """A training step has been taken; `characters` were predicted in it."""
 
     step: int
     characters: int
@@ -29,30 +34,41 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A line of metrics.jsonl, the score of validation in it, whether it is the best so far, and a
-    sample of what the model makes."""
+    """The model has been evaluated and saved."""
 
     metrics: dict[str, Any]
+    """The line that was written to metrics.jsonl."""
     score: Evaluation
+    """The score of the validation split, as the line has it."""
     is_best: bool
+    """Whether it is the best score of the run so far."""
     seconds_left: float | None
+    """An estimate of the time until the last step, evaluations left out."""
     sample: str
+    """A sample from the model as it is now."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How a start ended: `reason` is budget, patience, interrupted, or unscored, which is
-    interrupted when only the final score was left to do."""
+    """This start of the run has ended."""
 
     reason: str
+    """`budget`, `patience`, `interrupted`, or `unscored`: interrupted during the final score."""
     step: int
     best: dict[str, Any]
-    score: Evaluation | None  # of the best checkpoint on validation, whole
+    """The step, the validation loss and the protocol of the best checkpoint."""
+    score: Evaluation | None
+    """The score of the best checkpoint on all of validation; None where it was not computed."""
     checkpoint: Path
+    """The checkpoint of the last step."""
     parameters: int
+    """The number of trained weights."""
     unit: str
+    """What a loss is counted by, such as `character`."""
     seconds: float
-    characters_per_second: float  # trained over wall time, evaluations and saves included
+    """Time since the command began."""
+    characters_per_second: float
+    """Speed of this start, with the time of evaluations and saving included."""
 
 
 Event = Planned | Stepped | Evaluated | Finished

@@ -2,7 +2,7 @@
 
 `Session.events` plans the number of steps, trains, evaluates, records, saves, prunes and stops. It
 prints nothing: the command line, a notebook or a test iterates over the events and shows them.
-`charrnn.session.start` makes sessions.
+`charrnn.session.opening` makes sessions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from charrnn.config.merge import dump_yaml, with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
-from charrnn.evaluation.score import Evaluation
+from charrnn.evaluation.score import Evaluation, key_unit
 from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.directory import Run
@@ -51,7 +51,7 @@ def never() -> bool:
 
 
 class Pace:
-    """The speed of the steps: time spent between them, for example on events, counts as well."""
+    """Measures the speed of the steps; time that the caller spends on their events is included."""
 
     def __init__(self) -> None:
         self._step_seconds: deque[float] = deque(maxlen=1000)
@@ -59,11 +59,11 @@ class Pace:
         self.skip()
 
     def skip(self) -> None:
-        """Leave the time since the last step out of account, after an evaluation."""
+        """Do not count the time since the last step, which was spent on an evaluation."""
         self._last = time.perf_counter()
 
     def count(self, characters: int) -> float:
-        """Take note of a step that has just ended; return the seconds it took."""
+        """Count a step that has just ended; return the seconds it took."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._step_seconds.append(seconds)
@@ -87,7 +87,7 @@ class Session:
     """One start of a run: what is trained, in which directory, and how far it has come.
 
     Args:
-        config: the configuration, with its `auto` values decided (`tasks.task.Experiment.plan`)
+        config: the configuration, with its `auto` values decided (`tasks.task.Task.plan`)
         data: what is learned from
         about: facts about the text and the machine, saved in every checkpoint
         clock: seconds since the command began, imports included; a wall-clock budget covers them
@@ -169,7 +169,7 @@ class Session:
             self.trained_characters = session["trained_characters"]
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(
-                f"{checkpoint.path} does not fit its own config: {error}"
+                f"the tensors of {checkpoint.path} do not fit its config: {error}"
             ) from error
         self.resumed_from = checkpoint.path
         before = metadata["config"].get("training", {})
@@ -345,16 +345,17 @@ class Session:
                 f"try a lower training.learning_rate"
             )
         is_best = self._compare_with_best(validation)
-        nats = f"nats_per_{unit}"
+        key = key_unit(unit)
+        nats = f"nats_per_{key}"
         line = {
             "step": progress.step,
             "epoch": progress.epoch + progress.batch / self.objective.batches_per_epoch,
             "learning_rate": learning_rate,
-            "train": {nats: train.mean, f"bits_per_{unit}": train.mean / math.log(2)},
+            "train": {nats: train.mean, f"bits_per_{key}": train.mean / math.log(2)},
             "validation": {
                 nats: validation.nats,
-                f"bits_per_{unit}": validation.bits,
-                f"{unit}s": validation.count,
+                f"bits_per_{key}": validation.bits,
+                f"{key}s": validation.count,
                 **validation.metrics,
                 "protocol": validation.protocol,
             },
@@ -367,7 +368,7 @@ class Session:
     def _compare_with_best(self, validation: Evaluation) -> bool:
         """Keep the best score; where there is none, count for patience and plateau."""
         progress, training = self.trainer.progress, self.config.training
-        nats = f"nats_per_{self.experiment.unit}"
+        nats = f"nats_per_{key_unit(self.experiment.unit)}"
         if self.best is None or validation.nats < self.best[nats]:
             self.best = {
                 "step": progress.step,

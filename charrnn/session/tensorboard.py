@@ -1,4 +1,4 @@
-"""Evaluations as TensorBoard events, for those who have the extra `tensorboard`."""
+"""Write evaluations as TensorBoard events, with the optional package `tensorboard`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def require_tensorboard() -> None:
 
 
 def event_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """A function that writes a line of metrics as events into `folder`."""
+    """Return a function that writes a line of metrics.jsonl as events into `folder`."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder))

@@ -1,4 +1,8 @@
-"""Which class a text is of (many to one), from its characters or its words."""
+"""The task classification: the class of a text, from its characters or its words (many to one).
+
+An embedding, recurrent layers, one vector pooled from their outputs, and a linear layer with one
+logit a class.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,7 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.tasks.examples import (
     Judged,
     TaskOnExamples,
+    in_order,
     outputs,
     refuse_empty,
     trained_network,
@@ -38,7 +43,7 @@ SHOWN = 3  # examples in a sample
 
 
 class ClassificationBatch(NamedTuple):
-    """Texts side by side."""
+    """N texts side by side, padded to T symbols."""
 
     ids: Tensor  # (N, T), 0 past a text's end
     lengths: Tensor  # (N,)
@@ -46,11 +51,10 @@ class ClassificationBatch(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """One logit a class for each text, read from the outputs of recurrent layers.
+    """Logits (N, C) of the classes of N texts, given as ids (N, T) with `lengths` (N,).
 
-    The layers run over the embedded text, (N, T) ids of `lengths` (N,); `pooling` makes one vector
-    of their outputs: the last one (in each direction the one that was computed last), or their
-    mean or their maximum over the text.
+    Recurrent layers run over the embedded text. `pooling` makes one vector of their outputs: the
+    last one (of each direction the one computed last), their mean, or their maximum over the text.
     """
 
     def __init__(
@@ -72,19 +76,18 @@ class Classifier(nn.Module):
         vectors = self.dropouts.on_input(self.embedding(ids), self.training)
         outputs, state = self.stack(vectors, self.stack.initial_state(len(ids)), lengths)
         if self.pooling == "mean":
-            read = outputs.sum(1) / lengths[:, None]
+            pooled = outputs.sum(1) / lengths[:, None]
         elif self.pooling == "max":
             real = real_steps(lengths, outputs)[:, :, None]
-            read = outputs.where(real, outputs.new_full((), -math.inf)).amax(1)
+            pooled = outputs.where(real, outputs.new_full((), -math.inf)).amax(1)
         else:
-            read = last_outputs(self.stack, state)
-        logits: Tensor = self.head(self.dropouts.on_output(read, self.training))
+            pooled = last_outputs(self.stack, state)
+        logits: Tensor = self.head(self.dropouts.on_output(pooled, self.training))
         return logits
 
 
 def build_classifier(config: ResolvedConfig, text: Vocabulary, classes: int) -> Classifier:
-    """The network that a resolved configuration describes, over texts of a vocabulary. Raises
-    ConfigError."""
+    """Make the network that a resolved configuration describes. Raises ConfigError."""
     model = config.model
     embedding, width = build_embedding(model, text)
     stack = build_stack(model, width, model.bidirectional)
@@ -98,17 +101,21 @@ def build_classifier(config: ResolvedConfig, text: Vocabulary, classes: int) -> 
 
 
 def last_outputs(stack: Stack, state: State) -> Tensor:
-    """What the layers that are read of a stack put out last, (N, output_size): each direction of a
-    bidirectional one. It is the hidden state, the first of a state's leaves."""
-    read = [*zip(stack.layers, state, strict=True)][0 if stack.skip_connections else -1 :]
-    ends = [
-        end for layer, of in read for end in (of if isinstance(layer, Bidirectional) else (of,))
-    ]
+    """Return the last output (N, output_size) of a stack, of both directions where it has two.
+
+    The last output of a layer is its hidden state, the first leaf of its state. With skip
+    connections the outputs of all layers are read, else those of the last one.
+    """
+    layers = [*zip(stack.layers, state, strict=True)]
+    read = layers if stack.skip_connections else layers[-1:]
+    ends: list[State] = []
+    for layer, layer_state in read:
+        ends += layer_state if isinstance(layer, Bidirectional) else [layer_state]
     return torch.cat([next(leaves(end)) for end in ends], -1)
 
 
 class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
-    """Texts and their classes."""
+    """Learn the classes of texts; measured by surprisal, accuracy and macro-F1."""
 
     unit = "label"
 
@@ -119,13 +126,13 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
 
     @staticmethod
     def build(config: ResolvedConfig, vocabularies: Vocabularies) -> Classifier:
-        """Embedding, layers and head."""
+        """Make the classifier of a configuration. Raises ConfigError."""
         text, label = text_and_label(vocabularies)
         return build_classifier(config, text, label.size)
 
     @staticmethod
     def defaults(config: Config, data: LabelledTexts) -> dict[str, Any]:
-        """What suits some ten thousand short texts."""
+        """Return settings that suit some ten thousand short texts."""
         words = data.vocabularies["text"].kind == "word"
         return {
             "training.epochs": 12.0,
@@ -141,12 +148,12 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
 
     @staticmethod
     def length(example: LabelledExample) -> int:
-        """Symbols."""
+        """Return the number of symbols."""
         return len(example.ids)
 
     @staticmethod
     def collate(examples: Sequence[LabelledExample], device: torch.device) -> ClassificationBatch:
-        """Texts side by side, padded to the longest."""
+        """Put texts side by side, padded to the longest."""
         ids, lengths = pad([example.ids for example in examples])
         labels = np.array([example.label for example in examples])
         return ClassificationBatch(
@@ -155,20 +162,16 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
 
     @staticmethod
     def cost(model: Any, batch: ClassificationBatch) -> tuple[Tensor, int]:
-        """The summed cross-entropy of the right classes."""
+        """Return the summed surprisal of the right classes, and the number of texts."""
         logits = model(batch.ids, batch.lengths)
         return functional.cross_entropy(logits.float(), batch.labels, reduction="sum"), len(logits)
 
     def judge(
         self, model: nn.Module, examples: Sequence[LabelledExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Surprisal of the right class, accuracy and macro-F1."""
+        """Measure surprisal of the right class, accuracy and macro-F1."""
         gold = np.array([example.label for example in examples])
-        logs = np.zeros((len(examples), self.label.size))
-        for rows, part in self.outputs(model, examples, log_probabilities):
-            logs[rows] = part
-            if stop():
-                raise KeyboardInterrupt
+        logs = np.stack(in_order(self.outputs(model, examples, log_probabilities, stop=stop)))
         predicted = logs.argmax(1)
         share, f1 = accuracy(predicted, gold), macro_f1(confusion(predicted, gold, self.label.size))
         assert share.value is not None
@@ -177,30 +180,30 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
         return Judged(float(nats), len(gold), {"accuracy": share.value, "macro_f1": f1})
 
     def sample(self, length: int) -> str:
-        """The first few texts of validation, each with the class that the model gives it."""
+        """Show the first texts of validation, each with its most probable class."""
         examples = self.data.splits["validation"][:SHOWN]
-        lines = [""] * len(examples)
-        for rows, logs in self.outputs(self.model, examples, log_probabilities):
-            for row, log in zip(rows, logs, strict=True):
-                best, text = int(log.argmax()), examples[row].text[:length]
-                (label,) = self.label.decode([best])
-                lines[row] = f"{text} -> {label} ({math.exp(log[best]):.0%})"
+        lines = []
+        logs = in_order(self.outputs(self.model, examples, log_probabilities))
+        for example, log in zip(examples, logs, strict=True):
+            best = int(log.argmax())
+            (label,) = self.label.decode([best])
+            lines.append(f"{example.text[:length]} -> {label} ({math.exp(log[best]):.0%})")
         return "\n".join(lines)
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> ClassPredictor:
-        """The classifier of a checkpoint."""
+        """Make the classifier of a checkpoint."""
         return ClassPredictor(checkpoint, device)
 
 
 def log_probabilities(model: Any, batch: ClassificationBatch) -> Any:
-    """Of the classes, (N, C)."""
+    """Return the log-probabilities of the classes, (N, C) in nats."""
     logits = model(batch.ids, batch.lengths)
     return torch.log_softmax(logits.double(), -1).cpu().numpy()
 
 
 class ClassPredictor:
-    """A trained classifier, for texts from outside."""
+    """A trained classifier for any texts."""
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         self.model, vocabularies = trained_network(Classification, checkpoint, device)
@@ -208,17 +211,15 @@ class ClassPredictor:
         self._collate = partial(Classification.collate, device=torch.device(device))
 
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
-        """The class of each text with its probability; in the record those of all classes.
+        """Yield the class of each text with its probability; records have all probabilities.
 
-        Raises DataError for a text of which the vocabulary leaves nothing.
+        Raises DataError for a text without characters.
         """
         examples = [LabelledExample(self.text.encode(text), 0, text) for text in texts]
         refuse_empty((len(example.ids) for example in examples), "characters")
-        logs = np.zeros((len(examples), self.label.size))
-        for rows, part in outputs(
-            self.model, examples, self._collate, Classification.length, log_probabilities
-        ):
-            logs[rows] = part
+        logs = in_order(
+            outputs(self.model, examples, self._collate, Classification.length, log_probabilities)
+        )
         for text, log in zip(texts, logs, strict=True):
             order = np.argsort(-log, kind="stable")
             names = self.label.decode(order)

@@ -1,4 +1,7 @@
-"""The texts that a configuration or a checkpoint names, as a corpus. Nothing here imports torch."""
+"""Find and read the texts that a configuration or a checkpoint names.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,25 @@ from typing import Any
 
 from charrnn.config.merge import with_values
 from charrnn.config.schema import Config
-from charrnn.data.corpus import Corpus, load_corpus, split_corpus
+from charrnn.data.corpus import Corpus, load_corpus, read_text, split_corpus
 from charrnn.data.id_cache import read_cache
 from charrnn.data.sources import Sources, find_sources
-from charrnn.data.vocabulary import read_vocabulary
+from charrnn.data.vocabulary import Vocabulary, read_vocabulary
 from charrnn.errors import DataError
 from charrnn.registry import reader_of
 from charrnn.runs.checkpoint import Checkpoint
 
 Warn = Callable[[str], None]
 Texts = dict[str, Sources]
-"""The main text under `sources`, separate ones under `validation` and `test`."""
+"""The main text under "sources", separate ones under "validation" and "test"."""
 
 
 @contextmanager
 def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
-    """The texts a configuration names; copies of what can be read only once are deleted after.
+    """Find the texts that a configuration names. Raises DataError.
 
-    Raises DataError.
+    Standard input and URLs are copied, since they can be read only once; the copies are deleted
+    at the end of the context.
     """
     texts: Texts = {}
     try:
@@ -42,7 +46,7 @@ def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
 
 
 def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
-    """The ids of the texts, in a given vocabulary (plain data) or one of the kind configured.
+    """Read texts as ids, in a `vocabulary` (plain data) or a new one of the kind configured.
 
     Raises DataError.
     """
@@ -60,24 +64,27 @@ def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
 
 
 def with_absolute_paths(config: Config, texts: Mapping[str, Sources]) -> Config:
-    """The configuration with its texts by absolute path, so that it repeats the run anywhere."""
+    """Make the paths of a configuration's texts absolute, so that it repeats the run anywhere."""
     return with_values(config, {f"data.{name}": part.arguments for name, part in texts.items()})
 
 
 def read_data(config: Config, texts: Texts, vocabulary: Any = None) -> Any:
-    """What a task reads of the texts, as `read_corpus` does for a language model. Raises
-    DataError."""
+    """Read texts as the task of the configuration does: as a corpus or as examples.
+
+    Raises DataError.
+    """
     return reader_of(config.task)(config, texts, vocabulary)
 
 
 def data_of_checkpoint(
     config: Config, checkpoint: Checkpoint, moved: Mapping[str, Sequence[str]], warn: Warn
 ) -> tuple[Config, Any]:
-    """What a checkpoint was trained on, in the model's vocabulary: for a language model a corpus.
+    """Read the data that a checkpoint was trained on, in the model's vocabulary.
 
-    `moved` names texts to use in place of the recorded `sources`, `validation` or `test`.
-    What could be read only once comes from the cache. Raises DataError where it is gone from
-    there, and for characters that the vocabulary lacks.
+    Returns the configuration, with absolute paths, and the data. `moved` names texts to use in
+    place of the recorded "sources", "validation" or "test". A text that could be read only once
+    comes from the cache. Raises DataError for one that is no longer there, and for characters that
+    the vocabulary lacks.
     """
     try:
         recorded = checkpoint.metadata["corpus"]
@@ -108,3 +115,22 @@ def data_of_checkpoint(
             f"{sha256[:12]}): going on with this one"
         )
     return with_absolute_paths(config, texts), data
+
+
+def read_for(
+    vocabulary: Vocabulary,
+    arguments: Sequence[str],
+    encoding: str = "utf-8",
+    errors: str = "strict",
+) -> str:
+    """Read texts as a model with this vocabulary reads them: one over bytes takes any bytes.
+
+    Raises DataError for texts that cannot be found or decoded.
+    """
+    if vocabulary.kind == "byte":
+        encoding, errors = "utf-8", "surrogateescape"
+    sources = find_sources(arguments)
+    try:
+        return read_text(sources, encoding, errors)
+    finally:
+        sources.discard()

@@ -1,4 +1,8 @@
-"""What experiments on examples share, each of which is read whole."""
+"""What the tasks on examples share: each example is read whole, and nothing is carried on.
+
+`TaskOnExamples` plans, trains, scores and describes; a task adds its network, its batches, its loss
+and its measures. The functions below it compute over examples and open trained networks.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from charrnn.data.batching import by_length
 from charrnn.data.formats import Examples, Labelled, Pair, Tagged, load_examples
 from charrnn.data.vocabulary import END, START, Ids, Vocabularies, Vocabulary, read_vocabularies
 from charrnn.errors import ConfigError, DataError
-from charrnn.evaluation.score import Evaluation
+from charrnn.evaluation.score import Evaluation, never, until
 from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Arrays, Checkpoint
 from charrnn.tasks.data import Texts
@@ -39,16 +43,12 @@ Result = TypeVar("Result")
 
 NOT_CACHED = "0" * 64
 AT_A_TIME = 256  # examples in scoring
-
-
-def few_enough(numbers: int) -> int:
-    """How many examples to compute at a time, of which each takes at most so many numbers."""
-    return max(1, min(AT_A_TIME, MOST_LOGITS // numbers))
+BUDGETS = ("training.max_time", "training.epochs", "training.steps")
 
 
 @dataclass(frozen=True)
 class ExampleData(Generic[Example]):
-    """Examples as ids, by split, and the vocabularies of what they consist of; not in the cache."""
+    """Examples as ids, by split, and their vocabularies by name; they are not cached."""
 
     splits: dict[str, list[Example]]
     vocabularies: Vocabularies
@@ -57,14 +57,14 @@ class ExampleData(Generic[Example]):
 
     @property
     def vocabulary_data(self) -> dict[str, Any]:
-        """Each vocabulary by its name."""
+        """The vocabularies as plain data, by name."""
         return {name: vocabulary.to_data() for name, vocabulary in self.vocabularies.items()}
 
 
 def load(
     config: Config, texts: Texts, read: Callable[..., list[Read]], **options: Any
 ) -> Examples[Read]:
-    """The examples that a configuration names, read and split as it says. Raises DataError."""
+    """Read the examples that a configuration names, and split them. Raises DataError."""
     data = config.data
     return load_examples(
         partial(read, encoding=data.encoding, errors=data.errors, **options),
@@ -76,43 +76,21 @@ def load(
     )
 
 
-def ends_of(vocabulary: Vocabulary) -> tuple[int, int]:
-    """The ids of its `<s>` and `</s>`. Raises ConfigError where it has none."""
-    if vocabulary.start is None or vocabulary.end is None:
-        raise ConfigError(f"the vocabulary of what is to be written lacks {START} or {END}")
-    return vocabulary.start, vocabulary.end
-
-
-def between_ends(ids: Ids, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A text as it is read, after its start, and as it is written, before its end; (T + 1,)
-    each."""
-    start, end = ends_of(vocabulary)
-    ids = ids.astype(np.int64)
-    return np.insert(ids, 0, start), np.append(ids, end)
-
-
-def refuse_empty(sizes: Iterable[int], what: str) -> None:
-    """Raise DataError for the first of the texts given that has nothing of `what` in it."""
-    for number, size in enumerate(sizes, 1):
-        if not size:
-            raise DataError(f"text {number:,} is empty; give texts with {what} in them")
-
-
 class Judged(NamedTuple):
-    """A summed loss in nats, over how many labels it is summed, and what else is natural, `of`
-    which examples where it is not all of them."""
+    """How good a model is: a summed loss in nats, the number of labels in the sum, and the task's
+    further measures. `part` says in words which examples were measured, if not all."""
 
     nats: float
     labels: int
     metrics: Mapping[str, float]
-    of: str = ""
+    part: str = ""
 
 
 class TaskOnExamples(ABC, Generic[Example, Batch]):
-    """A model of examples; `unit` is what a loss is of one of, `noun` what an example is called.
+    """A task on examples (`tasks.task.Task`), without what differs from task to task.
 
-    A kind of experiment on examples says how a model is built, how examples become a batch, what a
-    batch costs and how a model is judged; training, checkpoints and the rest are here.
+    `unit` names one label of the loss, `noun` the examples; `guess` is the loss of a uniform guess
+    in nats. A subclass implements the abstract methods, and `sample` and `predictor` of `Task`.
     """
 
     unit: str
@@ -141,52 +119,52 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         self.per_step = f"{batch_size} {self.noun}"
         self._seconds = 0.0
 
-    # What a kind of experiment says of itself ----------------------------------------------------
+    # Every task has its own ----------------------------------------------------------------------
 
     @staticmethod
     @abstractmethod
     def build(config: ResolvedConfig, vocabularies: Vocabularies) -> nn.Module:
-        """The network that a resolved configuration describes. Raises ConfigError."""
+        """Make the network that a resolved configuration describes. Raises ConfigError."""
 
     @staticmethod
     @abstractmethod
     def defaults(config: Config, data: ExampleData[Any]) -> dict[str, Any]:
-        """By dotted key, the values of what is still `auto`."""
+        """Return values, by dotted key, for keys that are `auto`."""
 
     @staticmethod
     @abstractmethod
     def collate(examples: Sequence[Example], device: torch.device) -> Batch:
-        """Examples side by side."""
+        """Put examples side by side in one batch."""
 
     @staticmethod
     @abstractmethod
     def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
-        """The summed loss of a batch in nats, and over how many labels."""
+        """Return the summed loss of a batch in nats, and the number of labels in the sum."""
 
     @staticmethod
     @abstractmethod
     def length(example: Example) -> int:
-        """By which examples are alike."""
+        """Return the length of an example; those of similar length share a batch."""
 
     @abstractmethod
     def judge(
         self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
     ) -> Judged:
-        """How good a model is on examples. Raises KeyboardInterrupt once `stop` says so."""
+        """Measure a model on examples. Raises KeyboardInterrupt once `stop` says so."""
 
     def glance(
         self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
     ) -> Judged:
-        """The same, quickly, during training."""
+        """Measure a model during training; a quicker way than `judge`, where there is one."""
         return self.judge(model, examples, stop)
 
-    # What is the same for all --------------------------------------------------------------------
+    # The same for all tasks ----------------------------------------------------------------------
 
     @classmethod
     def score(
         cls, checkpoint: Checkpoint, config: Config, data: ExampleData[Any], split: str
     ) -> Evaluation:
-        """All of a split."""
+        """Score all examples of a split with a checkpoint's weights."""
         metadata = checkpoint.metadata
         return cls(resolved(config), data, metadata).final(
             model_weights(checkpoint.tensors),
@@ -197,7 +175,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
 
     @classmethod
     def plan(cls, config: Config, data: ExampleData[Any], device: torch.device) -> ResolvedConfig:
-        """`auto` values from `defaults`, and the rest from the machine."""
+        """Fill in `auto` settings: from `defaults`, then from the data and the machine."""
         train = data.splits["train"]
         longest = max(cls.length(example) for example in train)
         planned: dict[str, Any] = {
@@ -212,39 +190,42 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         else:
             planned = {k: v for k, v in planned.items() if k not in BUDGETS}
         open_keys = {k: v for k, v in planned.items() if _value(config, k) == "auto"}
-        characters = sum(cls.length(example) for example in train)
+        symbols = sum(cls.length(example) for example in train)
         size = max(vocabulary.size for vocabulary in data.vocabularies.values())
-        return plan(with_values(config, open_keys), characters, size, device)
+        return plan(with_values(config, open_keys), symbols, size, device)
 
     @staticmethod
     def facts(data: Any) -> dict[str, Any]:
-        """Nothing more."""
+        """Return nothing: a checkpoint needs to know no more of the data."""
         return {}
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
-        """Raises ConfigError: only a language model starts from another model."""
-        raise ConfigError(f"--from is for language models; leave it out for a {self.config.task}")
+        """Raise ConfigError: only a language model starts from another model."""
+        raise ConfigError(
+            f"only a language model starts from another model; train the {self.config.task} "
+            f"without one"
+        )
 
     def estimate(self, step: int) -> Evaluation:
-        """All of validation."""
+        """Measure the model as it is on all of validation."""
         began = time.perf_counter()
-        judged = self.glance(self.model, self.data.splits["validation"], lambda: False)
+        judged = self.glance(self.model, self.data.splits["validation"], never)
         result = self._evaluation("validation", judged, step=step)
         self._seconds = time.perf_counter() - began
         return result
 
     def final_seconds(self) -> float:
-        """As long as the last estimate."""
+        """Return the seconds of the last estimate, which `final` will take again."""
         return self._seconds
 
     def final(
         self,
         weights: Arrays,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[], bool] = never,
         split: str = "validation",
         **about: Any,
     ) -> Evaluation:
-        """All of a split."""
+        """Score all examples of a split with these weights."""
         model = load_arrays(copy.deepcopy(self.model), weights)
         judged = self.judge(model, self.data.splits[split], stop)
         return self._evaluation(split, judged, **about)
@@ -254,7 +235,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
             split,
             judged.nats / judged.labels,
             judged.labels,
-            f"all {self.noun} once{judged.of}",
+            f"all {self.noun} once{judged.part}",
             self.unit,
             metrics=judged.metrics,
             text_sha256=self.data.sha256,
@@ -267,17 +248,15 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         examples: Sequence[Example],
         compute: Callable[[Any, Batch], Result],
         at_a_time: int = AT_A_TIME,
+        stop: Callable[[], bool] = never,
     ) -> Iterator[tuple[list[int], Result]]:
-        """What `compute` makes of a model and each batch, with the numbers of its examples."""
-        return outputs(model, examples, self.side_by_side, self.length, compute, at_a_time)
+        """Yield what `compute` makes of a model and each batch, with the numbers of its examples.
 
-
-BUDGETS = ("training.max_time", "training.epochs", "training.steps")
-
-
-def _value(config: Config, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
+        Raises KeyboardInterrupt once `stop` says so.
+        """
+        return until(
+            stop, outputs(model, examples, self.side_by_side, self.length, compute, at_a_time)
+        )
 
 
 def outputs(
@@ -288,8 +267,10 @@ def outputs(
     compute: Callable[[Any, Batch], Result],
     at_a_time: int = AT_A_TIME,
 ) -> Iterator[tuple[list[int], Result]]:
-    """What `compute` makes of a model and each batch of examples, in evaluation mode and without
-    gradients, the shortest first, with the numbers of the batch's examples."""
+    """Yield what `compute` makes of a model and each batch, with the numbers of its examples.
+
+    The shortest examples come first. The model is in evaluation mode, without gradients.
+    """
     was_training = model.training
     model.eval()
     with torch.inference_mode(), full_precision():
@@ -298,12 +279,60 @@ def outputs(
     model.train(was_training)
 
 
+def in_order(parts: Iterable[tuple[list[int], Sequence[Result]]]) -> list[Result]:
+    """Put the results of batches, as `outputs` yields them, in the order of the examples.
+
+    >>> in_order([([2, 0], "ca"), ([1], "b")])
+    ['a', 'b', 'c']
+    """
+    by_row = {
+        row: result for rows, results in parts for row, result in zip(rows, results, strict=True)
+    }
+    return [by_row[row] for row in sorted(by_row)]
+
+
+def few_enough(numbers: int) -> int:
+    """Return how many examples to compute at a time, if one takes at most so many numbers."""
+    return max(1, min(AT_A_TIME, MOST_LOGITS // numbers))
+
+
 def trained_network(
     kind: type[TaskOnExamples[Any, Any]], checkpoint: Checkpoint, device: str
 ) -> tuple[nn.Module, Vocabularies]:
-    """The network of a checkpoint, on a device, and its vocabularies."""
+    """Make the network of a checkpoint, on a device; return it with its vocabularies."""
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     vocabularies = read_vocabularies(checkpoint.metadata["vocabulary"])
     settings = resolved(with_values(config, {"device": device}))
     network = placed(kind.build(settings, vocabularies), settings)
     return load_arrays(network, model_weights(checkpoint.tensors)), vocabularies
+
+
+def ends_of(vocabulary: Vocabulary) -> tuple[int, int]:
+    """Return the ids of `<s>` and `</s>`. Raises ConfigError for a vocabulary without them."""
+    if vocabulary.start is None or vocabulary.end is None:
+        raise ConfigError(
+            f"the vocabulary of the texts to write lacks {START} or {END}; use another checkpoint"
+        )
+    return vocabulary.start, vocabulary.end
+
+
+def between_ends(ids: Ids, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return a text (T,) as a decoder reads it, after `<s>`, and as it writes it, before `</s>`.
+
+    Both have T + 1 symbols: the second is what follows each symbol of the first.
+    """
+    start, end = ends_of(vocabulary)
+    ids = ids.astype(np.int64)
+    return np.insert(ids, 0, start), np.append(ids, end)
+
+
+def refuse_empty(sizes: Iterable[int], what: str) -> None:
+    """Raise DataError naming the first text with no `what` in it; `sizes` are the texts'."""
+    for number, size in enumerate(sizes, 1):
+        if not size:
+            raise DataError(f"text {number:,} is empty; give texts with {what} in them")
+
+
+def _value(config: Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)

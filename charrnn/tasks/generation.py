@@ -1,4 +1,7 @@
-"""Texts of a class (one to many): a language model of short texts that is given a label."""
+"""The task generation: texts of a given class (one to many).
+
+A language model of short texts reads a vector of the label beside the vector of each symbol.
+"""
 
 from __future__ import annotations
 
@@ -56,24 +59,24 @@ SHOWN = 3  # labels in a sample, and texts of each
 
 
 class GenerationExample(NamedTuple):
-    """A text and its class, as ids: what is read, and what is to be said of it."""
+    """A text and its class, as ids."""
 
-    inputs: Ids  # <s> and the text
-    targets: Ids  # the text and </s>
+    inputs: Ids  # <s> and the text: read
+    targets: Ids  # the text and </s>: predicted
     label: int
 
 
 class GenerationBatch(NamedTuple):
-    """Texts side by side."""
+    """N texts side by side, padded to T symbols."""
 
     inputs: Tensor  # (N, T), 0 past a text's end
     targets: Tensor  # (N, T), NOT_SCORED past it
     labels: Tensor  # (N,)
-    scored: int  # how many targets are asked
+    scored: int  # the number of targets
 
 
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> ExampleData[GenerationExample]:
-    """Labelled texts with their beginnings and ends, as `labelled.read` has them."""
+    """Read labelled texts as `labelled.read` does, each between `<s>` and `</s>`."""
     data = read_texts(config, texts, vocabulary, [START, END])
     text, _ = text_and_label(data.vocabularies)
     splits = {
@@ -84,7 +87,7 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> ExampleData[Ge
 
 
 class ConditionedState(NamedTuple):
-    """Which label each lane is of, and the state of the layers."""
+    """The label of each lane, and the state of the layers."""
 
     label: Tensor  # (N,)
     layers: State
@@ -93,7 +96,8 @@ class ConditionedState(NamedTuple):
 class ConditionedLanguageModel(LanguageModel):
     """P(text | label): a language model that reads the label's vector beside each symbol's.
 
-    The label of a lane is a leaf of its state, where `step` and `forward` find it.
+    The label of a lane is a leaf of its state, so that it reaches `step` and `forward` like any
+    state.
     """
 
     def __init__(
@@ -108,27 +112,27 @@ class ConditionedLanguageModel(LanguageModel):
         self.label_embedding = label_embedding
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """Ids (N, T) and a state give logits (N, T, V) and the state after the last id."""
+        """Map ids (N, T) and a state to logits (N, T, V) and the state after the last id."""
         label, before = cast(ConditionedState, state)
         vectors = self.label_embedding(label)[:, None].expand(-1, ids.shape[1], -1)
         outputs, after = self.stack(torch.cat([self._embed(ids), vectors], -1), before)
         return self._read_out(outputs), ConditionedState(label, after)
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """One id a lane, (N,), gives logits (N, V) and the next state."""
+        """Map one id a lane, (N,), and a state to logits (N, V) and the next state."""
         label, before = cast(ConditionedState, state)
         vectors = torch.cat([self._embed(token), self.label_embedding(label)], -1)
         output, after = self.stack.step(vectors, before)
         return self._read_out(output), ConditionedState(label, after)
 
     def initial_state(self, batch_size: int) -> ConditionedState:
-        """The zero state of the layers, of label 0."""
+        """Return the zero state of the layers, with label 0 in each lane."""
         label = next(self.parameters()).new_zeros(batch_size, dtype=torch.long)
         return ConditionedState(label, self.stack.initial_state(batch_size))
 
 
 class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
-    """Texts, given their classes."""
+    """Learn to write texts of given classes; measured by surprisal alone."""
 
     unit = "character"
     use = "sample"
@@ -143,7 +147,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def build(config: ResolvedConfig, vocabularies: Vocabularies) -> ConditionedLanguageModel:
-        """Embeddings, layers and head. Raises ConfigError."""
+        """Make the network of a configuration. Raises ConfigError."""
         model = config.model
         text, label = text_and_label(vocabularies)
         ends_of(text)
@@ -160,7 +164,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def defaults(config: Config, data: ExampleData[GenerationExample]) -> dict[str, Any]:
-        """What suits some ten thousand short texts."""
+        """Return settings that suit some ten thousand short texts."""
         return {
             "training.epochs": 20.0,
             "training.learning_rate": 2e-3,
@@ -175,7 +179,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def facts(data: ExampleData[GenerationExample]) -> dict[str, Any]:
-        """How many texts of each label there are to learn from, by which labels are drawn."""
+        """Return how often each label occurs in training, by which `sample` draws labels."""
         labels = [example.label for example in data.splits["train"]]
         return {
             "label_counts": np.bincount(labels, minlength=data.vocabularies["label"].size).tolist()
@@ -183,38 +187,36 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def length(example: GenerationExample) -> int:
-        """Symbols and the end."""
+        """Return the number of symbols, the end included."""
         return len(example.targets)
 
     @staticmethod
     def collate(examples: Sequence[GenerationExample], device: torch.device) -> GenerationBatch:
-        """Texts side by side, padded to the longest."""
+        """Put texts side by side, padded to the longest."""
         inputs, lengths = pad([example.inputs for example in examples])
         targets, _ = pad([example.targets for example in examples], NOT_SCORED)
         labels = np.array([example.label for example in examples])
-        there = [torch.from_numpy(part).to(device) for part in (inputs, targets, labels)]
-        return GenerationBatch(there[0], there[1], there[2], int(lengths.sum()))
+        parts = [torch.from_numpy(part).to(device) for part in (inputs, targets, labels)]
+        return GenerationBatch(parts[0], parts[1], parts[2], int(lengths.sum()))
 
     @staticmethod
     def cost(model: Any, batch: GenerationBatch) -> tuple[Tensor, int]:
-        """The summed surprisal of each symbol, and of the end, after those before it."""
+        """Return the summed surprisal of the targets, and their number."""
         return surprisals(model, batch).sum(), batch.scored
 
     def judge(
         self, model: nn.Module, examples: Sequence[GenerationExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Likewise, as many texts at a time as have few enough logits."""
+        """Measure the surprisal, of so many texts at a time that their logits fit."""
         text, _ = text_and_label(self.data.vocabularies)
         nats, longest = 0.0, max(map(self.length, examples))
         at_a_time = few_enough(longest * text.size)
-        for _, each in self.outputs(model, examples, surprisals, at_a_time):
+        for _, each in self.outputs(model, examples, surprisals, at_a_time, stop):
             nats += float(each.double().sum())
-            if stop():
-                raise KeyboardInterrupt
         return Judged(nats, sum(map(self.length, examples)), {})
 
     def sample(self, length: int) -> str:
-        """A few texts of each of the most frequent labels."""
+        """Write a few texts of each of the most frequent labels."""
         names = self.label.symbols[:SHOWN]
         labels = [name for name in names for _ in range(SHOWN)]
         writer = Generator(self.model, self.data.vocabularies, {"corpus": self.facts(self.data)})
@@ -224,16 +226,15 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
-        """Raises ConfigError: this model writes."""
+        """Raise ConfigError: this model writes texts, and predicts nothing about them."""
         raise ConfigError(
-            f"{checkpoint.path} writes texts of a class and says nothing of a text; use charrnn "
-            f"sample, or train with --task classification"
+            f"{checkpoint.path} writes texts of a class and cannot tell the class of a text; use "
+            f"charrnn sample, or train a model of the task classification"
         )
 
 
 def surprisals(model: Any, batch: GenerationBatch) -> Tensor:
-    """-ln P of each target given the label and what stands before it, (N, T) in nats, 0 in the
-    padding."""
+    """Return -ln P (N, T) of each target given label and symbols before it; 0 in the padding."""
     state = model.initial_state(len(batch.labels))._replace(label=batch.labels)
     logits, _ = model(batch.inputs, state)
     return functional.cross_entropy(
@@ -242,10 +243,12 @@ def surprisals(model: Any, batch: GenerationBatch) -> Tensor:
 
 
 class Generator:
-    """A trained model that writes texts of a class: a stepper in the sampler's sense, which never
-    takes `<unk>` or `<s>` for a symbol to write."""
+    """A trained model that writes texts of a class (`inference.text.Writer`).
 
-    options: ClassVar = frozenset({"--label"})
+    It never writes `<unk>` or `<s>`.
+    """
+
+    abilities: ClassVar = frozenset({"label"})
 
     def __init__(self, model: Any, vocabularies: Vocabularies, metadata: dict[str, Any]) -> None:
         self.vocabulary, self.label = text_and_label(vocabularies)
@@ -258,31 +261,37 @@ class Generator:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> Generator:
-        """The model of a checkpoint that `check_layout` has passed, on `device`."""
+        """Make the model of a checkpoint that `check_layout` has accepted, on `device`.
+
+        Raises CheckpointError for a checkpoint without the labels' frequencies.
+        """
         if not checkpoint.metadata["corpus"].get("label_counts"):
             raise CheckpointError(f"{checkpoint.path} does not say how frequent its classes are")
         network, vocabularies = trained_network(Generation, checkpoint, device)
         return cls(network, vocabularies, checkpoint.metadata)
 
     def initial_state(self, batch_size: int) -> State:
-        """The zero state for `batch_size` lanes, of the most frequent label."""
+        """Return the zero state for `batch_size` lanes, of the most frequent label."""
         return self._stepper.initial_state(batch_size)
 
     def step(self, token: NDArray[np.int64], state: State) -> tuple[NDArray[np.float32], State]:
-        """One symbol a lane: ids (N,) and a state give logits (N, V) and the next state."""
+        """Map one id a lane, (N,), and a state to logits (N, V) and the next state."""
         logits, state = self._stepper.step(token, state)
         logits[:, self._unwritten] = -math.inf
         return logits, state
 
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
-        """A label a sample: the given one, or drawn at training frequency, by what is at position
-        0. Raises DataError for one that the model does not know."""
+        """Return a label for each sample: `label`, or one drawn at its frequency in training.
+
+        The draw is the one at position 0. Raises DataError for a label that the model does not
+        know.
+        """
         known = self.label.symbols
         if label is None:
             with np.errstate(divide="ignore"):
                 logits = np.log(np.array(self._counts, np.float64))
-            at = draws.at(0)
-            return self.label.decode(Choice()(logits[None].repeat(len(at), 0), at))
+            uniforms = draws.at(0)
+            return self.label.decode(Choice()(logits[None].repeat(len(uniforms), 0), uniforms))
         if label not in known:
             close = difflib.get_close_matches(label, known, 3, 0.5) or known[:5]
             raise DataError(
@@ -292,9 +301,13 @@ class Generator:
         return [label] * len(draws.samples)
 
     def begin(
-        self, prompt: str, samples: int, unknown: Unknown = "error", labels: Sequence[str] = ()
+        self,
+        prompt: str = "",
+        samples: int = 1,
+        unknown: Unknown = "error",
+        labels: Sequence[str] = (),
     ) -> Cursor:
-        """Read `<s>` and a prompt into `samples` lanes of given labels.
+        """Read `<s>` and a prompt into `samples` lanes, one for each of the `labels`.
 
         Raises DataError for characters that the vocabulary lacks, unless `unknown` is `skip`.
         """
@@ -307,10 +320,10 @@ class Generator:
         state = state._replace(label=self.label.encode(labels).astype(np.int64))  # type: ignore[arg-type]
         ids = between_ends(self.vocabulary.encode(prompt, unknown), self.vocabulary)[0]
         lanes = np.tile(ids, (samples, 1))
-        # Position 0 is that of the label.
+        # Position 0 of the draws is the label's.
         return prime(self, lanes[:, 1:], Cursor(lanes[:, 0], state, position=1))
 
     def write(self, labels: Sequence[str], length: int, choice: Choice, draws: Draws) -> list[str]:
-        """A text of each label, of at most `length` symbols."""
+        """Write a text of each label, of at most `length` symbols."""
         cursor = self.begin("", len(labels), labels=labels)
         return generate_texts(self, self.vocabulary, cursor, choice, draws, length, end=self.end)

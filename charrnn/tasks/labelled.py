@@ -1,4 +1,4 @@
-"""Texts and their classes, read as ids: what `classification` and `generation` learn from."""
+"""Texts and their classes as ids: the data of the tasks classification and generation."""
 
 from __future__ import annotations
 
@@ -39,16 +39,18 @@ LabelledTexts: TypeAlias = ExampleData[LabelledExample]
 def read(
     config: Config, texts: Texts, vocabulary: Any = None, ends: Sequence[str] = ()
 ) -> LabelledTexts:
-    """The labelled texts that a configuration names, in given vocabularies or in their own, which
-    are made of the training split: what it lacks is `<unk>`; `ends` as in `vocabulary_of`. Raises
-    DataError."""
-    found = load_labelled(config, texts)
+    """Read the labelled texts that a configuration names, as ids.
+
+    Without a `vocabulary` (plain data), one is made of the training split; other symbols become
+    `<unk>`. `ends` are the symbols `<s>` and `</s>` for those who write texts. Raises DataError.
+    """
+    loaded = load_labelled(config, texts)
     vocabularies: Vocabularies = (
         read_vocabularies(vocabulary)
         if vocabulary is not None
         else {
-            "text": text_vocabulary(config, found, ends),
-            "label": label_vocabulary(found.splits["train"]),
+            "text": text_vocabulary(config, loaded, ends),
+            "label": label_vocabulary(loaded.splits["train"]),
         }
     )
     text, label = text_and_label(vocabularies)
@@ -57,26 +59,26 @@ def read(
             LabelledExample(text.encode(e.text), int(label.encode([e.label])[0]), e.text)
             for e in examples
         ]
-        for name, examples in found.splits.items()
+        for name, examples in loaded.splits.items()
     }
-    return ExampleData(splits, vocabularies, found.sha256)
+    return ExampleData(splits, vocabularies, loaded.sha256)
 
 
 def load_labelled(config: Config, texts: Texts) -> Examples[Labelled]:
-    """The labelled texts that a configuration names, by split. Raises DataError."""
+    """Read the labelled texts that a configuration names, by split. Raises DataError."""
     return load(config, texts, read_labelled, form=config.data.form)
 
 
 def text_vocabulary(
     config: Config, examples: Examples[Labelled], ends: Sequence[str] = ()
 ) -> Vocabulary:
-    """The vocabulary of the training texts, of the kind configured; what it lacks is `<unk>`."""
+    """Make the vocabulary of the training texts, of the kind configured, with `<unk>`."""
     inputs = (example.text for example in examples.splits["train"])
     return vocabulary_of(config.data.vocabulary, inputs, config.data.minimum_count, ends)
 
 
 def text_and_label(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabulary]:
-    """The two vocabularies of labelled texts. Raises ConfigError for others."""
+    """Return the vocabularies of texts and of classes. Raises ConfigError for any others."""
     text, label = (vocabularies.get(name) for name in ("text", "label"))
     if (
         len(vocabularies) != 2
@@ -84,12 +86,14 @@ def text_and_label(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabul
         or isinstance(text, TokenVocabulary)
         or not isinstance(label, TokenVocabulary)
     ):
-        raise ConfigError("labelled texts have a vocabulary of the texts and one of the classes")
+        raise ConfigError(
+            "labelled texts have vocabularies of texts and of classes; use a checkpoint of them"
+        )
     return text, label
 
 
 def describe(data: ExampleData[Any]) -> str:
-    """How many texts, symbols and classes."""
+    """Say how many texts, symbols and classes there are."""
     text, label = text_and_label(data.vocabularies)
     count = sum(len(part) for part in data.splits.values())
     return f"{count:,} texts of {text.size:,} symbols, {label.size:,} classes"

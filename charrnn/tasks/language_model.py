@@ -1,4 +1,4 @@
-"""Next-character or next-word prediction on a text: trained, judged and sampled."""
+"""The task language_model: predict the next character, byte or word of a text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from charrnn.config.schema import Config
 from charrnn.data.corpus import Corpus
 from charrnn.data.vocabulary import Vocabularies
 from charrnn.errors import ConfigError
-from charrnn.evaluation.score import Evaluation
+from charrnn.evaluation.score import Evaluation, never
 from charrnn.evaluation.score_network import score_split
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.nn.models import LanguageModel
@@ -27,11 +27,11 @@ from charrnn.training.build import adopt_weights, build_model, build_objective, 
 from charrnn.training.planning import plan
 from charrnn.training.trainer import evaluate
 
-PROBE = 2048  # characters of an unbroken score that are timed to plan the final one
+PROBE = 2048  # symbols of an unbroken pass that are timed to plan the final one
 
 
 class LanguageModelling:
-    """Prediction of what comes next in a corpus."""
+    """Learn to predict the next symbol of a corpus."""
 
     use = "sample"
 
@@ -49,52 +49,51 @@ class LanguageModelling:
 
     @staticmethod
     def build(config: ResolvedConfig, vocabularies: Vocabularies) -> LanguageModel:
-        """Embedding, stack and head."""
+        """Make the network of a configuration. Raises ConfigError."""
         return build_model(config, only_text(vocabularies))
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
-        """Raises ConfigError: a language model writes."""
+        """Raise ConfigError: a language model writes, and predicts nothing about a text."""
         raise ConfigError(
-            f"{checkpoint.path} is a language model, which says nothing of a text but how "
-            f"surprising it is; use charrnn sample, or charrnn eval"
+            f"{checkpoint.path} is a language model, which writes texts and scores them; use "
+            f"charrnn sample, or charrnn eval"
         )
 
     @classmethod
     def score(cls, checkpoint: Checkpoint, config: Config, data: Corpus, split: str) -> Evaluation:
-        """The unbroken score."""
+        """Score a split by one unbroken pass."""
         model = TrainedModel.from_checkpoint(checkpoint, config.device)
         return model.evaluate_split(data, split)
 
     @staticmethod
     def plan(config: Config, data: Corpus, device: torch.device) -> ResolvedConfig:
-        """From the length of the text, its vocabulary and the machine."""
+        """Fill in `auto` settings from the text's length, its vocabulary and the machine."""
         return plan(config, len(data.splits["train"]), data.vocabulary.size, device)
 
     @staticmethod
     def facts(data: Corpus) -> dict[str, Any]:
-        """The most frequent symbol, after which sampling starts where there is no newline."""
+        """Return the most frequent symbol: a text starts after it where there is no newline."""
         span = data.splits["train"]
         head = data.ids[span.start : min(span.stop, span.start + (1 << 24))]
         return {"most_frequent": int(np.bincount(head).argmax())}
 
     @staticmethod
     def describe(data: Corpus) -> str:
-        """Its length and vocabulary."""
-        unit = "byte" if data.vocabulary.kind == "byte" else data.unit
-        return f"{len(data.ids):,} {unit}s, {data.vocabulary.size:,} symbols"
+        """Say how long the text is, and how large its vocabulary."""
+        return f"{len(data.ids):,} {data.unit}s, {data.vocabulary.size:,} symbols"
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
-        """Start from another language model: symbols are matched by identity, the rest as it is.
+        """Start from another language model; rows of the same symbols are matched.
 
-        Returns the symbols that were added and those that were dropped. Raises ConfigError where
-        the models differ in shape beyond the vocabulary.
+        Returns the symbols added and dropped. Raises ConfigError for models that differ in kind of
+        vocabulary or, beyond the vocabulary, in shape.
         """
         mine, theirs = self.corpus.vocabulary, source.vocabulary
         if mine.kind != theirs.kind:
             raise ConfigError(
-                f"--from has a {theirs.kind} vocabulary, this run a {mine.kind} one; "
-                f"use --vocabulary {theirs.kind}"
+                f"the model to start from has a {theirs.kind} vocabulary, this run a {mine.kind} "
+                f"one; use data.vocabulary = {theirs.kind}"
             )
         adopt_weights(self.model, source.model, mine.symbols, theirs.symbols, self.config.model)
         old, new = set(theirs.symbols), set(mine.symbols)
@@ -103,7 +102,7 @@ class LanguageModelling:
         return added, dropped
 
     def estimate(self, step: int) -> Evaluation:
-        """The cheap fixed protocol used during training: lanes, each after a warm-up."""
+        """Score validation in lanes spread over it, each after a warm-up."""
         evaluation = self.config.evaluation
         span = self.corpus.splits["validation"]
         most = max(1, evaluation.characters // evaluation.lanes)
@@ -117,14 +116,14 @@ class LanguageModelling:
         return Evaluation("validation", score.mean, score.scored, protocol, self.unit, step=step)
 
     def final_seconds(self) -> float:
-        """Seconds an unbroken pass over validation will take, from a short stretch of it."""
+        """Estimate the seconds of an unbroken pass over validation from its beginning."""
         span = self.corpus.splits["validation"]
         size = min(PROBE, len(span))
-        stretch = type(span)(span.start, span.start + size, span.has_context)
+        beginning = type(span)(span.start, span.start + size, span.has_context)
         seconds = math.inf
         for _ in range(2):
             start = time.perf_counter()
-            batches = self.objective.unbroken(stretch, self.config.evaluation.window)
+            batches = self.objective.unbroken(beginning, self.config.evaluation.window)
             evaluate(self.model, self.objective, batches)
             seconds = min(seconds, time.perf_counter() - start)
         return seconds * len(span) / size
@@ -132,20 +131,20 @@ class LanguageModelling:
     def final(
         self,
         weights: Arrays,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[], bool] = never,
         split: str = "validation",
         **about: Any,
     ) -> Evaluation:
-        """The unbroken score."""
+        """Score a split by one unbroken pass."""
         model = load_arrays(copy.deepcopy(self.model), weights)
         return score_split(model, self.config, self.corpus, split, stop, **about)
 
     def sample(self, length: int) -> str:
-        """Text."""
+        """Write text with the model as it is."""
         return self.trained().sample_text(length=length, seed=self.config.training.seed)
 
     def trained(self) -> TrainedModel:
-        """The model as it is now."""
+        """Return the model as it is now."""
         state = self.model.state_dict()
         weights = {name: value.detach().cpu().numpy() for name, value in state.items()}
         return TrainedModel(weights, self.corpus.vocabulary, self.config, self.about)

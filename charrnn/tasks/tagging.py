@@ -1,4 +1,8 @@
-"""A tag for each word of a sentence (many to many, aligned), of words read by their characters."""
+"""The task tagging: a tag for each word of a sentence (many to many, aligned).
+
+The vector of a word is looked up, composed from its characters, or both; recurrent layers read the
+sentence, and a linear layer gives one logit a tag for each word.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,7 @@ from charrnn.tasks.examples import (
     ExampleData,
     Judged,
     TaskOnExamples,
+    in_order,
     load,
     outputs,
     refuse_empty,
@@ -58,8 +63,8 @@ class Word(NamedTuple):
     text: str
     id: int
     characters: Ids
-    seen: bool  # in training, as it is spelled
-    chance: float  # that training takes it for an unknown one
+    seen: bool  # in training, in this spelling
+    chance: float  # that it is replaced by <unk> in training
 
 
 class TaggingExample(NamedTuple):
@@ -70,25 +75,28 @@ class TaggingExample(NamedTuple):
 
 
 class TaggingBatch(NamedTuple):
-    """Sentences side by side, and their W distinct words."""
+    """N sentences side by side, padded to T words, and their W distinct words."""
 
-    words: Tensor  # (N, T) numbers of distinct words, 0 past a sentence's end
+    words: Tensor  # (N, T) places among the distinct words, 0 past a sentence's end
     lengths: Tensor  # (N,)
     tags: Tensor  # (N, T), NOT_SCORED past a sentence's end
     ids: Tensor  # (W,)
     characters: Tensor  # (W, L), 0 past a word's end
-    spelled: Tensor  # (W,) how many characters
-    chances: Tensor  # (W,) that a word is taken for an unknown one in training
+    spelled: Tensor  # (W,) the number of characters
+    chances: Tensor  # (W,) that a word is replaced by <unk> in training
 
 
 TaggedSentences: TypeAlias = ExampleData[TaggingExample]
 
 
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentences:
-    """The tagged sentences that a configuration names, in given vocabularies or in their own, which
-    are made of the training split. Raises DataError, also for a tag that training lacks."""
-    found = load(config, texts, read_tagged)
-    train = found.splits["train"]
+    """Read the tagged sentences that a configuration names, as ids.
+
+    Without a `vocabulary` (plain data), the vocabularies are made of the training split. Raises
+    DataError, also for a tag that does not occur in training.
+    """
+    loaded = load(config, texts, read_tagged)
+    train = loaded.splits["train"]
     training = [word for example in train for word in example.words]
     if vocabulary is not None:
         vocabularies: Vocabularies = read_vocabularies(vocabulary)
@@ -100,13 +108,13 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentence
             "character": characters_of(set(training)),
             "tag": TokenVocabulary.of(tag for example in train for tag in example.tags),
         }
-    made = parts_of(vocabularies)
-    lexicon = Lexicon(made, lookup_key(config), training)
+    parts = parts_of(vocabularies)
+    lexicon = Lexicon(parts, lookup_key(config), training)
     splits = {
-        name: [TaggingExample(lexicon.words(e.words), made.tag.encode(e.tags)) for e in examples]
-        for name, examples in found.splits.items()
+        name: [TaggingExample(lexicon.words(e.words), parts.tag.encode(e.tags)) for e in examples]
+        for name, examples in loaded.splits.items()
     }
-    return ExampleData(splits, vocabularies, found.sha256)
+    return ExampleData(splits, vocabularies, loaded.sha256)
 
 
 class Parts(NamedTuple):
@@ -118,7 +126,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(vocabularies: Vocabularies) -> Parts:
-    """The vocabularies of a tagger by name. Raises ConfigError for those of something else."""
+    """Return the vocabularies of a tagger by name. Raises ConfigError for any others."""
     word, character, tag = map(vocabularies.get, Parts._fields)
     if (
         len(vocabularies) == len(Parts._fields)
@@ -129,17 +137,25 @@ def parts_of(vocabularies: Vocabularies) -> Parts:
         and isinstance(tag, TokenVocabulary)
     ):
         return Parts(word, character, tag)
-    raise ConfigError("a tagger has a vocabulary of words, one of characters and one of tags")
+    raise ConfigError(
+        "a tagger has vocabularies of words, characters and tags; use a checkpoint of one"
+    )
 
 
 def lookup_key(config: Config) -> Callable[[str], str]:
-    """Under what a word is looked up: in lower case where its characters are read beside, which
-    keep its case, so that `Interested` is known from `interested`; else as it stands."""
+    """Return the function from a word to the spelling under which it is looked up.
+
+    A model that reads a word's characters as well, with their case, looks it up in lower case, so
+    that it knows `Interested` from `interested`. Any other model looks it up as it stands.
+    """
     return str if config.model.words in ("lookup", ["lookup"]) else str.lower
 
 
 class Lexicon:
-    """Tokens as words; those of training are seen, and rare ones are at times unknown there."""
+    """Turns tokens into `Word`s; `training` are the tokens of the training split.
+
+    A rare word is at times replaced by `<unk>` in training, so that `<unk>` gets a vector.
+    """
 
     def __init__(
         self, parts: Parts, key: Callable[[str], str], training: Collection[str] = ()
@@ -150,7 +166,7 @@ class Lexicon:
         self._words: dict[str, Word] = {}
 
     def words(self, tokens: Sequence[str]) -> tuple[Word, ...]:
-        """Each token as a word."""
+        """Return each token as a word."""
         for token in tokens:
             if token not in self._words:
                 self._words[token] = self._word(token)
@@ -163,13 +179,13 @@ class Lexicon:
             int(self._parts.word.encode([key])[0]),
             spell(token, self._parts.character),
             token in self._seen,
-            # Kiperwasser and Goldberg 2016, of whose formula a quarter is 1 here.
+            # a / (a + count) with a = 1; Kiperwasser and Goldberg 2016 take a = 0.25.
             1 / (1 + self._counts[key]),
         )
 
 
 class Tagger(nn.Module):
-    """One logit a tag for each word, (N, T, C), from recurrent layers over the words' vectors."""
+    """Logits (N, T, C) of the tags of each word, from recurrent layers over the words' vectors."""
 
     def __init__(
         self,
@@ -195,7 +211,10 @@ class Tagger(nn.Module):
 
 
 class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
-    """Sentences and the tags of their words."""
+    """Learn the tags of words in sentences.
+
+    Measured by surprisal and accuracy, on all words and on those that training lacks.
+    """
 
     unit = "token"
     noun = "sentences"
@@ -209,7 +228,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
 
     @staticmethod
     def build(config: ResolvedConfig, vocabularies: Vocabularies) -> Tagger:
-        """Vectors of words, layers and head."""
+        """Make the tagger of a configuration. Raises ConfigError."""
         model = config.model
         parts = parts_of(vocabularies)
         words = build_words(model, parts.word.size, parts.character.size)
@@ -223,7 +242,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
 
     @staticmethod
     def defaults(config: Config, data: TaggedSentences) -> dict[str, Any]:
-        """What suits some ten thousand sentences."""
+        """Return settings that suit some ten thousand sentences."""
         return {
             "training.epochs": 5.0,
             "training.batch_size": min(16, len(data.splits["train"])),
@@ -239,7 +258,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
 
     @staticmethod
     def describe(data: TaggedSentences) -> str:
-        """How many sentences, words and tags."""
+        """Say how many sentences, words and tags there are."""
         parts = parts_of(data.vocabularies)
         sentences = [example for split in data.splits.values() for example in split]
         count = sum(len(sentence.words) for sentence in sentences)
@@ -250,12 +269,12 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
 
     @staticmethod
     def length(example: TaggingExample) -> int:
-        """Words."""
+        """Return the number of words."""
         return len(example.words)
 
     @staticmethod
     def collate(examples: Sequence[TaggingExample], device: torch.device) -> TaggingBatch:
-        """Sentences side by side, padded to the longest; each word spelled once."""
+        """Put sentences side by side, padded to the longest, with each word spelled once."""
         distinct = {word.text: word for example in examples for word in example.words}
         places = {text: place for place, text in enumerate(distinct)}
         words, lengths = pad([np.array([places[w.text] for w in e.words]) for e in examples])
@@ -268,7 +287,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
 
     @staticmethod
     def cost(model: Any, batch: TaggingBatch) -> tuple[Tensor, int]:
-        """The summed cross-entropy of the right tags."""
+        """Return the summed surprisal of the right tags, and the number of words."""
         logits = model(batch).flatten(0, 1).float()
         nats = functional.cross_entropy(
             logits, batch.tags.flatten(), ignore_index=NOT_SCORED, reduction="sum"
@@ -278,55 +297,57 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
     def judge(
         self, model: nn.Module, examples: Sequence[TaggingExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Surprisal of the right tag, accuracy, and that of words that training lacks."""
+        """Measure surprisal of the right tag, and accuracy on all words and on unseen ones."""
         nats = 0.0
         predicted, gold, unseen = [], [], []
-        for rows, sentences in self.outputs(model, examples, log_probabilities):
+        for rows, sentences in self.outputs(model, examples, log_probabilities, stop=stop):
             for row, logs in zip(rows, sentences, strict=True):
                 words, tags = examples[row]
                 nats -= float(logs[np.arange(len(tags)), tags].sum())
                 predicted.append(logs.argmax(1))
                 gold.append(tags)
                 unseen.append([not word.seen for word in words])
-            if stop():
-                raise KeyboardInterrupt
-        given = [np.concatenate(part) for part in (predicted, gold, unseen)]
-        share, of_unseen = accuracy(*given[:2]), accuracy(*given)
+        parts = [np.concatenate(part) for part in (predicted, gold, unseen)]
+        share, unseen_share = accuracy(*parts[:2]), accuracy(*parts)
         assert share.value is not None
         metrics: dict[str, float] = {"accuracy": share.value}
-        if of_unseen.value is not None:
-            metrics |= {"accuracy_unseen": of_unseen.value, "unseen": of_unseen.of}
-        return Judged(nats, share.of, metrics)
+        if unseen_share.value is not None:
+            metrics |= {"accuracy_unseen": unseen_share.value, "unseen": unseen_share.total}
+        return Judged(nats, share.total, metrics)
 
     def sample(self, length: int) -> str:
-        """The first few sentences of validation with the tags that the model gives them."""
+        """Show the first sentences of validation with their most probable tags."""
         examples = self.data.splits["validation"][:SHOWN]
-        lines = [""] * len(examples)
-        for rows, sentences in self.outputs(self.model, examples, log_probabilities):
-            for row, logs in zip(rows, sentences, strict=True):
-                words = [word.text for word in examples[row].words]
-                lines[row] = tagged(words, self.tag.decode(logs.argmax(1)))[:length]
+        lines = []
+        sentences = in_order(self.outputs(self.model, examples, log_probabilities))
+        for example, logs in zip(examples, sentences, strict=True):
+            words = [word.text for word in example.words]
+            lines.append(tagged(words, self.tag.decode(logs.argmax(1)))[:length])
         return "\n".join(lines)
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> TagPredictor:
-        """The tagger of a checkpoint."""
+        """Make the tagger of a checkpoint."""
         return TagPredictor(checkpoint, device)
 
 
 def tagged(words: Sequence[str], tags: Sequence[str]) -> str:
-    """`word/TAG word/TAG`."""
+    """Write words and tags as `word/TAG word/TAG`.
+
+    >>> tagged(["old", "man"], ["ADJ", "NOUN"])
+    'old/ADJ man/NOUN'
+    """
     return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
 
 
 def log_probabilities(model: Any, batch: TaggingBatch) -> list[NDArray[np.float64]]:
-    """Of the tags, (T, C) a sentence, each of its own length."""
+    """Return the log-probabilities of the tags, (T, C) in nats for each sentence."""
     logs = torch.log_softmax(model(batch).double(), -1).cpu().numpy()
     return [part[:length] for part, length in zip(logs, batch.lengths.tolist(), strict=True)]
 
 
 class TagPredictor:
-    """A trained tagger, for texts from outside, which are split into words at white space."""
+    """A trained tagger for any texts, which it splits into words at white space."""
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         self.model, vocabularies = trained_network(Tagging, checkpoint, device)
@@ -336,24 +357,22 @@ class TagPredictor:
         self._collate = partial(Tagging.collate, device=torch.device(device))
 
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
-        """Each word with its tag; in the record also the probabilities of the tags.
+        """Yield the words of each text with their tags; records also have the probabilities.
 
         Raises DataError for a text without words.
         """
         nothing = np.zeros(0, np.int64)
         examples = [TaggingExample(self._lexicon.words(t.split()), nothing) for t in texts]
         refuse_empty((len(example.words) for example in examples), "words")
-        found: list[Prediction | None] = [None] * len(examples)
-        for rows, sentences in outputs(
-            self.model, examples, self._collate, Tagging.length, log_probabilities
-        ):
-            for row, logs in zip(rows, sentences, strict=True):
-                tokens, tags = texts[row].split(), self.parts.tag.decode(logs.argmax(1))
-                record = {
-                    "text": texts[row],
-                    "tokens": tokens,
-                    "tags": tags,
-                    "probabilities": np.exp(logs.max(1)).tolist(),
-                }
-                found[row] = Prediction(tagged(tokens, tags), record)
-        yield from (prediction for prediction in found if prediction)
+        sentences = in_order(
+            outputs(self.model, examples, self._collate, Tagging.length, log_probabilities)
+        )
+        for text, logs in zip(texts, sentences, strict=True):
+            tokens, tags = text.split(), self.parts.tag.decode(logs.argmax(1))
+            record = {
+                "text": text,
+                "tokens": tokens,
+                "tags": tags,
+                "probabilities": np.exp(logs.max(1)).tolist(),
+            }
+            yield Prediction(tagged(tokens, tags), record)

@@ -1,7 +1,7 @@
-"""The experiments that a session can run: one module a task, and its line in `config.TASKS`.
+"""What a task is: the contract between a session and one module for each `--task`.
 
-An experiment knows what a session does not: what is read, what is built and trained, how it is
-judged, what it makes.
+A task knows its data, its network, its objective, how its model is measured, and what the model
+makes. `registry.TASKS` lists the tasks by name.
 """
 
 from __future__ import annotations
@@ -14,50 +14,56 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from charrnn.config.merge import config_from_data, with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.vocabulary import Vocabularies
-from charrnn.evaluation.score import Evaluation
+from charrnn.errors import DataError
+from charrnn.evaluation.score import Evaluation, never
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.registry import TASKS, resolve
 from charrnn.runs.checkpoint import Arrays, Checkpoint
+from charrnn.tasks.data import data_of_checkpoint
 
 
 class Data(Protocol):
-    """What is learned from: its splits, the SHA-256 of what was read, and the key under which the
-    cache has it, 64 zeros for what is not there."""
+    """The data of a task.
+
+    `sha256` is that of the bytes read, `key` names the data in the cache (64 zeros where they are
+    not cached).
+    """
 
     sha256: str
     key: str
 
     @property
     def splits(self) -> Mapping[str, Sized]:
-        """Train, validation and perhaps test."""
+        """The splits train, validation and perhaps test."""
         ...
 
     @property
     def vocabulary_data(self) -> Any:
-        """What its symbols are, as plain data, for a checkpoint."""
+        """The vocabulary or vocabularies as plain data, for a checkpoint."""
         ...
 
 
 class Prediction(NamedTuple):
-    """What a model says of a text: a line to read, and plain data."""
+    """A model's prediction for a text: a line for people, and a record for JSON."""
 
     line: str
     record: dict[str, Any]
 
 
 class Predictor(Protocol):
-    """A trained model that says something of each text."""
+    """A trained model that predicts something for each text."""
 
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
-        """One prediction a text, in order. Raises DataError for a text that cannot be read."""
+        """Yield one prediction a text, in order. Raises DataError for a text it cannot read."""
         ...
 
 
 class Alignment(NamedTuple):
-    """Where a decoder looked: weights (T, S), a row for each symbol of its output."""
+    """Where a decoder looked: weights (T, S), a row for each symbol of the output."""
 
     weights: NDArray[np.float64]
     source: list[str]
@@ -66,21 +72,23 @@ class Alignment(NamedTuple):
 
 @runtime_checkable
 class Searching(Predictor, Protocol):
-    """A predictor that searches for its output, `beam` hypotheses at a time."""
+    """A predictor that searches for its output with `beam` hypotheses."""
 
     beam: int
 
     def align(self, text: str) -> Alignment:
-        """Of the best output for a text. Raises ConfigError for a model without attention."""
+        """Align a text with its best output. Raises ConfigError for a model without attention."""
         ...
 
 
 class Task(Protocol):
-    """What a session needs of an experiment beside its training.
+    """One task over its data: the contract that a session relies on.
 
-    A loss is nats per `unit`; `guess` is what guessing costs. `model` is trained on `objective`, on
-    so much `per_step`; `use` is the command that the trained model is for. What writes for `sample`
-    is named in the registry, so that a language model does without torch.
+    - `unit`: one label of the loss, such as "character"; losses are in nats per unit;
+    - `per_step`: the size of a training step in words;
+    - `use`: the command that the trained model is for;
+    - `guess`: the loss of a uniform guess in nats;
+    - `model`: the network; `objective`: its batches and its loss (`training.objective`).
     """
 
     unit: str
@@ -94,63 +102,85 @@ class Task(Protocol):
 
     @staticmethod
     def build(config: ResolvedConfig, vocabularies: Vocabularies) -> nn.Module:
-        """The network that a resolved configuration describes. Raises ConfigError."""
+        """Make the network that a resolved configuration describes. Raises ConfigError."""
         ...
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
-        """A trained model for `predict`. Raises ConfigError where there is no such thing."""
+        """Make the predictor of a checkpoint. Raises ConfigError for a task without one."""
         ...
 
     @classmethod
     def score(cls, checkpoint: Checkpoint, config: Config, data: Any, split: str) -> Evaluation:
-        """A split, scored whole by a checkpoint's model on the configuration's device."""
+        """Score a split with a checkpoint's weights, on the configuration's device."""
         ...
 
     @staticmethod
     def plan(config: Config, data: Any, device: torch.device) -> ResolvedConfig:
-        """The configuration with its `auto` values decided, as `planning.plan` does."""
+        """Fill in `auto` settings from the data and the machine."""
         ...
 
     @staticmethod
     def facts(data: Any) -> dict[str, Any]:
-        """What else a checkpoint is to say of what was read (`layout._Corpus`)."""
+        """Return what a checkpoint must know of the data beside its hash and its splits."""
         ...
 
     @staticmethod
     def describe(data: Any) -> str:
-        """How much was read, for the first line that a user sees."""
+        """Say how much was read, for the first line that a user sees."""
         ...
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
-        """Start from the weights of another model, where that can be; the symbols that were added
-        and those that were dropped. Raises ConfigError."""
+        """Start from the weights of another model; return the symbols added and dropped.
+
+        Raises ConfigError for a task or a model where that is impossible.
+        """
         ...
 
     def estimate(self, step: int) -> Evaluation:
-        """Validation, scored quickly with the model as it is."""
+        """Score validation quickly, with the model as it is."""
         ...
 
     def final_seconds(self) -> float:
-        """How long `final` will take."""
+        """Estimate the seconds that `final` will take."""
         ...
 
     def final(
         self,
         weights: Arrays,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[], bool] = never,
         split: str = "validation",
         **about: Any,
     ) -> Evaluation:
-        """A split, scored whole by these weights. Raises KeyboardInterrupt once `stop` says so."""
+        """Score a split with these weights. Raises KeyboardInterrupt once `stop` says so."""
         ...
 
     def sample(self, length: int) -> str:
-        """What the model as it is makes of it, to be looked at; the same draws every time."""
+        """Show what the model makes at the moment; the same draws every time."""
         ...
 
 
 def task_of(task: str) -> type[Task]:
-    """The kind of experiment that a task's name stands for."""
+    """Return the class of a task by its name."""
     kind: type[Task] = resolve(TASKS[task].task)
     return kind
+
+
+def score_checkpoint(
+    checkpoint: Checkpoint,
+    split: str,
+    moved: Mapping[str, Sequence[str]],
+    warn: Callable[[str], None],
+    device: str = "cpu",
+) -> Evaluation:
+    """Score a split of a checkpoint's own text by the protocol of its task.
+
+    `moved` names texts that are elsewhere now (`data_of_checkpoint`). Raises DataError for a text
+    or a split that is missing.
+    """
+    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    config, data = data_of_checkpoint(config, checkpoint, moved, warn)
+    if split not in data.splits:
+        raise DataError(f"the run has no {split!r} split; it has {', '.join(data.splits)}")
+    config = with_values(config, {"device": device})
+    return task_of(config.task).score(checkpoint, config, data, split)

@@ -1,4 +1,8 @@
-"""One text turned into another (many to many, not aligned), by an encoder and a decoder."""
+"""The task translation: one text turned into another (many to many, not aligned).
+
+An encoder reads the source; a decoder writes the target symbol by symbol, and looks back at the
+source by attention.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ from charrnn.data.vocabulary import (
 )
 from charrnn.errors import ConfigError
 from charrnn.evaluation.metrics import bleu, exact_match
+from charrnn.evaluation.score import never
 from charrnn.inference.beam import Hypothesis, beam_search
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.attention import Attention
@@ -43,6 +48,7 @@ from charrnn.tasks.examples import (
     between_ends,
     ends_of,
     few_enough,
+    in_order,
     load,
     outputs,
     refuse_empty,
@@ -57,37 +63,40 @@ DECODED = 200  # examples of validation during training; decoding takes one step
 
 
 class TranslationExample(NamedTuple):
-    """A source and a target as ids, the target as a decoder reads it and as it writes it."""
+    """A source and a target as ids."""
 
     source: Ids
-    inputs: Ids  # with the start
-    labels: Ids  # with the end
+    inputs: Ids  # <s> and the target: read by the decoder
+    labels: Ids  # the target and </s>: predicted
     pair: Pair
 
 
 class TranslationBatch(NamedTuple):
-    """Pairs side by side."""
+    """N pairs side by side, sources padded to S symbols and targets to T."""
 
     sources: Tensor  # (N, S), 0 past the end
     lengths: Tensor  # (N,), of the sources
-    inputs: Tensor  # (N, T), the target after its start, 0 past the end
-    labels: Tensor  # (N, T), the target before its end, NOT_SCORED past it
-    scored: int  # labels
+    inputs: Tensor  # (N, T), 0 past the end
+    labels: Tensor  # (N, T), NOT_SCORED past the end
+    scored: int  # the number of labels
 
 
 Pairs: TypeAlias = ExampleData[TranslationExample]
 
 
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> Pairs:
-    """The pairs that a configuration names, in given vocabularies or in their own, which are made
-    of the training split: what it lacks is `<unk>`. Raises DataError."""
-    found = load(config, texts, read_pairs)
+    """Read the pairs that a configuration names, as ids.
+
+    Without a `vocabulary` (plain data), the vocabularies are made of the training split; other
+    symbols become `<unk>`. Raises DataError.
+    """
+    loaded = load(config, texts, read_pairs)
     if vocabulary is not None:
         vocabularies: Vocabularies = read_vocabularies(vocabulary)
     else:
         data = config.data
         make = partial(vocabulary_of, data.vocabulary, minimum_count=data.minimum_count)
-        train = found.splits["train"]
+        train = loaded.splits["train"]
         vocabularies = {
             "source": make([pair.source for pair in train]),
             "target": make([pair.target for pair in train], ends=[START, END]),
@@ -98,28 +107,33 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> Pairs:
             example_of(source.encode(pair.source), target.encode(pair.target), target, pair)
             for pair in pairs
         ]
-        for name, pairs in found.splits.items()
+        for name, pairs in loaded.splits.items()
     }
-    return ExampleData(splits, vocabularies, found.sha256)
+    return ExampleData(splits, vocabularies, loaded.sha256)
 
 
 def _both(vocabularies: Vocabularies) -> tuple[Vocabulary, Vocabulary]:
-    """Of the sources and of the targets, the latter with `<s>` and `</s>`. Raises ConfigError."""
+    """Return the vocabularies of sources and of targets (with `<s>` and `</s>`).
+
+    Raises ConfigError for any others.
+    """
     if set(vocabularies) == {"source", "target"}:
         source, target = vocabularies["source"], vocabularies["target"]
         if not isinstance(source, TokenVocabulary) and not isinstance(target, TokenVocabulary):
             ends_of(target)
             return source, target
-    raise ConfigError("a translation has a vocabulary of its sources and one of its targets")
+    raise ConfigError(
+        "a translator has vocabularies of sources and of targets; use a checkpoint of one"
+    )
 
 
 def example_of(source: Ids, ids: Ids, target: Vocabulary, pair: Pair) -> TranslationExample:
-    """A pair as ids, its target with a start and an end."""
+    """Return a pair as ids, its target with a start and an end."""
     return TranslationExample(source, *between_ends(ids, target), pair)
 
 
 class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
-    """Sources and their targets."""
+    """Learn to translate; measured by surprisal, exact matches and BLEU."""
 
     noun = "pairs"
 
@@ -131,7 +145,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     @staticmethod
     def build(config: ResolvedConfig, vocabularies: Vocabularies) -> EncoderDecoder:
-        """Encoder, decoder, what is between them, and head."""
+        """Make the encoder and the decoder of a configuration. Raises ConfigError."""
         model = config.model
         source, target = _both(vocabularies)
         read, read_width = build_lookup(model, source.size)
@@ -156,7 +170,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     @staticmethod
     def defaults(config: Config, data: Pairs) -> dict[str, Any]:
-        """What suits some ten thousand short pairs."""
+        """Return settings that suit some ten thousand short pairs."""
         words = data.vocabularies["target"].kind == "word"
         return {
             "training.epochs": 20.0,
@@ -171,19 +185,19 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     @staticmethod
     def describe(data: Pairs) -> str:
-        """How many pairs and symbols."""
+        """Say how many pairs and symbols there are."""
         source, target = _both(data.vocabularies)
         count = sum(len(part) for part in data.splits.values())
         return f"{count:,} pairs of {source.size:,} and {target.size:,} symbols"
 
     @staticmethod
     def length(example: TranslationExample) -> int:
-        """Symbols of both."""
+        """Return the number of symbols of both, the end included."""
         return len(example.source) + len(example.labels)
 
     @staticmethod
     def collate(examples: Sequence[TranslationExample], device: torch.device) -> TranslationBatch:
-        """Pairs side by side, sources and targets padded to the longest."""
+        """Put pairs side by side, sources and targets padded to the longest."""
         sources, lengths = pad([example.source for example in examples])
         inputs, counts = pad([example.inputs for example in examples])
         labels, _ = pad([example.labels for example in examples], NOT_SCORED)
@@ -192,7 +206,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     @staticmethod
     def cost(model: Any, batch: TranslationBatch) -> tuple[Tensor, int]:
-        """The summed surprisal of the targets' symbols, their ends included."""
+        """Return the summed surprisal of the targets, ends included, and the number of symbols."""
         logits = model(batch.sources, batch.lengths, batch.inputs).float()
         nats = functional.cross_entropy(
             logits.flatten(0, 1), batch.labels.flatten(), ignore_index=NOT_SCORED, reduction="sum"
@@ -202,19 +216,25 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
     def judge(
         self, model: nn.Module, examples: Sequence[TranslationExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Surprisal of the targets; how many greedy translations are right to the last symbol;
-        their BLEU over words between white space, each with its one target."""
+        """Measure the surprisal of the targets, and the greedy translations of all sources.
+
+        These are measured by the share that is right to the last symbol, and by BLEU over words
+        between white space.
+        """
         return self._judged(model, examples, examples, stop)
 
     def glance(
         self, model: nn.Module, examples: Sequence[TranslationExample], stop: Callable[[], bool]
     ) -> Judged:
-        """The surprisal of all, the translations of some that lie evenly among them."""
+        """Measure as `judge`, but translate only `DECODED` sources, evenly spread.
+
+        Translating takes one step a symbol, and so much longer than the surprisal.
+        """
         some = examples[:: math.ceil(len(examples) / DECODED)]
         return self._judged(model, examples, some, stop)
 
     def final_seconds(self) -> float:
-        """At most so much more than the last estimate as there is more to translate."""
+        """Return an upper bound: the last estimate times as many more pairs to translate."""
         return super().final_seconds() * math.ceil(len(self.data.splits["validation"]) / DECODED)
 
     def _judged(
@@ -231,48 +251,43 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
         if attention is not None and attention.score == "additive":
             width = max(width, max(len(e.source) for e in examples) * len(attention.weight))
         at_a_time = few_enough(longest * width)
-        for _, (total, count) in self.outputs(model, examples, self.cost, at_a_time):
+        for _, (total, count) in self.outputs(model, examples, self.cost, at_a_time, stop):
             nats, labels = nats + float(total), labels + count
-            if stop():
-                raise KeyboardInterrupt
         written = self._translations(model, translated, stop)
         wanted = [example.pair.target for example in translated]
         share = exact_match(written, wanted).value
         assert share is not None
         score = bleu([text.split() for text in written], [[text.split()] for text in wanted]).score
-        part = len(translated) < len(examples)
-        of = f", {len(translated):,} of {len(examples):,} translated" if part else ""
-        return Judged(nats, labels, {"exact_match": share, "bleu": score}, of)
+        part = ""
+        if len(translated) < len(examples):
+            part = f", {len(translated):,} of {len(examples):,} translated"
+        return Judged(nats, labels, {"exact_match": share, "bleu": score}, part)
 
     def _translations(
         self, model: nn.Module, examples: Sequence[TranslationExample], stop: Callable[[], bool]
     ) -> list[str]:
-        """Greedy."""
-        written = [""] * len(examples)
-        for rows, found in self.outputs(model, examples, partial(decode, target=self.target)):
-            for row, hypotheses in zip(rows, found, strict=True):
-                written[row] = text_of(self.target, hypotheses[0])
-            if stop():
-                raise KeyboardInterrupt
-        return written
+        """Translate each source greedily."""
+        search = partial(decode, target=self.target)
+        searched = in_order(self.outputs(model, examples, search, stop=stop))
+        return [text_of(self.target, hypotheses[0]) for hypotheses in searched]
 
     def sample(self, length: int) -> str:
-        """The first few sources of validation, each with its greedy translation."""
+        """Show the first sources of validation, each with its greedy translation."""
         examples = self.data.splits["validation"][:SHOWN]
-        written = self._translations(self.model, examples, lambda: False)
+        written = self._translations(self.model, examples, never)
         pairs = zip(examples, written, strict=True)
         return "\n".join(f"{e.pair.source[:length]} -> {text[:length]}" for e, text in pairs)
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Translator:
-        """The encoder and decoder of a checkpoint."""
+        """Make the translator of a checkpoint."""
         return Translator(checkpoint, device)
 
 
 def decode(
     model: Any, batch: TranslationBatch, target: Vocabulary, beam: int = 1
 ) -> list[list[Hypothesis]]:
-    """The best translations of each source, of at most three symbols for one of its own and 50."""
+    """Search up to `beam` translations of each source, of at most 3 S + 50 symbols, best first."""
     state = model.read(batch.sources, batch.lengths)
     limits = (3 * batch.lengths + 50).tolist()
     start, end = ends_of(target)
@@ -280,20 +295,24 @@ def decode(
 
 
 def text_of(target: Vocabulary, hypothesis: Hypothesis) -> str:
-    """What a decoder wrote, on one line; bytes that are no character are U+FFFD."""
+    """Return the text of a hypothesis on one line; bytes that are no character are U+FFFD."""
     stream = target.stream()
     return ("".join(map(stream.feed, hypothesis.ids)) + stream.finish()).replace("\n", " ")
 
 
 def shown(symbol: str | int) -> str:
-    """A symbol on a picture; of a byte that is no ASCII its number."""
+    """Return a symbol for a picture; bytes outside of ASCII as numbers.
+
+    >>> shown("a"), shown(97), shown(200)
+    ('a', 'a', '0xc8')
+    """
     if isinstance(symbol, str):
         return symbol
     return chr(symbol) if symbol < 128 else f"{symbol:#04x}"
 
 
 class Translator:
-    """A trained encoder and decoder, for texts from outside."""
+    """A trained translator for any texts; `beam` is the width of its search."""
 
     beam = 1
 
@@ -305,30 +324,29 @@ class Translator:
         self._collate = partial(Translation.collate, device=torch.device(device))
 
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
-        """The translation of each text; in the record its surprisal, and with a beam the others
-        that were found.
+        """Yield the translation of each text; records have its surprisal, and with a beam the
+        runners-up.
 
-        Raises DataError for a text of which the vocabulary leaves nothing.
+        Raises DataError for a text without characters.
         """
-        found = self._search(texts)
-        for text, hypotheses in zip(texts, found, strict=True):
-            all_of_them = [
+        for text, hypotheses in zip(texts, self._search(texts), strict=True):
+            best, *others = [
                 {"translation": text_of(self.target, h), "nats": -h.log_probability}
                 for h in hypotheses
             ]
-            record = {"text": text, **all_of_them[0]}
+            record = {"text": text, **best}
             if self.beam > 1:
-                record["others"] = all_of_them[1:]
+                record["others"] = others
             yield Prediction(str(record["translation"]), record)
 
     def align(self, text: str) -> Alignment:
-        """Where the decoder looked when it wrote the best translation and its end.
+        """Return where the decoder looked when it wrote the best translation and its end.
 
         Raises ConfigError for a model without attention.
         """
         if self.model.attention is None:
             raise ConfigError(
-                f"{self._path} has no attention to show; train with --set model.attention=general"
+                f"{self._path} has no attention to show; train with model.attention=general"
             )
         ((best, *_),) = self._search([text])
         source, ids = self.source.encode(text), np.array(best.ids, np.int64)
@@ -348,12 +366,8 @@ class Translator:
             for text in texts
         ]
         refuse_empty((len(example.source) for example in examples), "characters")
-        found: list[list[Hypothesis]] = [[] for _ in examples]
         search = partial(decode, target=self.target, beam=self.beam)
         at_a_time = max(1, AT_A_TIME // self.beam)
-        for rows, part in outputs(
-            self.model, examples, self._collate, Translation.length, search, at_a_time
-        ):
-            for row, hypotheses in zip(rows, part, strict=True):
-                found[row] = hypotheses
-        return found
+        return in_order(
+            outputs(self.model, examples, self._collate, Translation.length, search, at_a_time)
+        )

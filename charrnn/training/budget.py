@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from charrnn.config.resolved import ResolvedConfig
 
-EVALUATIONS = 12  # in a run whose `evaluation.every` is auto, if they fit
-EVALUATING = 0.2  # of a wall-clock budget: how much of it they may take
-AIM = 0.97  # of a wall-clock budget: machines slow down more often than they speed up
-LONG_SCORE = 0.15  # of a wall-clock budget: an unbroken score that takes longer is left to `eval`
+EVALUATIONS = 12  # in a run with `evaluation.every: auto`, if the time allows (a round number)
+# Shares of a wall-clock budget:
+EVALUATING = 0.2  # for those evaluations: docs/experiments/budget-evaluations.md
+AIM = 0.97  # that the plan fills: a machine slows down more often than it speeds up
+LONG_SCORE = 0.15  # from which on the final unbroken score is left to `charrnn eval`
 
 
 def steps_bound(config: ResolvedConfig, batches_per_epoch: int) -> int | None:
-    """The step count that `steps` and `epochs` allow, None where neither is set."""
+    """Return the most steps that `training.steps` and `training.epochs` allow, if either is set."""
     training = config.training
     bounds = [training.steps] if training.steps else []
     if training.epochs is not None:
@@ -26,10 +27,16 @@ def steps_bound(config: ResolvedConfig, batches_per_epoch: int) -> int | None:
 def learning_rate_schedule(
     config: ResolvedConfig, total_steps: int | None
 ) -> Callable[[int], float]:
-    """The learning rate of step s (from 0): a linear warm-up, then the chosen fall to zero.
+    r"""Return the learning rate as a function of the step s, counted from 0.
 
-    `total_steps` None, while a wall-clock budget is still being measured, gives the warm-up and
-    then a constant rate.
+    With W warm-up steps, T steps in all and the highest rate r, it is r (s + 1) / W in the warm-up
+    (Goyal et al. 2017) and then, with x = min(1, (s - W + 1) / (T - W + 1))::
+
+        linear    r (1 - x)
+        cosine    r (1 + cos(pi x)) / 2          (Loshchilov and Hutter 2017)
+        constant, plateau    r
+
+    `total_steps` is None while the speed of the run is still measured: the rate then stays at r.
     """
     training = config.training
     highest, warmup = training.learning_rate, training.warmup_steps
@@ -49,21 +56,29 @@ def learning_rate_schedule(
 
 @dataclass
 class Costs:
-    """Seconds that parts of a run take, measured while it warms up."""
+    """Seconds that the parts of a run take, measured during the warm-up."""
 
     step: float
     evaluation: float  # with its sample and its checkpoint
-    final_score: float
+    final_score: float  # the unbroken score of the best checkpoint
 
 
 def steps_in_time(
     taken: int, seconds_left: float, costs: Costs, every: int | None
 ) -> tuple[int, bool, int]:
-    """How many steps in all fit, whether the final unbroken score fits too, and how many
-    evaluations there are then.
+    """Plan the rest of a wall-clock budget.
 
-    `taken` steps are done, `seconds_left` of the budget remain, `every` is a chosen evaluation
-    interval.
+    Args:
+        taken: steps that were taken already
+        seconds_left: what remains of the budget
+        costs: measured so far
+        every: steps between evaluations, if the user chose it
+
+    Returns the number of steps in all, whether the final unbroken score fits, and the number of
+    evaluations.
+
+    >>> steps_in_time(100, 100.0, Costs(step=0.1, evaluation=1.0, final_score=4.0), None)
+    (940, True, 12)
     """
     scored = costs.final_score <= LONG_SCORE * seconds_left
     available = seconds_left - (costs.final_score if scored else 0)
@@ -80,6 +95,6 @@ def steps_in_time(
 def evaluation_interval(
     config: ResolvedConfig, total_steps: int, evaluations: int = EVALUATIONS
 ) -> int:
-    """Steps between so many evaluations, unless a number of steps was chosen."""
+    """Return the steps between evaluations: `evaluation.every`, or those that make so many."""
     every = config.evaluation.every
     return every if every != "auto" else max(1, math.ceil(total_steps / evaluations))

@@ -1,4 +1,4 @@
-"""Training on examples that are each read whole: batches of them, and nothing to carry on."""
+"""Batches of examples that are each read whole, so that no state is carried between batches."""
 
 from __future__ import annotations
 
@@ -16,11 +16,24 @@ Example = TypeVar("Example")
 
 
 class ExampleBatches(Generic[Example, Batch]):
-    """The batches of a list of examples, and what a batch costs.
+    """The objective of a task on separate examples.
 
-    `collate` makes a batch of examples, `cost` gives a model's summed loss of a batch, in nats, and
-    over how many labels it is summed. Batches hold examples of similar `length`; which, is a pure
-    function of (seed, epoch, batch number).
+    Each epoch reads every example once, in batches of examples of similar length. The choice of
+    examples is a pure function of (seed, epoch, batch number).
+
+    Args:
+        examples: the training examples
+        collate: puts examples side by side into a batch
+        cost: of a model and a batch, the summed loss in nats and the number of labels in it
+        length: the length of an example
+        batch_size: examples in a batch
+        seed: of the order, together with the epoch
+
+    >>> objective = ExampleBatches(
+    ...     ["a", "bbbb", "cc", "dddd"], tuple, cost=None, length=len, batch_size=2
+    ... )
+    >>> sorted(sorted(batch) for batch in objective.batches(epoch=0))
+    [['a', 'cc'], ['bbbb', 'dddd']]
     """
 
     def __init__(
@@ -40,21 +53,21 @@ class ExampleBatches(Generic[Example, Batch]):
         self.batches_per_epoch = self._batches.batches_per_epoch
 
     def share(self, rank: int, count: int) -> ExampleBatches[Example, Batch]:
-        """The same on one of `count` parts of the examples of each batch."""
+        """Return the same objective on part `rank` of `count` of the examples of each batch."""
         part = copy.copy(self)
         part._batches = self._batches.share(rank, count)
         return part
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """An epoch reads every example once."""
+        """Yield the batches of an epoch from number `start` on."""
         for rows in self._batches.rows(epoch, start):
             yield self._collate([self.examples[i] for i in rows])
 
     def loss(self, model: Any, batch: Batch, carry: State | None) -> Loss:
-        """The summed cost of a batch."""
+        """Sum the cost of a batch; nothing is carried."""
         total, scored = self._cost(model, batch)
         return Loss(total, scored, ())
 
     def empty_carry(self, model: Any) -> State:
-        """Nothing."""
+        """Return an empty state."""
         return ()

@@ -1,6 +1,7 @@
-"""What varies between experiments: the shape of a batch, the loss, and what is carried.
+"""The contract between the trainer and whatever it trains on: batches, a loss, a carried state.
 
-The trainer knows no more of an experiment than this.
+A task is what a user names with `--task`; an objective is the part of it that the trainer sees.
+`charrnn.training.text_windows` and `charrnn.training.example_batches` have the two that there are.
 """
 
 from __future__ import annotations
@@ -13,36 +14,40 @@ from torch import Tensor
 from charrnn.nn.state import State
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
+"""A batch, as a named tuple of tensors and plain values; the trainer does not look inside."""
 
 
 class Loss(NamedTuple):
-    """A batch's loss: `total` nats over `scored` characters, the state to carry on, and what the
-    learning rate is multiplied by."""
+    """The loss of a batch."""
 
     total: Tensor
+    """The sum over what is scored, in nats."""
     scored: int
+    """How many characters (or labels) are scored."""
     carry: State | None
+    """The state to go on from in the next batch, detached."""
     rate: float = 1.0
+    """A factor for the learning rate of this step."""
 
 
 class Objective(Protocol[Batch]):
-    """The contract. Batches are opaque to the trainer."""
+    """Batches and their loss."""
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The training batches of an epoch from number `start` on.
+        """Yield the training batches of an epoch, from batch number `start` on.
 
-        A pure function of (epoch, start): nothing but the position needs saving.
+        They are a pure function of (epoch, start), so a resumed run needs no more than those two.
         """
         ...
 
     def loss(self, model: Any, batch: Batch, carry: State | None) -> Loss:
-        """The loss of one batch, going on from `carry`; None starts from the zero state."""
+        """Compute the loss of a batch, going on from `carry`; None is the zero state."""
         ...
 
     def share(self, rank: int, count: int) -> Objective[Batch]:
-        """The same experiment on one of `count` parts of the lanes of every batch, in order."""
+        """Return the same objective on part `rank` of `count` of the lanes of every batch."""
         ...
 
     def empty_carry(self, model: Any) -> State:
-        """A carry with the structure of those that `loss` returns in training."""
+        """Return a zero state with the structure of the one that `loss` returns in training."""
         ...

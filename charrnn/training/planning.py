@@ -1,8 +1,9 @@
 """Fill in `auto` settings from the text and the hardware.
 
 `plan` decides every `auto` of a configuration except those that need a measured speed:
-`charrnn.training.budget` turns a wall-clock budget into steps once the speed is known. Beside each
-constant stands the page of docs/experiments that it comes from, or that it is a round number.
+`charrnn.training.budget` turns a wall-clock budget into steps once the speed is known. Each group
+of constants names the pages of docs/experiments that it comes from; those for a GPU were not
+measured.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from charrnn.config.schema import Config, ModelConfig, TrainingConfig
 from charrnn.training.build import matrix_weights
 from charrnn.training.hardware import choose_precision, choose_processes, measure_speed
 
-# The budget where none was chosen: ten-minutes.md has the scores it reaches. Epochs end a run on a
-# text so short that ten minutes would only learn it by heart (round numbers).
+# Budget, where none was chosen: ten-minutes.md has the scores that it reaches. The number of epochs
+# ends a run on a text so short that ten minutes would only learn it by heart (round numbers).
 DEFAULT_TIME = 600.0  # seconds
 FEWEST_EPOCHS = 50
 FEWEST_STEPS = 2000
 
 # Lanes and windows: defaults-for-a-short-run.md (batch 32; a window of 64 beat one of 128) and
-# defaults-on-other-texts.md (twice the lanes are worse). A GPU needs more work a step to be busy.
+# defaults-on-other-texts.md (twice the lanes are worse). A GPU is only busy with more work a step.
 LONGEST_WINDOW = 64
 LONGEST_WINDOW_ON_GPU = 128
 SHORTEST_WINDOW = 8
@@ -52,7 +53,8 @@ WORD_SCALE = 0.1
 PASSES_WITHOUT_DROPOUT = 4
 DROPOUT_A_DOUBLING = 0.1
 MOST_DROPOUT = 0.5
-OPERATIONS_A_WEIGHT = 6  # and character: a multiplication and an addition, forward and twice back
+OPERATIONS_A_WEIGHT = 6  # per character: a multiplication and an addition, in the forward pass and
+# twice in the backward pass
 
 # Learning rate: defaults-for-a-short-run.md (4e-3 at width 256, 7e-3 at 192, a quarter for the
 # vanilla cell). The rates of the other optimizers are those that the field starts from.
@@ -71,8 +73,12 @@ def plan(
 
     `characters` is the length of the training split and `vocabulary_size` its number of symbols.
     The rules are smooth in the size of the text and in the time. What is not `auto` stays as it is,
-    so the plan of a plan is the same plan. Raises ConfigError where precision or processes were
-    chosen that the device does not have.
+    so the plan of a plan is the same plan. Raises ConfigError if a precision or a number of
+    processes was chosen that the device does not have.
+
+    >>> planned = plan(Config(), 1_000_000, vocabulary_size=65, device=torch.device("cpu"))
+    >>> planned.training.batch_size, planned.training.window, planned.model.hidden_size
+    (32, 64, 256)
     """
     model, training = config.model, config.training
     max_time = _max_time(training)
@@ -112,8 +118,8 @@ def plan(
             training.steps / steps_per_epoch if training.steps else math.inf,
         )
         choices["model.dropout"] = choices["model.output_dropout"] = _dropout(passes)
-    given = flatten(config.model_dump())
-    undecided = {key: value for key, value in choices.items() if given[key] == "auto"}
+    settings = flatten(config.model_dump())
+    undecided = {key: value for key, value in choices.items() if settings[key] == "auto"}
     return resolved(with_values(config, undecided | {"device": str(device)}))
 
 
@@ -131,7 +137,7 @@ def _max_time(training: TrainingConfig) -> float | None:
 
 
 def _epochs(training: TrainingConfig, steps_per_epoch: int) -> float | None:
-    """Passes over the text: so many that the time ends the run, except on a short text."""
+    """Passes over the text: enough for the time to end the run, except on a short text."""
     if training.epochs != "auto":
         return training.epochs
     if _budget_is_chosen(training):
@@ -140,7 +146,7 @@ def _epochs(training: TrainingConfig, steps_per_epoch: int) -> float | None:
 
 
 def _window(training: TrainingConfig, characters: int, device: torch.device) -> int:
-    """Characters between two updates: as many as the device runs well, fewer on a short text."""
+    """Characters between two updates, fewer on a short text."""
     if training.window != "auto":
         return training.window
     longest = LONGEST_WINDOW if device.type == "cpu" else LONGEST_WINDOW_ON_GPU
@@ -148,7 +154,7 @@ def _window(training: TrainingConfig, characters: int, device: torch.device) -> 
 
 
 def _lanes(training: TrainingConfig, characters: int, window: int, device: torch.device) -> int:
-    """A power of two: the most that the device fills and that leaves each lane eight windows."""
+    """Number of lanes: a power of two, with at least eight windows in each lane."""
     if training.batch_size != "auto":
         return training.batch_size
     most = MOST_LANES if device.type == "cpu" else MOST_LANES_ON_GPU
@@ -159,7 +165,7 @@ def _lanes(training: TrainingConfig, characters: int, window: int, device: torch
 def _hidden_size(
     model: ModelConfig, characters: int, max_time: float | None, device: torch.device
 ) -> int | list[int]:
-    """Width of the layers: the least of what the text, the time and the device allow."""
+    """Width of the layers: the smallest of the bounds from the text and from the time."""
     if model.hidden_size != "auto":
         return model.hidden_size
     by_text = WIDTH_A_ROOT_CHARACTER * math.sqrt(characters)
@@ -175,7 +181,7 @@ def _learning_rate(optimizer: str, cell: str, width: int) -> float:
 
 
 def _weights(model: ModelConfig, widths: Sequence[int], output_weights: int) -> int:
-    """Weights that each character is multiplied by: the layers' matrices and the output's."""
+    """Count the weights in the matrices of the layers and of the output."""
     weights = output_weights
     for inputs, width in itertools.pairwise([WIDEST_EMBEDDING, *widths]):
         weights += matrix_weights(model, inputs, width)
@@ -183,11 +189,11 @@ def _weights(model: ModelConfig, widths: Sequence[int], output_weights: int) -> 
 
 
 def _passes_in(seconds: float, weights: int, characters: int, device: torch.device) -> float:
-    """How often the text is read in that time, at the speed of a matrix product."""
+    """Estimate how often the text is read in that time, at the speed of a matrix product."""
     return seconds * measure_speed(device) / (OPERATIONS_A_WEIGHT * weights) / characters
 
 
 def _dropout(passes: float) -> float:
-    """In steps of 0.05: none up to four passes, then 0.1 more each time the passes double."""
+    """Dropout in steps of 0.05: 0 up to 4 passes, then 0.1 more each time the passes double."""
     dropout = DROPOUT_A_DOUBLING * math.log2(passes / PASSES_WITHOUT_DROPOUT)
     return round(min(MOST_DROPOUT, max(0.0, dropout)) * 20) / 20

@@ -1,73 +1,117 @@
-"""The training loop: truncated BPTT steps as a generator, evaluation, progress that can be saved.
+"""The training loop: truncated BPTT steps as a generator, evaluation, and state that can be saved.
 
-The trainer knows no text, no configuration and no files: batches are the task's, and whoever
-iterates decides when to evaluate, save, print or stop.
+The trainer knows no text, no configuration and no files. The objective supplies batches and losses;
+the caller iterates over the steps and decides when to evaluate, save, print or stop.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, NamedTuple, cast
+from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from charrnn.errors import DivergedError
-from charrnn.nn.fast.cuda_graphs import Captured, on_side_stream
 from charrnn.nn.state import State, leaves, replace_leaves
+from charrnn.training.captured_step import CapturedStep
 from charrnn.training.lane_processes import LaneProcesses
 from charrnn.training.objective import Batch, Loss, Objective
 
 Schedule = Callable[[int], float]
-SINGLY = 4  # steps taken before one is captured
+"""The learning rate of a step, counted from 0."""
+SEEDS_OF_A_RUN = 1_000_003  # more than a run has steps, so that the seeds of two runs differ
 
 
 class Report(NamedTuple):
-    """One training step, after it was taken."""
+    """A training step that was taken."""
 
-    step: int
-    epoch: int
+    step: int  # counted from 1
+    epoch: int  # counted from 0
     scored: int  # characters
     learning_rate: float
 
 
 class Score(NamedTuple):
-    """A summed loss in nats and the number of characters, or other units, that it is over."""
+    """A summed loss in nats, and the number of characters (or labels) that it is summed over.
+
+    >>> Score(nats=30.0, scored=20).mean
+    1.5
+    """
 
     nats: float
     scored: int
 
     @property
     def mean(self) -> float:
-        """Nats of one unit."""
+        """Nats per character, or per label."""
         return self.nats / self.scored
 
 
 @dataclass
 class Progress:
-    """Where training stands: all of it that is not a tensor."""
+    """Where training stands: everything that is saved and is not a tensor."""
 
     step: int = 0
     epoch: int = 0
-    batch: int = 0  # the next batch's number within the epoch
-    learning_rate_factor: float = 1.0  # what drop-on-plateau has made of it
-    interval_characters: int = 0  # behind the running training loss
+    batch: int = 0  # the number of the next batch within the epoch
+    learning_rate_factor: float = 1.0  # the product of all drops of the plateau schedule
+    interval_characters: int = 0  # in the training loss since the last evaluation
 
 
 class Trainer(Generic[Batch]):
-    """Trains `model` on `task` with `optimizer`, one `Report` a step.
+    """Trains a model on an objective, and yields a `Report` after each step.
 
-    `schedule` gives the learning rate of a step (from 0); `clip` bounds the global norm of the
-    gradient; `precision` is that of the products (autocast), all else is float32. Everything
-    random in step s is drawn after seeding with (seed, s), so the random state is a function of
-    the step and a resumed run draws what an unbroken one would. With several `processes`, each
-    computes a share of the lanes (`team`), from the first step of `run` until `close`. With
-    `graph`, a step on a GPU is captured and replayed.
+    Step s minimises the mean loss L of a batch of n characters, with truncated backpropagation
+    through time (Williams and Peng 1990): the state h is carried from the window before, and no
+    gradient flows into that window::
 
-    `average` is the decay d of a moving average of the weights, a <- d a + (1 - d) w after each
-    step (Polyak and Juditsky 1992, here exponential), which is what is evaluated; 0 is none.
+        L = 1/n sum -ln P(target | inputs, h)        forward and loss
+        g = dL/dw                                    backward
+        g = g min(1, clip / |g|)                     clip (Pascanu et al. 2013)
+        w = optimizer(w, g, schedule(s) factor)      update
+        a = d a + (1 - d) w,  d = min(average, (1 + s) / (10 + s))
+
+    The moving average a of the weights (Polyak and Juditsky 1992; here exponential) is evaluated in
+    place of w. It averages over fewer steps at first, so that it soon forgets the random start.
+
+    Everything random in step s is drawn after seeding with (seed, s). The random state is therefore
+    a function of the step, and a resumed run draws the same numbers as an uninterrupted one.
+
+    Args:
+        model: its parameters are trained in place
+        objective: supplies the batches, and the loss of one
+        optimizer: over the model's parameters; its learning rate is set before each step
+        schedule: the learning rate of a step, counted from 0
+        clip: bound on the global norm of the gradient
+        seed: seeds dropout and everything else that is random
+        precision: of matrix products (autocast); weights, state and losses are float32
+        processes: how many processes share the lanes, from the first step until `close`
+        graph: capture a step on a GPU as a CUDA graph and replay it
+        average: the largest decay d of the average; 0 for no average
+
+    >>> from charrnn.data.corpus import Corpus, Span
+    >>> from charrnn.data.vocabulary import CharacterVocabulary
+    >>> from charrnn.nn.models import language_model
+    >>> from charrnn.training.text_windows import TextWindows
+    >>> import numpy as np
+    >>> vocabulary = CharacterVocabulary("ab")
+    >>> ids = vocabulary.encode("ab" * 50)
+    >>> corpus = Corpus(ids, vocabulary, {"train": Span(0, 100, False)}, np.zeros(1, int), "", "")
+    >>> model = language_model(2, cell="gru", hidden_sizes=[8])
+    >>> trainer = Trainer(
+    ...     model,
+    ...     TextWindows(corpus, batch_size=3, window=11),
+    ...     torch.optim.Adam(model.parameters()),
+    ...     lambda step: 0.01,
+    ...     clip=1.0,
+    ...     seed=1,
+    ... )
+    >>> [(report.step, report.epoch, report.scored) for report in trainer.run(4)]
+    [(1, 0, 33), (2, 0, 33), (3, 0, 33), (4, 1, 33)]
     """
 
     def __init__(
@@ -91,69 +135,99 @@ class Trainer(Generic[Batch]):
         self.clip = clip
         self.seed = seed
         self.precision = precision
-        self.shares = [objective]
+        self.shares = [objective]  # one for each process
         if processes > 1:
             self.shares = [objective.share(rank, processes) for rank in range(processes)]
         self.lane_processes: LaneProcesses | None = None
         self.progress = Progress()
         self.carry: State | None = None
         device = next(model.parameters()).device
-        precise = torch.float32 if device.type == "mps" else torch.float64
+        precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64.
         self.interval_nats = torch.zeros((), dtype=precise, device=device)
-        # Fused optimizers on a GPU look there whether they may change anything.
+        # 1 once a loss or gradient was not finite. A fused optimizer on a GPU reads it and then
+        # changes no weight, without a wait for the GPU at each step.
         self.not_finite: Tensor | None = None
         if device.type == "cuda" and optimizer.defaults.get("fused"):
             self.not_finite = torch.zeros((), device=device)
             optimizer.found_inf = self.not_finite  # type: ignore[attr-defined]
         self.average = average
         self.averages = [p.detach().clone() for p in model.parameters()] if average else []
-        self.graph = graph and self.not_finite is not None
-        self._captured: Captured | None = None
-        self._form: list[Any] = []
-        self._taken, self._kept, self._capturing = 0, (0, 1.0), False
+        self.captured_step: CapturedStep[Batch] | None = None
+        if graph and self.not_finite is not None:
+            self.capture_steps()
+
+    def capture_steps(self) -> None:
+        """Replay steps from now on, once a few have been taken."""
+        self.captured_step = CapturedStep(self._plain_step, self._step_on_gpu, self._set_rate)
+
+    # Steps ---------------------------------------------------------------------------------------
 
     def run(self, steps: int) -> Iterator[Report]:
-        """Take `steps` steps, yielding after each.
+        """Take `steps` steps from where training stands, and yield a report after each.
 
-        Raises DivergedError, before the optimizer touches a weight, when a loss or a gradient is
+        Raises DivergedError, before the optimizer changes a weight, when a loss or a gradient is
         not finite.
         """
-        progress = self.progress
-        remaining = steps
-        while remaining > 0:
-            for batch in self.shares[0].batches(progress.epoch, progress.batch):
-                with one_thread() if len(self.shares) > 1 else contextlib.nullcontext():
-                    scored, rate = self._step(batch)
-                progress.step += 1
-                progress.batch += 1
-                remaining -= 1
-                yield Report(progress.step, progress.epoch, scored, rate)
-                if remaining == 0:
-                    return
-            progress.epoch += 1
-            progress.batch = 0
+        for batch in itertools.islice(self._batches(), steps):
+            with one_thread() if len(self.shares) > 1 else contextlib.nullcontext():
+                scored, rate = self._step(batch)
+            self.progress.step += 1
+            self.progress.batch += 1
+            yield Report(self.progress.step, self.progress.epoch, scored, rate)
 
-    def close(self) -> None:
-        """End the other processes, if there are any; `run` would start new ones."""
-        if self.lane_processes is not None:
-            self.lane_processes.close()
-            self.carry, self.lane_processes = self.lane_processes.carry, None
+    def _batches(self) -> Iterator[Batch]:
+        """Yield the batches from where training stands, epoch after epoch without end."""
+        while True:
+            yield from self.shares[0].batches(self.progress.epoch, self.progress.batch)
+            self.progress.epoch += 1
+            self.progress.batch = 0
 
     def _step(self, batch: Batch) -> tuple[int, float]:
-        seed = self.seed * 1_000_003 + self.progress.step
-        if self.graph:
-            loss = self._captured_step(batch, seed)
+        """Take one step. Returns the number of characters it scored and its learning rate."""
+        seed = self.seed * SEEDS_OF_A_RUN + self.progress.step
+        if self.captured_step is not None:
+            loss = self.captured_step(batch, self.carry, seed)
         else:
-            loss = self._update(self._loss(batch, seed))
-        if self.average:
-            # Averages of few weights are of little use, so it begins as a shorter one.
-            step = self.progress.step
-            decay = min(self.average, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.averages, list(self.model.parameters()), 1 - decay)
+            loss = self._plain_step(batch, seed)
+        self._update_averages()
         self.carry = loss.carry
         self.interval_nats += loss.total.detach()
         self.progress.interval_characters += loss.scored
         return loss.scored, self._rate(loss.rate)
+
+    def _plain_step(self, batch: Batch, seed: int) -> Loss:
+        """Forward, loss, backward, clip, update."""
+        if len(self.shares) == 1:
+            loss = self._seeded_gradient(self.objective, batch, self.carry, seed)
+        else:
+            loss = self._shared_gradient(batch, seed)
+        self._clip_gradient(loss)
+        self._set_rate(loss.rate)
+        self.optimizer.step()
+        return loss
+
+    def _gradient(self, objective: Objective[Batch], batch: Batch, carry: State | None) -> Loss:
+        """Forward, loss, backward: leave the gradient of the mean loss in the parameters."""
+        device = self.interval_nats.device.type
+        reduced = self.precision != torch.float32
+        with torch.autocast(device, self.precision if reduced else None, enabled=reduced):
+            loss = objective.loss(self.model, batch, carry)
+        self.optimizer.zero_grad()
+        (loss.total / max(1, loss.scored)).backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _clip_gradient(self, loss: Loss) -> None:
+        """Scale the gradient down to the norm `clip`, and see that it and the loss are finite."""
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        if self.not_finite is not None:
+            bad = (~torch.isfinite(norm + loss.total.detach())).to(self.not_finite.dtype)
+            self.not_finite.copy_(torch.maximum(self.not_finite, bad))
+        elif not torch.isfinite(norm + loss.total):
+            nats = float(loss.total.detach()) / loss.scored
+            raise _diverged(
+                f"at step {self.progress.step + 1:,} (loss {nats:.4g} nats per character, "
+                f"gradient norm {float(norm):.4g})"
+            )
 
     def _rate(self, factor: float) -> float:
         return self.schedule(self.progress.step) * self.progress.learning_rate_factor * factor
@@ -166,91 +240,53 @@ class Trainer(Generic[Batch]):
             else:
                 group["lr"] = rate
 
-    def _loss(self, batch: Batch, seed: int) -> Loss:
-        """The loss of a batch, with its gradient in the parameters."""
-        if len(self.shares) == 1:
-            return self._compute(self.objective, batch, self.carry, seed)
-        if self.lane_processes is None:
-            carry = self.objective.empty_carry(self.model) if self.carry is None else self.carry
-            self.lane_processes = LaneProcesses(self._compute, self.shares, self.model, carry)
-        return self.lane_processes.step(
-            self.shares[0], batch, (seed, self.progress.epoch, self.progress.batch)
-        )
-
-    def _compute(
-        self, objective: Objective[Batch], batch: Batch, carry: State | None, seed: int | None
+    def _seeded_gradient(
+        self, objective: Objective[Batch], batch: Batch, carry: State | None, seed: int
     ) -> Loss:
         self.model.train()
-        if seed is not None:
-            torch.manual_seed(seed)
-        device = self.interval_nats.device.type
-        reduced = self.precision != torch.float32
-        with torch.autocast(device, self.precision if reduced else None, enabled=reduced):
-            loss = objective.loss(self.model, batch, carry)
-        self.optimizer.zero_grad()
-        (loss.total / max(1, loss.scored)).backward()  # type: ignore[no-untyped-call]
-        return loss
+        torch.manual_seed(seed)
+        return self._gradient(objective, batch, carry)
 
-    def _update(self, loss: Loss) -> Loss:
-        """Clip the gradient and take the optimizer's step, if all is finite."""
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        if self.not_finite is None:
-            if not torch.isfinite(norm + loss.total):
-                nats = float(loss.total.detach()) / loss.scored
-                raise _diverged(
-                    f"at step {self.progress.step + 1:,} (loss {nats:.4g} nats per character, "
-                    f"gradient norm {float(norm):.4g})"
-                )
-        else:
-            bad = (~torch.isfinite(norm + loss.total.detach())).to(self.not_finite.dtype)
-            self.not_finite.copy_(torch.maximum(self.not_finite, bad))
-        if not self._capturing:
-            self._set_rate(loss.rate)
+    def _shared_gradient(self, batch: Batch, seed: int) -> Loss:
+        """The gradient of a batch whose lanes are shared among processes, started if need be."""
+        if self.lane_processes is None:
+            carry = self.objective.empty_carry(self.model) if self.carry is None else self.carry
+            self.lane_processes = LaneProcesses(
+                self._seeded_gradient, self.shares, self.model, carry
+            )
+        order = (seed, self.progress.epoch, self.progress.batch)
+        return self.lane_processes.step(self.shares[0], batch, order)
+
+    def _step_on_gpu(self, batch: Batch, carry: State | None) -> Loss:
+        """The part of a plain step that a graph can hold: all but the seed and the rate."""
+        self.model.train()
+        loss = self._gradient(self.objective, batch, carry)
+        self._clip_gradient(loss)
         self.optimizer.step()
         return loss
 
-    def _captured_step(self, batch: Batch, seed: int) -> Loss:
-        """The step as one CUDA graph, which a few steps taken singly make ready; batches of
-        another form than most are always taken singly."""
-        tensors = tuple(part for part in batch if isinstance(part, Tensor))
-        form = [part.shape if isinstance(part, Tensor) else part for part in batch]
+    def close(self) -> None:
+        """End the processes that share the lanes, if there are any; `run` starts new ones."""
+        if self.lane_processes is not None:
+            self.lane_processes.close()
+            self.carry, self.lane_processes = self.lane_processes.carry, None
 
-        def whole(inputs: State) -> State:
-            parts, carry = iter(inputs[0]), inputs[1]
-            again = type(batch)(*(next(parts) if isinstance(x, Tensor) else x for x in batch))
-            self._capturing = True
-            loss = self._update(self._compute(self.objective, again, carry, None))
-            self._capturing, self._kept = False, (loss.scored, loss.rate)
-            return loss.total.detach(), loss.carry or ()
-
-        if form != self._form or self._taken < SINGLY or self.carry is None:
-            self._taken = self._taken + 1 if form == self._form else 1
-            if self._captured is None:
-                self._form = form
-            losses: list[Loss] = []
-            on_side_stream(lambda: losses.append(self._update(self._loss(batch, seed))))
-            return losses[0]
-        if self._captured is None:
-            self._captured = Captured(whole, (tensors, self.carry), warmups=0)
-        scored, factor = self._kept
-        torch.manual_seed(seed)
-        self._set_rate(factor)
-        total, carry = cast(tuple[Tensor, State], self._captured((tensors, self.carry)))
-        return Loss(total, scored, carry, factor)
+    # Losses --------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise DivergedError where a loss or a gradient was not finite.
+        """Raise DivergedError if a loss or a gradient was not finite.
 
-        Where asking after each step would make a GPU wait, the optimizer has changed no weight
-        since then, and it comes out here.
+        On a GPU this is only known here, because asking after each step would make the GPU wait.
+        The optimizer has changed no weight since then.
         """
         if self.not_finite is not None and float(self.not_finite):
             raise _diverged(f"at or before step {self.progress.step:,}")
 
     def interval_score(self) -> Score:
-        """The training loss since the last call (dropout on, weights moving), then start anew.
+        """Return the training loss since the last call, and start a new sum.
 
-        Raises DivergedError as `check` does.
+        It is measured with dropout on and while the weights change. Raises DivergedError as `check`
+        does.
         """
         self.check()
         score = Score(float(self.interval_nats), self.progress.interval_characters)
@@ -258,9 +294,11 @@ class Trainer(Generic[Batch]):
         self.progress.interval_characters = 0
         return score
 
+    # Averaged weights ----------------------------------------------------------------------------
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The model with its averaged weights, if there are any; else as it is."""
+        """Give the model its averaged weights, if there are any, until the block ends."""
         self._exchange()
         try:
             yield
@@ -268,31 +306,40 @@ class Trainer(Generic[Batch]):
             self._exchange()
 
     def begin_averages(self) -> None:
-        """Let the averages be the weights as they are now."""
+        """Set the averages to the weights as they are now."""
         for average, parameter in zip(self.averages, self.model.parameters(), strict=False):
             average.copy_(parameter.detach())
 
+    def _update_averages(self) -> None:
+        if self.average:
+            step = self.progress.step
+            decay = min(self.average, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.averages, list(self.model.parameters()), 1 - decay)
+
     def _averages(self) -> dict[str, Tensor]:
-        """By the names of the weights; those that are shared have several."""
-        found = dict(zip(self.model.parameters(), self.averages, strict=False))
+        """The averages by the names of their weights; a weight that is shared has several names."""
+        by_weight = dict(zip(self.model.parameters(), self.averages, strict=False))
         names = self.model.named_parameters(remove_duplicate=False)
-        return {name: found[parameter] for name, parameter in names if parameter in found}
+        return {name: by_weight[weight] for name, weight in names if weight in by_weight}
 
     def _exchange(self) -> None:
         for i, parameter in enumerate(self.model.parameters() if self.average else ()):
             parameter.data, self.averages[i] = self.averages[i], parameter.data
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that training would need to go on: model, optimizer, carry, running loss.
+    # State that is saved -------------------------------------------------------------------------
 
-        Raises DivergedError as `check` does.
+    def tensors(self) -> dict[str, Tensor]:
+        """Collect every tensor that a resumed run needs, by name.
+
+        These are the weights, their averages, the optimizer's moments, the carried state and the
+        training loss of the interval. Raises DivergedError as `check` does.
         """
         self.check()
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average/{name}": value for name, value in self._averages().items()}
         for name, parameter in zip(self._names(), self._parameters(), strict=True):
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                if value is not None:  # SGD without momentum keeps an empty place for one.
+                if value is not None:  # SGD without momentum keeps None in its place.
                     tensors[f"optimizer/{name}/{key}"] = value
         if self.carry is not None:
             for i, leaf in enumerate(leaves(self.carry)):
@@ -301,38 +348,43 @@ class Trainer(Generic[Batch]):
         return tensors
 
     def load(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """Go on from what `tensors` and `progress_data` gave.
+        """Continue from the results of `tensors` and `progress_data`.
 
-        Values are copied into memory allocated here: kernels pick their path by alignment, and a
-        buffer mapped from a file has another one. Raises ValueError where something is missing
-        or has another shape.
+        Values are copied into memory that is allocated here: kernels choose their path by the
+        alignment of a buffer, and one that is mapped from a file is aligned differently. Raises
+        ValueError or KeyError if a tensor is missing or has another shape.
         """
-        state = {n[6:]: value for n, value in tensors.items() if n.startswith("model/")}
         try:
-            self.model.load_state_dict(state)
+            self.model.load_state_dict(_under("model/", tensors))
         except RuntimeError as error:
             raise ValueError(str(error)) from error
         self.begin_averages()
         for name, average in self._averages().items():
             average.copy_(tensors.get(f"average/{name}", average))
-        optimizer = self.optimizer.state_dict()
-        for i, name in enumerate(self._names()):
-            prefix = f"optimizer/{name}/"
-            moments = {n[len(prefix) :]: v for n, v in tensors.items() if n.startswith(prefix)}
-            if moments:
-                optimizer["state"][i] = {key: value.clone() for key, value in moments.items()}
-        self.optimizer.load_state_dict(optimizer)
-        self.carry = None
-        saved = [tensors[f"carry/{i}"] for i in range(len(tensors)) if f"carry/{i}" in tensors]
-        empty = self.objective.empty_carry(self.model)
-        if [leaf.shape for leaf in saved] == [leaf.shape for leaf in leaves(empty)]:
-            device = self.interval_nats.device
-            self.carry = replace_leaves(empty, iter([x.to(device, copy=True) for x in saved]))
+        self._load_optimizer(tensors)
+        self._load_carry(tensors)
         self.interval_nats.copy_(tensors["interval_nats"])
         self.progress = Progress(**progress)
 
+    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        optimizer = self.optimizer.state_dict()
+        for i, name in enumerate(self._names()):
+            moments = _under(f"optimizer/{name}/", tensors)
+            if moments:
+                optimizer["state"][i] = {key: value.clone() for key, value in moments.items()}
+        self.optimizer.load_state_dict(optimizer)
+
+    def _load_carry(self, tensors: dict[str, Tensor]) -> None:
+        """Load the carried state; start from the zero state if it has another shape."""
+        saved = [tensors[f"carry/{i}"] for i in range(len(tensors)) if f"carry/{i}" in tensors]
+        empty = self.objective.empty_carry(self.model)
+        self.carry = None
+        if [leaf.shape for leaf in saved] == [leaf.shape for leaf in leaves(empty)]:
+            device = self.interval_nats.device
+            self.carry = replace_leaves(empty, iter([x.to(device, copy=True) for x in saved]))
+
     def _parameters(self) -> list[nn.Parameter]:
-        """In the optimizer's order, which numbers them in its state."""
+        """The parameters in the optimizer's order, by which its state is numbered."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _names(self) -> list[str]:
@@ -340,20 +392,29 @@ class Trainer(Generic[Batch]):
         return [names[parameter] for parameter in self._parameters()]
 
     def progress_data(self) -> dict[str, Any]:
-        """The progress as plain data for `load`."""
+        """Return the progress as plain data for `load`."""
         return asdict(self.progress)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with a prefix in their names, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _diverged(where: str) -> DivergedError:
     return DivergedError(
         f"the loss or its gradient is not finite {where}; "
-        f"try a lower --learning-rate or a smaller training.clip"
+        f"try a lower training.learning_rate or a smaller training.clip"
     )
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch here: others would spin where another process wants to compute."""
+    """Let torch use one thread: others would spin on cores where other processes compute."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -363,17 +424,17 @@ def one_thread() -> Iterator[None]:
 
 
 def full_precision() -> contextlib.AbstractContextManager[None]:
-    """No TF32 in cuDNN's recurrent kernels, which is their default: a score is a float32 score."""
+    """Keep cuDNN's recurrent kernels from using TF32, their default: scores are float32."""
     if not torch.cuda.is_available():
         return contextlib.nullcontext()
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def evaluate(model: nn.Module, objective: Objective[Batch], batches: Iterable[Batch]) -> Score:
-    """The summed loss of `batches` in order, the state carried from one to the next.
+    """Sum the loss of `batches` in order, with the state carried from one to the next.
 
-    Runs in evaluation mode, in full float32 and without gradients, and leaves the model in the
-    mode it was in.
+    The model is evaluated without dropout, in float32 and without gradients, and is left in the
+    mode (training or evaluation) that it was in.
     """
     was_training = model.training
     model.eval()

@@ -15,8 +15,9 @@ from torch import nn
 
 from charrnn.data.corpus import corpus_of_text
 from charrnn.errors import ConfigError, DivergedError
+from charrnn.evaluation.choose_reading import DECAYS, RATES, choose_reading
 from charrnn.evaluation.dynamic import EPSILON, Adapting, Rates
-from charrnn.evaluation.score_network import DECAYS, RATES, Reading, choose_reading, surprisals
+from charrnn.evaluation.score_network import Reading, surprisals
 from charrnn.inference.trained_model import TrainedModel, second_moments
 from tests.tiny import TEXT, drive, start, tiny_config, tiny_corpus
 
@@ -167,13 +168,13 @@ def test_a_rate_at_which_learning_diverges_is_not_chosen(
     trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = corpus_of_text(TEXT, trained.vocabulary)
-    monkeypatch.setattr("charrnn.evaluation.score_network.RATES", (1e-3, 1e38))
+    monkeypatch.setattr("charrnn.evaluation.choose_reading.RATES", (1e-3, 1e38))
     reading = choose_reading(
         trained.model, trained.config, corpus, "text", Reading(rates=Rates(1.0, 0.0, 6)),
         trained.moments, choose_learning=True,
     )  # fmt: skip
     assert reading.rates == Rates(1e-3, 0.0, 6)
-    with pytest.raises(DivergedError, match="use a lower --dynamic-rate"):
+    with pytest.raises(DivergedError, match="use a lower learning rate of dynamic evaluation"):
         trained.evaluate(TEXT, reading=Reading(rates=Rates(1e38, 0.0, 6)))
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from charrnn.evaluation.metrics import (
     macro_f1,
 )
 
+WORDS = st.lists(st.sampled_from(["the", "cat", "is", "on", "a", "mat"]), min_size=4, max_size=12)
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
 
 
@@ -173,3 +175,22 @@ def test_bleu_is_between_0_and_1(references: list[list[str]], data: st.DataObjec
     found = bleu(candidates, [[reference] for reference in references])
     assert 0 <= found.score <= found.brevity_penalty <= 1
     assert bleu(references, [[r] for r in references]).brevity_penalty in (0, 1)
+
+
+@PROPERTY
+@given(st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=5))
+def test_bleu_is_that_of_sacrebleu(rows: list[tuple[list[str], list[str], list[str]]]) -> None:
+    """Post 2018, without its tokeniser and its smoothing."""
+    candidates = [candidate for candidate, *_ in rows]
+    theirs = sacrebleu.corpus_bleu(
+        [" ".join(candidate) for candidate in candidates],
+        [[" ".join(references[i]) for _, *references in rows] for i in (0, 1)],
+        smooth_method="none",
+        tokenize="none",
+    )
+    ours = bleu(candidates, [references for _, *references in rows])
+    assert 100 * ours.score == pytest.approx(theirs.score, abs=1e-6)
+    assert ours.brevity_penalty == pytest.approx(theirs.bp)
+    assert (ours.length, ours.reference_length) == (theirs.sys_len, theirs.ref_len)
+    for mine, printed in zip(ours.precisions, theirs.precisions, strict=True):
+        assert 100 * mine == pytest.approx(printed)

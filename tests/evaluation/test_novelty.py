@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from charrnn.data.vocabulary import code_points
 from charrnn.evaluation import novelty as module
-from charrnn.evaluation.novelty import LENGTHS, _found, novelty
+from charrnn.evaluation.novelty import LENGTHS, _copied, novelty
 
 TEXTS = st.text("ab", max_size=60)
 
@@ -21,13 +21,13 @@ def spans(text: str, length: int) -> list[str]:
 @settings(max_examples=300, deadline=None)
 @given(sample=TEXTS, train=TEXTS)
 def test_it_is_what_looking_for_every_span_finds(sample: str, train: str) -> None:
-    found = novelty(code_points(sample), code_points(train))
+    result = novelty(code_points(sample), code_points(train))
     for length in LENGTHS:
         each = [span in train for span in spans(sample, length)]
-        assert found.shares[length] == pytest.approx(sum(each) / len(each) if each else 0)
+        assert result.shares[length] == pytest.approx(sum(each) / len(each) if each else 0)
     longest = max((n for n in range(61) if any(s in train for s in spans(sample, n))), default=0)
-    assert found.longest == longest
-    assert sample[found.start : found.start + longest] in train
+    assert result.longest == longest
+    assert sample[result.start : result.start + longest] in train
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 13, 16])
@@ -38,8 +38,8 @@ def test_equal_hashes_are_not_taken_for_equal_spans(
     sample, train = code_points("abcabdabcaddabcbdbac" * 3), code_points("dbacabdcabbdacbacbd" * 3)
     whole = "dbacabdcabbdacbacbd" * 3
     truth = [s in whole for s in spans("abcabdabcaddabcbdbac" * 3, length)]
-    found = _found(sample, train, length)
-    assert not np.any(found & ~np.array(truth))
+    result = _copied(sample, train, length)
+    assert not np.any(result & ~np.array(truth))
 
 
 def test_a_copy_is_a_copy_and_a_stranger_none() -> None:
@@ -54,6 +54,6 @@ def test_a_copy_is_a_copy_and_a_stranger_none() -> None:
 def test_a_long_copy_is_found_in_seconds() -> None:
     train = np.random.default_rng(2).integers(0, 60, 300_000).astype(np.uint32)
     began = time.process_time()
-    found = novelty(train[1000:-1000], train)
-    assert (found.longest, found.start) == (298_000, 0)
+    result = novelty(train[1000:-1000], train)
+    assert (result.longest, result.start) == (298_000, 0)
     assert time.process_time() - began < 30

@@ -578,7 +578,7 @@ def bereaved(function: Callable[[], object], step: int) -> Callable[[], object]:
 
         def robbed(trainer: Any, batch: Any) -> Any:
             if trainer.progress.step + 1 == step and trainer.lane_processes is not None:
-                os.kill(trainer.lane_processes._members[0][0], signal.SIGKILL)
+                os.kill(trainer.lane_processes._workers[0].pid, signal.SIGKILL)
             return whole(trainer, batch)
 
         with mock.patch.object(Trainer, "_step", robbed):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from charrnn.inference.numpy_stepper import NumpyModel
+from charrnn.inference.saved_state import SavedState, load_state, save_state
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.nn.models import language_model
@@ -97,8 +98,8 @@ def test_a_saved_state_goes_on_in_either(tmp_path: Path, monkeypatch: pytest.Mon
         "b": (torch_model, numpy_model),
     }.items():
         cursor = writer.begin("ab", 2)
-        writer.save_cursor(tmp_path / name, cursor, 1, [0, 1])
-        loaded, seed, samples = reader.load_cursor(tmp_path / name)
+        save_state(tmp_path / name, writer, SavedState(cursor, 1, [0, 1]))
+        loaded, seed, samples = load_state(tmp_path / name, reader)
         assert (seed, samples, loaded.token.tolist()) == (1, [0, 1], cursor.token.tolist())
         expected, _ = writer.step(cursor.token, cursor.state)
         np.testing.assert_allclose(reader.step(loaded.token, loaded.state)[0], expected, atol=1e-5)

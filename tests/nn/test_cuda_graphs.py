@@ -16,7 +16,7 @@ from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.fast import cuda_graphs
 from charrnn.nn.models import language_model
 from charrnn.nn.state import State, leaves, map_state
-from charrnn.training import trainer
+from charrnn.training import captured_step, trainer
 from charrnn.training.text_windows import TextWindows, _signed
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
@@ -54,7 +54,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     capture = StandIn(lambda: lambda: None)
     monkeypatch.setattr(cuda_graphs, "capture", capture)
     monkeypatch.setattr(cuda_graphs, "on_side_stream", lambda action: action())
-    monkeypatch.setattr(trainer, "on_side_stream", lambda action: action())
+    monkeypatch.setattr(captured_step, "on_side_stream", lambda action: action())
     return capture
 
 
@@ -77,7 +77,7 @@ def as_on_a_gpu(session: Any, stand_in: StandIn) -> None:
     trained.optimizer.found_inf = trained.not_finite
     for group in trained.optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"])
-    trained.graph = True
+    trained.capture_steps()
 
     def undo() -> Callable[[], None]:
         # The same tensors go on, with the values they had.
@@ -152,7 +152,7 @@ def test_nothing_changes_after_a_step_that_is_not_finite(
         assert torch.equal(session.model.state_dict()[name], value)
     with pytest.raises(DivergedError, match="not finite at or before step 4"):
         trained.interval_score()
-    with pytest.raises(DivergedError, match="try a lower --learning-rate"):
+    with pytest.raises(DivergedError, match=r"try a lower training\.learning_rate"):
         trained.tensors()
 
 
@@ -162,7 +162,7 @@ def test_reading_there_is_reading_here(tmp_path: Path, batch: tuple[int, int]) -
     lanes, window = batch
     on_cpu = TextWindows(corpus, batch_size=lanes, window=window)
     on_gpu = TextWindows(corpus, batch_size=lanes, window=window)
-    on_gpu._ids_there = _signed(corpus.ids)
+    on_gpu._ids_on_gpu = _signed(corpus.ids)
     span = corpus.splits["validation"]
     for ours, theirs in (
         (on_cpu.batches(0), on_gpu.batches(0)),

@@ -17,7 +17,7 @@ import torch
 import charrnn
 from charrnn.errors import ConfigError, DataError
 from charrnn.runs.directory import Run
-from charrnn.session import start
+from charrnn.session import opening, start
 from charrnn.session.events import Evaluated, Finished, Planned, Stepped
 from tests.tiny import TEXT
 
@@ -262,7 +262,7 @@ def test_keywords_win_over_settings_the_environment_and_the_file(
     monkeypatch.setenv("CHARRNN_TRAINING__CLIP", "3")
     layers = [("settings", {"training.clip": 4.0}), *start.keyword_layers({"steps": 7})]
     with pytest.warns(UserWarning, match="names no text"):
-        config = start.merge_settings(layers, folder / "a.yaml", None, start.warn_in_python)
+        config = opening.merge_settings(layers, folder / "a.yaml", None, start.warn_in_python)
     assert (config.model.cell, config.model.layers, config.training.clip) == ("gru", 4, 4.0)
     assert (config.training.steps, config.training.epochs) == (7, None)
 

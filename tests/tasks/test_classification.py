@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.session.loop import Session
 from charrnn.tasks.classification import Classification
 from charrnn.tasks.labelled import read
+from tests.tasks.conftest import TrainOnce
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
 TINY: dict[str, Any] = ON_EXAMPLES | {"task": "classification"}
@@ -86,11 +88,12 @@ def test_the_last_outputs_are_those_of_each_direction(
     torch.testing.assert_close(model(ids, torch.tensor([3])), expected)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_resumed_equals_uninterrupted_at_every_step(
-    texts: Path, tmp_path: Path, processes: int
+@pytest.mark.parametrize(("processes", "stops"), [(1, range(1, 13)), (2, (1, 4, 7, 12))])
+def test_resumed_equals_uninterrupted(
+    texts: Path, tmp_path: Path, processes: int, stops: Iterable[int]
 ) -> None:
-    resumes(lambda run: begin(texts, run, processes=processes), tmp_path, range(1, 13))
+    # With two processes: first, at an evaluation, between two, last.
+    resumes(lambda run: begin(texts, run, processes=processes), tmp_path, stops)
 
 
 def test_the_score_is_that_of_the_probabilities(texts: Path, tmp_path: Path) -> None:
@@ -191,11 +194,19 @@ def test_the_commands(run: Any, tmp_path: Path) -> None:
     assert "standard input is closed" in closed.stderr
 
 
-def test_a_classifier_does_not_write(run: Any, tmp_path: Path) -> None:
-    (tmp_path / "texts").mkdir()
-    write_texts(tmp_path / "texts")
+def write_folder(folder: Path) -> None:
+    (folder / "texts").mkdir()
+    write_texts(folder / "texts")
+
+
+@pytest.fixture
+def trained(train_once: TrainOnce) -> None:
+    """A classifier in the folder `words`."""
     options = [f"--set={key}={value}" for key, value in TINY.items()]
-    assert run("train", "texts", *options, "--out", "words").code == 0
+    train_once("classifier", write_folder, "texts", *options)
+
+
+def test_a_classifier_does_not_write(run: Any, trained: None) -> None:
     for command in (
         ["sample", "words"],
         ["eval", "words", "--dynamic"],
@@ -220,11 +231,7 @@ def test_a_language_model_says_nothing_of_a_text(run: Any) -> None:
     assert "charrnn sample" in refused.err
 
 
-def test_a_changed_shape_is_refused(run: Any, tmp_path: Path) -> None:
-    (tmp_path / "texts").mkdir()
-    write_texts(tmp_path / "texts")
-    options = [f"--set={key}={value}" for key, value in TINY.items()]
-    assert run("train", "texts", *options, "--out", "words").code == 0
+def test_a_changed_shape_is_refused(trained: None, tmp_path: Path) -> None:
     path = sorted((tmp_path / "words" / "checkpoints").glob("*.safetensors"))[-1]
     stored = load_checkpoint(path)
     head = stored.tensors["model/head.weight"]

@@ -22,6 +22,7 @@ from charrnn.session.loop import Session
 from charrnn.tasks.generation import Generation, Generator, read, surprisals
 from charrnn.tasks.labelled import read as read_texts
 from tests.reference import lstm_step
+from tests.tasks.conftest import TrainOnce
 from tests.tasks.test_classification import write_texts
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
@@ -202,7 +203,7 @@ def test_any_vocabulary_can_be_written(tmp_path: Path, kind: str) -> None:
     (tmp_path / "rows.tsv").write_text("\n".join(rows), "utf-8")
     session = begin(tmp_path / "rows.tsv", tmp_path / "run", data__vocabulary=kind)
     *_, finished = drive(session)
-    assert finished.score.unit == ("word" if kind == "word" else "character")  # type: ignore[union-attr]
+    assert finished.score.unit == kind  # type: ignore[union-attr]
     data: Any = session.data
     example = data.splits["train"][0]
     text = data.vocabularies["text"]
@@ -225,15 +226,15 @@ def test_layout_is_that_of_the_model(texts: Path, tmp_path: Path) -> None:
     assert not list(leaves(session.objective.empty_carry(session.model)))
 
 
+def write_folder(folder: Path) -> None:
+    (folder / "texts").mkdir()
+    write_texts(folder / "texts")
+
+
 @pytest.fixture
-def trained(run: Any, tmp_path: Path) -> Path:
-    (tmp_path / "texts").mkdir()
-    write_texts(tmp_path / "texts")
+def trained(run: Any, train_once: TrainOnce, tmp_path: Path) -> Path:
     options = [f"--set={key}={value}" for key, value in TINY.items()]
-    done = run("train", "texts", *options, "--out", "words", "--json")
-    assert done.code == 0, done.err
-    end = json.loads(done.out.splitlines()[-1])
-    assert end["nats_per_character"] > 0
+    train_once("writer", write_folder, "texts", *options)
     return tmp_path / "words"
 
 
@@ -338,7 +339,7 @@ def test_a_language_model_has_no_labels(run: Any) -> None:
     assert run("train", "book.txt", "--steps", "10", "--out", "book").code == 0
     refused = run("sample", "book", "--label", "Irish")
     assert refused.code == 2
-    assert "--label says nothing to a model of the task language_model" in refused.err
+    assert "--label means nothing to a model of the task language_model" in refused.err
 
 
 def changed(path: Path, tensors: dict[str, Any], **corpus: Any) -> Checkpoint:

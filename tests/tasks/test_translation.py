@@ -22,6 +22,7 @@ from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.runs.directory import find_checkpoint
 from charrnn.session.loop import Session
 from charrnn.tasks.translation import Translation, decode, read, text_of
+from tests.tasks.conftest import TrainOnce
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
 TINY: dict[str, Any] = ON_EXAMPLES | {"task": "translation", "model.layers": 2}
@@ -252,7 +253,7 @@ def test_texts_by_character_word_and_byte(tmp_path: Path, kind: str) -> None:
     path.write_text("\n".join(lines), "utf-8")
     session = begin(path, tmp_path / "run", data__vocabulary=kind, data__split_by="position")
     drive(session)
-    assert session.experiment.unit == ("word" if kind == "word" else "character")
+    assert session.experiment.unit == kind
     source, target = session.data.vocabularies.values()  # type: ignore[attr-defined]
     assert target.symbols[-2:] == ("<s>", "</s>")
     for example in session.data.splits["train"]:
@@ -275,16 +276,19 @@ def test_bad_rows_are_named(run: Any, tmp_path: Path) -> None:
     assert (refused.code, "empty target" in refused.err) == (3, True)
 
 
-def trained(run: Any, tmp_path: Path, name: str = "words", **changes: Any) -> None:
-    write_pairs(tmp_path / "pairs.tsv")
+def train(train_once: TrainOnce, name: str = "translator", **changes: Any) -> None:
     values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
     options = [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
-    done = run("train", "pairs.tsv", *options, "--out", name, "--json")
-    assert done.code == 0, done.err
+    train_once(name, lambda folder: write_pairs(folder / "pairs.tsv"), "pairs.tsv", *options)
 
 
-def test_the_commands(run: Any, tmp_path: Path) -> None:
-    trained(run, tmp_path)
+@pytest.fixture
+def trained(train_once: TrainOnce) -> None:
+    """A translator in the folder `words`."""
+    train(train_once)
+
+
+def test_the_commands(run: Any, trained: None, tmp_path: Path) -> None:
     scored = json.loads(run("eval", "words", "--json").out)
     assert scored["nats_per_character"] > 0
     assert 0 <= scored["exact_match"] <= 1
@@ -309,8 +313,7 @@ def test_the_commands(run: Any, tmp_path: Path) -> None:
     assert run("predict", "words", "abc", "--beam", "0").code == 2
 
 
-def test_a_translation_does_not_continue_a_text(run: Any, tmp_path: Path) -> None:
-    trained(run, tmp_path)
+def test_a_translation_does_not_continue_a_text(run: Any, trained: None, tmp_path: Path) -> None:
     for command in (["sample", "words"], ["compress", "words", "book.txt"]):
         refused = run(*command, stdin=b"text")
         assert refused.code in (2, 4), command
@@ -330,9 +333,8 @@ def test_other_tasks_have_no_beam(run: Any, tmp_path: Path) -> None:
         assert refused.err.count("\n") == 1
 
 
-def test_the_alignment_is_drawn(run: Any, tmp_path: Path) -> None:
+def test_the_alignment_is_drawn(run: Any, trained: None, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    trained(run, tmp_path)
     drawn = run("predict", "words", "ab c$d$", "--attention", "look.png")
     assert drawn.code == 0, drawn.err
     assert (tmp_path / "look.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -353,16 +355,15 @@ def test_the_alignment_is_drawn(run: Any, tmp_path: Path) -> None:
     assert "look.png" in lost.err
 
 
-def test_without_attention_there_is_nothing_to_draw(run: Any, tmp_path: Path) -> None:
+def test_without_attention_there_is_nothing_to_draw(run: Any, train_once: TrainOnce) -> None:
     pytest.importorskip("matplotlib")
-    trained(run, tmp_path, model__attention="none")
+    train(train_once, "without attention", model__attention="none")
     refused = run("predict", "words", "abc", "--attention", "look.png")
     assert refused.code == 2
     assert "no attention to show" in refused.err
 
 
-def test_a_changed_shape_is_refused(run: Any, tmp_path: Path) -> None:
-    trained(run, tmp_path)
+def test_a_changed_shape_is_refused(run: Any, trained: None, tmp_path: Path) -> None:
     path = sorted((tmp_path / "words" / "checkpoints").glob("*.safetensors"))[-1]
     stored = load_checkpoint(path)
     bridge = stored.tensors["model/bridges.0.weight"]
@@ -376,8 +377,7 @@ def test_a_changed_shape_is_refused(run: Any, tmp_path: Path) -> None:
         load_checkpoint(path, check_layout)
 
 
-def test_weights_that_are_not_finite_are_refused(run: Any, tmp_path: Path) -> None:
-    trained(run, tmp_path)
+def test_weights_that_are_not_finite_are_refused(run: Any, trained: None, tmp_path: Path) -> None:
     for path in (tmp_path / "words" / "checkpoints").glob("*.safetensors"):
         stored = load_checkpoint(path)
         head = stored.tensors["model/head.bias"].copy()
@@ -397,9 +397,8 @@ def test_a_picture_of_too_many_symbols_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_wide_beam_takes_fewer_texts_at_a_time(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, trained: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained(run, tmp_path)
     predictor = Translation.predictor(find_checkpoint(str(tmp_path / "words"), print), "cpu")
     texts = ["abc", "b", "ca"] * 3
     predictor.beam = 2
@@ -419,9 +418,8 @@ def test_a_wide_beam_takes_fewer_texts_at_a_time(
 
 
 def test_control_characters_are_shown_on_a_terminal(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, trained: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained(run, tmp_path)
     monkeypatch.setattr("charrnn.tasks.translation.text_of", lambda target, hypothesis: "a\x07")
     assert run("predict", "words", "abc").out == "a\x07\n"
     monkeypatch.setattr("charrnn.cli.predict.is_terminal", lambda stream: True)

@@ -1,0 +1,82 @@
+"""Save where a generation stands, and go on from there later: `charrnn sample --save-state`.
+
+The file is a safetensors file like a checkpoint: the leaves of the hidden state, the last symbol of
+each lane, the seed, the sample numbers and the position of the draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from charrnn.errors import CheckpointError
+from charrnn.inference.sampler import Cursor
+from charrnn.nn.state import leaves, map_state, replace_leaves
+from charrnn.runs.checkpoint import Arrays, Layout, load_checkpoint, save_checkpoint
+
+
+class SavedState(NamedTuple):
+    """A cursor, the seed of its draws, and the number of the sample in each lane."""
+
+    cursor: Cursor
+    seed: int
+    samples: list[int]
+
+
+def save_state(path: Path, model: Any, state: SavedState) -> None:
+    """Write a state of a model to a file. Raises StorageError where that fails."""
+    cursor = state.cursor
+    tensors: Arrays = {
+        f"state/{i}": leaf if isinstance(leaf, np.ndarray) else leaf.cpu().numpy()
+        for i, leaf in enumerate(leaves(cursor.state))
+    }
+    tensors["token"] = cursor.token
+    metadata = {
+        "cursor": {
+            "position": cursor.position,
+            "seed": state.seed,
+            "samples": list(state.samples),
+        },
+        "model": _identity(model),
+    }
+    save_checkpoint(path, tensors, metadata)
+
+
+def load_state(path: Path, model: Any) -> SavedState:
+    """Read a state that `save_state` wrote.
+
+    Raises CheckpointError for a state of a model of another shape or vocabulary, or a damaged one.
+    """
+    identity = _identity(model)
+
+    def check(metadata: Mapping[str, Any], layout: Layout) -> None:
+        cursor = metadata.get("cursor")
+        if not isinstance(cursor, dict) or metadata.get("model") != identity:
+            raise CheckpointError("it is no state of a model of this shape and vocabulary")
+        counts = [cursor.get("seed"), cursor.get("position"), *cursor["samples"]]
+        lanes = len(cursor["samples"])
+        shapes = [("F32", (lanes, *shape)) for shape in identity["state"]]
+        expected = {f"state/{i}": shape for i, shape in enumerate(shapes)}
+        if layout != expected | {"token": ("I64", (lanes,))} or not all(
+            isinstance(n, int) and 0 <= n < 2**64 for n in counts
+        ):
+            raise CheckpointError("its samples are not its state's")
+
+    stored = load_checkpoint(path, check)
+    about, token = stored.metadata["cursor"], stored.tensors["token"]
+    if token.min(initial=0) < 0 or token.max(initial=0) >= model.vocabulary.size:
+        raise CheckpointError(f"{path} is no state of this model: a character is not in it")
+    zero = model.initial_state(len(token))
+    arrays: Any = [stored.tensors[f"state/{i}"] for i, _ in enumerate(leaves(zero))]
+    state = replace_leaves(zero, iter(arrays))
+    return SavedState(Cursor(token, state, about["position"]), about["seed"], about["samples"])
+
+
+def _identity(model: Any) -> dict[str, Any]:
+    """The shape of a model's state and its vocabulary: a saved state must fit both."""
+    shapes: list[Any] = []
+    map_state(lambda leaf: shapes.append(list(leaf.shape[1:])), model.initial_state(1))
+    return {"state": shapes, "vocabulary": model.vocabulary.to_data()}

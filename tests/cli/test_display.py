@@ -1,0 +1,110 @@
+"""Lines on a terminal and elsewhere."""
+
+import io
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+
+from charrnn.cli.display import duration, wrap_for
+from tests.cli.conftest import process
+from tests.conftest import Run
+
+
+class Terminal(io.StringIO):
+    """A terminal of 80 columns."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+LONG = "model   2 x LSTM 256, embedding 64, dropout 0.25, input dropout 0.1, skip connections, tied"
+
+
+def test_lines_break_between_words_below_their_text() -> None:
+    first, second = wrap_for(Terminal(), LONG).splitlines()
+    assert first == LONG[: len(first)]
+    assert len(first) < 80
+    assert second == " " * 8 + LONG[len(first) + 1 :]
+    quoted = wrap_for(Terminal(), "    " + "sample" * 20 + " end").splitlines()
+    assert quoted == ["    " + "sample" * 20, "    end"]
+    warning = "warning: " + "word " * 30
+    lines = wrap_for(Terminal(), warning).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("    word") and len(line) < 80 for line in lines[1:])
+
+
+@pytest.mark.parametrize("text", ["", "short", "a\n\n  b", f"files   /{'path/' * 40}end"])
+def test_what_fits_and_what_is_one_word_stays(text: str) -> None:
+    assert wrap_for(Terminal(), text).split() == text.split()
+    assert "".join(wrap_for(Terminal(), text).split()) == "".join(text.split())
+    if len(text) < 80:
+        assert wrap_for(Terminal(), text) == text
+
+
+def test_pipes_and_dumb_terminals_get_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wrap_for(io.StringIO(), LONG) == LONG
+    assert wrap_for(None, LONG) == LONG
+    monkeypatch.setenv("TERM", "dumb")
+    assert wrap_for(Terminal(), LONG) == LONG
+
+
+@pytest.mark.parametrize(
+    ("arguments", "columns"),
+    [(["info", "runs/a"], 80), (["info", "runs/a"], 60), (["list"], 80), (["help", "fused"], 60)],
+)
+def test_a_command_fits_its_terminal(
+    run: Run, trained: str, arguments: list[str], columns: int
+) -> None:
+    mine, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
+    child = process(*arguments, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    content = b""
+    while chunk := read(mine):
+        content += chunk
+    assert child.wait(timeout=60) == 0
+    os.close(mine)
+    lines = content.decode().splitlines()
+    piped = run(*arguments).out
+    assert words("\n".join(lines)) == words(piped)
+    assert all(len(line) < columns or len(line.split()) <= 2 for line in lines)
+    assert max(map(len, piped.splitlines())) > columns
+    assert any(line.startswith("  ") for line in lines)
+
+
+def words(text: str) -> list[str]:
+    """The words of an output but for durations, which go on."""
+    return sorted(re.sub(r"\b(\d+m)?\d+s\b", "0s", text).split())
+
+
+def read(terminal: int) -> bytes:
+    """The next output on a terminal; nothing once whoever writes has left it."""
+    try:
+        return os.read(terminal, 4096)
+    except OSError:
+        return b""
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0.4, 59.6, 61, 3599, 3660)] == [
+        "0s", "1m00s", "1m01s", "59m59s", "1h01m",
+    ]  # fmt: skip
+
+
+def test_standard_error_that_is_full_ends_nothing(trained: str, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with Path("/dev/full").open("wb") as full:
+        child = process("sample", trained, "-n", "5", stdout=-1, stderr=full)
+        out, _ = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert len(out.decode()) >= 5
+    assert sys.platform != "win32"

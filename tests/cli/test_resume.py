@@ -1,0 +1,180 @@
+"""`charrnn resume`: budgets, texts that moved or changed, signals and locks."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from charrnn.runs.checkpoint import load_checkpoint
+from tests.cli.conftest import TINY, Trainer, process
+from tests.conftest import TEXT, Run
+
+
+def test_resume_goes_on_and_says_when_there_is_nothing_to_do(run: Run, trained: str) -> None:
+    done = run("resume", trained)
+    assert done.code == 2
+    assert "reached its budget of 30 steps" in done.err
+    more = run("resume", "a", "--steps", "40")
+    assert more.code == 0, more.err
+    assert json.loads(run("info", trained, "--last", "--json").out)["step"] == 40
+
+
+def test_resume_with_a_time_plans_anew(run: Run, trained: str, tmp_path: Path) -> None:
+    result = run("resume", trained, "--max-time", "0.01")
+    assert result.code == 0, result.err
+    assert "max_time: null" in (tmp_path / trained / "config.yaml").read_text()
+    assert json.loads(run("info", trained, "--last", "--json").out)["step"] > 30
+
+
+def test_a_budget_that_is_used_up_is_refused(run: Run, trained: str, tmp_path: Path) -> None:
+    before = (tmp_path / trained / "config.yaml").read_text()
+    for budget in (["--steps", "30"], ["--steps", "3"], ["--epochs", "0.01"]):
+        refused = run("resume", trained, *budget)
+        assert refused.code == 2
+        assert "reached its budget" in refused.err
+    assert (tmp_path / trained / "config.yaml").read_text() == before
+
+
+def test_another_text_starts_the_search_for_the_best_anew(
+    run: Run, trained: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other.txt").write_text(TEXT[::-1], "utf-8")
+    result = run("resume", trained, "--data", "other.txt", "--steps", "35")
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / trained / "best.json").read_text())["step"] == 35
+
+
+def test_separate_texts_may_move_too(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "validation.txt").write_text(TEXT[:300], "utf-8")
+    run("train", "book.txt", *TINY, "--steps", "12", "--validation", "validation.txt")
+    (tmp_path / "validation.txt").rename(tmp_path / "moved.txt")
+    assert run("resume", "book-1", "--steps", "15").code == 3
+    assert run("resume", "book-1", "--steps", "15", "--validation", "moved.txt").code == 0
+    assert run("eval", "book-1", "--validation", "moved.txt").code == 0
+
+
+@pytest.fixture
+def trained_here(run: Run) -> str:
+    """A run whose text is the book.txt of this test, which may move or change."""
+    result = run("train", "book.txt", *TINY, "--steps", "30", "--out", "runs/a")
+    assert result.code == 0, result.err
+    return "runs/a"
+
+
+def test_a_lone_checkpoint_is_enough(
+    run: Run, trained_here: str, tmp_path: Path, cache: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    file = elsewhere / "some name.safetensors"
+    shutil.copy(tmp_path / trained_here / "checkpoints" / "step-00000030.safetensors", file)
+    moved = elsewhere / "moved.txt"
+    shutil.move(tmp_path / "book.txt", moved)
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(cache)
+    assert len(run("sample", file, "-n", "20", "--seed", "1").out) >= 20
+    assert run("eval", file, "--data", moved).code == 0
+    assert run("eval", file, moved).code == 0
+    assert run("info", file).code == 0
+    gone = run("resume", file, "--steps", "35")
+    assert gone.code == 3
+    resumed = run("resume", file, "--data", moved, "--steps", "31")
+    assert resumed.code == 0, resumed.err
+    assert run("sample", resumed.out.strip(), "-n", "3", "--seed", "1").code == 0
+    resumed = run("resume", file, "--data", moved, "--steps", "35")
+    assert resumed.code == 0, resumed.err
+    assert (tmp_path / resumed.out.strip() / "checkpoints" / "step-00000035.safetensors").is_file()
+
+
+def test_an_edited_text_is_noticed_on_resume(run: Run, trained_here: str, tmp_path: Path) -> None:
+    with (tmp_path / "book.txt").open("a") as file:
+        file.write("the quick brown fox\n")
+    result = run("resume", trained_here, "--steps", "35")
+    assert result.code == 0, result.err
+    assert "the text is not the one the run began with" in result.err
+    with (tmp_path / "book.txt").open("a") as file:
+        file.write("é\n")
+    result = run("resume", trained_here, "--steps", "40")
+    assert result.code == 3
+    assert "U+00E9" in result.err
+    assert "--unknown skip" in result.err
+    assert run("resume", trained_here, "--steps", "40", "--unknown", "skip").code == 0
+
+
+def test_standard_input_is_kept_for_resume(run: Run, cache: Path) -> None:
+    result = run("train", "-", *TINY, "--steps", "12", stdin=TEXT.encode())
+    assert (result.code, result.out) == (0, "runs/stdin-1\n")
+    assert run("resume", "stdin-1", "--steps", "15").code == 0
+    shutil.rmtree(cache / "ids")
+    gone = run("resume", "stdin-1", "--steps", "18")
+    assert gone.code == 3
+    assert "--data" in gone.err
+    assert run("resume", "stdin-1", "--steps", "18", "--data", "book.txt").code == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_a_signal_saves_and_resume_goes_on(
+    run: Run, train_once: Trainer, number: int, code: int
+) -> None:
+    options = ["--steps", "200", "--set", "evaluation.every=20"]
+    arguments = [*TINY, *options]
+    child = process(
+        "train",
+        "book.txt",
+        *arguments,
+        "--out",
+        "runs/stopped",
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    assert child.stderr is not None
+    said = b""
+    while b"step 20/" not in said:
+        line = child.stderr.readline()
+        assert line, said
+        said += line
+    child.send_signal(number)
+    _, rest = child.communicate(timeout=60)
+    assert child.returncode == code, said + rest
+    assert b"go on with: charrnn resume runs/stopped" in rest
+    resumed = run("resume", "stopped")
+    assert resumed.code == 0, resumed.err
+    straight = train_once(*options)  # The same text from another folder, without a stop.
+    files = [
+        folder / "checkpoints" / "step-00000200.safetensors"
+        for folder in (straight, Path("runs", "stopped"))
+    ]
+    a, b = (load_checkpoint(file).tensors for file in files)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_a_second_trainer_is_refused(run: Run) -> None:
+    child = process(
+        "train",
+        "book.txt",
+        *TINY,
+        "--steps",
+        "100000",
+        "--out",
+        "runs/a",
+        "--set",
+        "evaluation.every=20",
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    assert child.stderr is not None
+    while not child.stderr.readline().startswith(b"step 20/"):
+        assert child.poll() is None
+    time.sleep(0.2)
+    second = run("resume", "a")
+    assert second.code == 5
+    assert str(child.pid) in second.err
+    child.kill()
+    child.communicate(timeout=60)
+    assert run("resume", "a", "--max-time", "0.01").code == 0
