@@ -173,9 +173,9 @@ def halves(place: int) -> tuple[slice, slice]:
     return slice(place), slice(place, None)
 
 
-# What every cell of the registry must obey, but for its equation, which tests/reference.py has.
+# Every cell of the registry obeys these.
 CONTRACTS = [
-    "tests/nn/test_layers.py",
+    "tests/contracts/test_cells_and_layers.py",
     "tests/nn/test_models.py",
     "tests/runs/test_checkpoint_check.py",
     "tests/session/test_loop.py",
@@ -183,10 +183,9 @@ CONTRACTS = [
 
 
 def contracts_of(cell: str, ids: Sequence[str]) -> Counter[str]:
-    """The tests that name a cell among their parameters, with its name left out and without the
-    numbers that pytest gives to lists."""
-    named = (one for one in ids if re.search(rf"\[.*\b{cell}\b", one))
-    return Counter(re.sub(r"\bwidths\d+", "widths", re.sub(rf"\b{cell}\b", "", n)) for n in named)
+    """The tests that name a cell among their parameters, with its name left out."""
+    named = (test for test in ids if re.search(rf"\[.*\b{cell}\b", test))
+    return Counter(re.sub(rf"\b{cell}\b", "", test) for test in named)
 
 
 def test_a_cell_in_the_package_is_one_file_and_one_line(tmp_path: Path) -> None:

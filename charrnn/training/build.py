@@ -1,12 +1,12 @@
-"""From a configuration to its pieces: network, objective and optimizer.
+"""Build networks, objectives and optimizers from a configuration.
 
-This is where configuration ends: everything below takes plain values.
+The configuration ends here: what is built takes plain values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_model(config: ResolvedConfig, vocabulary: Vocabulary) -> LanguageModel:
-    """The network a resolved configuration describes. Raises ConfigError."""
+    """Build the network of a language model. Raises ConfigError."""
     model = config.model
     size = model.embedding_size
     embedding, width = None, size if isinstance(size, int) else None
@@ -59,7 +59,7 @@ def build_model(config: ResolvedConfig, vocabulary: Vocabulary) -> LanguageModel
 
 
 def build_stack(model: ResolvedModel, input_size: int, bidirectional: bool) -> Stack:
-    """Build the recurrent layers that a resolved configuration describes. Raises ConfigError."""
+    """Build the recurrent layers of a network. Raises ConfigError."""
     try:
         return recurrent_stack(input_size, bidirectional=bidirectional, **_layers(model))
     except ValueError as error:
@@ -73,16 +73,18 @@ def matrix_weights(model: ModelConfig, input_size: int, hidden_size: int) -> int
 
 
 def _cell_weights(model: ModelConfig, input_size: int, hidden_size: int) -> dict[str, Tensor]:
-    """The weights of one layer's cell by name, on the meta device: shapes without memory."""
+    """Make the weights of one layer's cell on the meta device: shapes without memory."""
     with torch.device("meta"):
         cell = make_cell(model.cell, input_size, hidden_size, _options(model), model.layer_norm)
     if not isinstance(cell, nn.Module):
-        raise ConfigError(f"the cell {model.cell} is no torch.nn.Module, so it cannot be trained")
+        raise ConfigError(
+            f"the cell {model.cell} cannot be trained: it is no torch.nn.Module; use another cell"
+        )
     return dict(cell.named_parameters())
 
 
 def build_dropouts(model: ResolvedModel) -> Dropouts:
-    """The rates of dropout that a resolved configuration describes."""
+    """Collect the rates of dropout."""
     return Dropouts(
         input=model.input_dropout,
         layers=model.dropout,
@@ -95,16 +97,22 @@ def build_dropouts(model: ResolvedModel) -> Dropouts:
 
 
 def build_embedding(model: ResolvedModel, vocabulary: Vocabulary) -> tuple[nn.Module, int]:
-    """What takes ids to vectors, and their width. Raises ConfigError."""
+    """Build the module that maps symbols to vectors; return it with their width.
+
+    Raises ConfigError.
+    """
     if model.word_parts == ["lookup"]:
         return _lookup(model, vocabulary.size)
     if not isinstance(vocabulary, WordVocabulary):
         raise ConfigError(
             f"model.words = {', '.join(model.word_parts)} reads words by their characters, and "
-            f"this is a {vocabulary.kind} vocabulary; use --vocabulary word, or words: lookup"
+            f"this is a {vocabulary.kind} vocabulary; set data.vocabulary to "
+            f"word, or model.words to lookup"
         )
     if vocabulary.specials != (UNKNOWN,):
-        raise ConfigError(f"words are composed beside {UNKNOWN} and no other special symbol")
+        raise ConfigError(
+            f"composed words allow no special symbol but {UNKNOWN}; set model.words to lookup"
+        )
     characters = word_characters(vocabulary)
     vectors = build_words(model, vocabulary.size, characters.size)
     spelled, lengths = map(torch.from_numpy, spellings(vocabulary, characters))
@@ -112,8 +120,10 @@ def build_embedding(model: ResolvedModel, vocabulary: Vocabulary) -> tuple[nn.Mo
 
 
 def build_words(model: ResolvedModel, words: int, characters: int) -> WordVectors:
-    """What makes the vectors of words, of which the last one is `<unk>`, from their ids and the
-    ids of their characters. Raises ConfigError."""
+    """Build the module that maps words to vectors, from their ids and those of their characters.
+
+    The last word is `<unk>`. Raises ConfigError.
+    """
     parts, size = model.word_parts, model.embedding_size
     lookup, width = _lookup(model, words) if "lookup" in parts else (None, 0)
     composers: list[nn.Module] = []
@@ -122,41 +132,42 @@ def build_words(model: ResolvedModel, words: int, characters: int) -> WordVector
             continue
         if not isinstance(size, int):
             raise ConfigError(
-                f"model.embedding_size = {size} is no width that a word can be composed to; "
-                f"give it a number"
+                f"model.embedding_size = {size} is no width for composed words; give it a number"
             )
-        inner, hidden = model.character_embedding_size, model.character_hidden_size
+        character_width, hidden = model.character_embedding_size, model.character_hidden_size
         width += size
         if part == "recurrent":
-            composers.append(RecurrentComposer(characters, inner, hidden, size))
+            composers.append(RecurrentComposer(characters, character_width, hidden, size))
             continue
         try:
-            composers.append(ConvolvingComposer(characters, inner, 2 * hidden, size))
+            composers.append(ConvolvingComposer(characters, character_width, 2 * hidden, size))
         except ValueError as error:
             raise ConfigError(f"model.character_hidden_size = {hidden}: {error}") from error
     return WordVectors(width, lookup, composers, words - 1)
 
 
 def build_lookup(model: ResolvedModel, symbols: int) -> tuple[nn.Module, int]:
-    """A vector of its own for each symbol, where none is composed, and its width. Raises
-    ConfigError."""
+    """Build a table of one vector for each symbol; return it with the vectors' width.
+
+    Raises ConfigError where the configuration composes words.
+    """
     if model.word_parts != ["lookup"]:
         raise ConfigError(
-            f"model.words = {', '.join(model.word_parts)} composes words, and this task looks its "
-            f"symbols up; leave it out"
+            f"model.words = {', '.join(model.word_parts)} composes words, which this task cannot; "
+            f"leave it out"
         )
     return _lookup(model, symbols)
 
 
 def _lookup(model: ResolvedModel, symbols: int) -> tuple[nn.Module, int]:
-    """A vector of its own for each symbol, and its width."""
+    """Build a table of one vector for each symbol; return it with the vectors' width."""
     size = model.embedding_size
     width = size if isinstance(size, int) else None
     return embedding_of(symbols, width, model.embedding_scale), width or symbols
 
 
 def _layers(model: ResolvedModel) -> dict[str, Any]:
-    """A configuration's options of `recurrent_stack`."""
+    """Collect the options of `recurrent_stack`."""
     return {
         "cell": model.cell,
         "hidden_sizes": model.widths,
@@ -167,14 +178,8 @@ def _layers(model: ResolvedModel) -> dict[str, Any]:
     }
 
 
-def _over_input(model: ModelConfig) -> list[str]:
-    """Name the matrices of a cell with one column for each input: as wide as the input is."""
-    narrow, wide = (_cell_weights(model, inputs, 1) for inputs in (1, 2))
-    return [name for name, weight in narrow.items() if weight.shape != wide[name].shape]
-
-
 def _options(model: ModelConfig) -> dict[str, Any]:
-    """The settings that a cell's constructor may name."""
+    """Collect the settings that the constructor of a cell may name."""
     return {
         "activation": model.activation,
         "forget_bias": model.forget_bias,
@@ -184,7 +189,7 @@ def _options(model: ModelConfig) -> dict[str, Any]:
 
 
 def placed(network: Network, config: ResolvedConfig) -> Network:
-    """The network on the configuration's device, its weights laid out as that wants them."""
+    """Move a network to its device, with its weights laid out for the kernels there."""
     network.to(torch.device(config.device))
     for module in network.modules():
         if isinstance(module, Recurrent):
@@ -193,9 +198,48 @@ def placed(network: Network, config: ResolvedConfig) -> Network:
 
 
 def load_arrays(model: Network, weights: Mapping[str, NDArray[Any]]) -> Network:
-    """Copy weights by name into a model and return it. Raises RuntimeError where they differ."""
+    """Copy weights by name into a model and return it.
+
+    Raises RuntimeError where names or shapes differ.
+    """
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     return model
+
+
+class SymbolAxis(NamedTuple):
+    """The axis of a weight that has one entry for each symbol."""
+
+    symbols: Literal["text", "characters"]
+    """The symbols of the text, or the characters that words are composed from."""
+    axis: int
+
+
+def symbol_axes(model: LanguageModel, config: ModelConfig) -> dict[str, SymbolAxis]:
+    """Name the weights of a language model that have an axis of symbols.
+
+    These are the rows of the embedding and of the head, and the head's biases. A one-hot input has
+    no embedding: there, each matrix of the first layer over the input has a column for each symbol.
+    """
+    axes = {"head.weight": SymbolAxis("text", 0), "head.bias": SymbolAxis("text", 0)}
+    embedding = model.embedding
+    if isinstance(embedding, SpelledEmbedding):
+        if embedding.vectors.lookup is not None:
+            axes["embedding.vectors.lookup.weight"] = SymbolAxis("text", 0)
+        for i in range(len(embedding.vectors.composers)):
+            characters = f"embedding.vectors.composers.{i}.embedding.weight"
+            axes[characters] = SymbolAxis("characters", 0)
+    elif isinstance(embedding, nn.Embedding):
+        axes["embedding.weight"] = SymbolAxis("text", 0)
+    else:
+        for name in _weights_over_input(config):
+            axes[f"stack.layers.0.cell.{name}"] = SymbolAxis("text", 1)
+    return axes
+
+
+def _weights_over_input(model: ModelConfig) -> list[str]:
+    """Name the matrices of a cell that are wider for a wider input."""
+    narrow, wide = (_cell_weights(model, input_size, 1) for input_size in (1, 2))
+    return [name for name, weight in narrow.items() if weight.shape != wide[name].shape]
 
 
 def adopt_weights(
@@ -205,53 +249,58 @@ def adopt_weights(
     source_symbols: Sequence[str | int],
     config: ModelConfig,
 ) -> None:
-    """Copy another model's weights, matching symbols by identity.
+    """Copy the weights of another language model, matching symbols by identity.
 
-    Embedding rows, output rows and output biases of common symbols are carried over; new symbols
-    keep their fresh ones; likewise the rows of the characters that words are composed from. With
-    one-hot inputs the columns of the first layer's matrices over its input, which `config` knows,
-    are matched instead.
-    Raises ConfigError where the shapes differ in anything but the vocabulary.
+    Along the axes of symbols (`symbol_axes`), entries of common symbols are copied and those of new
+    symbols keep their starting values; every other weight is copied whole. `config` describes
+    `model`. Raises ConfigError where the models differ in more than their symbols.
     """
-    of_symbols = of_characters = _common(symbols, source_symbols)
-    spelled, source_spelled = model.embedding, source.embedding
-    if isinstance(spelled, SpelledEmbedding) and isinstance(source_spelled, SpelledEmbedding):
+    axes = symbol_axes(model, config)
+    common = {"text": _common(symbols, source_symbols)}
+    if any(axis.symbols == "characters" for axis in axes.values()):
         # The last symbol of a vocabulary of composed words is `<unk>`, which has no characters.
-        here, there = (characters_of(map(str, words[:-1])) for words in (symbols, source_symbols))
-        of_characters = _common(here.symbols, there.symbols)
-    theirs = source.state_dict()
-    over_input = {f"stack.layers.0.cell.{name}" for name in _over_input(config)}
+        mine, theirs = (characters_of(map(str, words[:-1])) for words in (symbols, source_symbols))
+        common["characters"] = _common(mine.symbols, theirs.symbols)
+    weights, source_weights = model.state_dict(), source.state_dict()
+    for name in [*weights, *(source_weights.keys() - weights.keys())]:
+        weight, other = weights.get(name), source_weights.get(name)
+        if not _fits(weight, other, axes.get(name)):
+            here, there = ("missing" if w is None else list(w.shape) for w in (weight, other))
+            raise ConfigError(
+                f"the weights of the other model do not fit: {name} is {here} here and {there} "
+                f"there; use the same settings of the section model"
+            )
     with torch.no_grad():
-        for name, mine in model.state_dict().items():
-            given = theirs.get(name)
-            inner = ".composers." in name
-            by_row = name.startswith(("embedding.", "head.")) and not inner
-            by_row |= inner and name.endswith(".embedding.weight")
-            by_column = name in over_input and not any(n.startswith("embedding.") for n in theirs)
-            to, of = (places.to(mine.device) for places in (of_characters if inner else of_symbols))
-            if given is not None and by_row and mine.shape[1:] == given.shape[1:]:
-                mine[to] = given.to(mine.device)[of]
-            elif given is not None and by_column and mine.shape[0] == given.shape[0]:
-                mine[:, to] = given.to(mine.device)[:, of]
-            elif given is not None and mine.shape == given.shape:
-                mine.copy_(given)
+        for name, weight in weights.items():
+            other = source_weights[name].to(weight.device)
+            if name in axes:
+                kind, axis = axes[name]
+                places, source_places = (part.to(weight.device) for part in common[kind])
+                weight.index_copy_(axis, places, other.index_select(axis, source_places))
             else:
-                raise ConfigError(
-                    f"--from does not fit: {name} is {tuple(mine.shape)} here and "
-                    f"{tuple(given.shape) if given is not None else 'missing'} there; "
-                    f"use the same model options"
-                )
+                weight.copy_(other)
 
 
-def _common(mine: Sequence[Any], theirs: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """The places of the symbols that both have, here and there."""
-    place = {symbol: i for i, symbol in enumerate(theirs)}
-    common = [(i, place[symbol]) for i, symbol in enumerate(mine) if symbol in place]
-    return torch.tensor([i for i, _ in common]).long(), torch.tensor([j for _, j in common]).long()
+def _fits(weight: Tensor | None, other: Tensor | None, axis: SymbolAxis | None) -> bool:
+    """Whether two weights are there and have the same shape but for their axis of symbols."""
+    if weight is None or other is None or weight.dim() != other.dim():
+        return False
+    pairs = zip(weight.shape, other.shape, strict=True)
+    return all(
+        size == other_size or (axis is not None and i == axis.axis)
+        for i, (size, other_size) in enumerate(pairs)
+    )
+
+
+def _common(symbols: Sequence[Any], others: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Find the places of common symbols in two vocabularies."""
+    place = {symbol: i for i, symbol in enumerate(others)}
+    pairs = [(i, place[symbol]) for i, symbol in enumerate(symbols) if symbol in place]
+    return torch.tensor([i for i, _ in pairs]).long(), torch.tensor([j for _, j in pairs]).long()
 
 
 def build_objective(config: ResolvedConfig, corpus: Corpus) -> TextWindows:
-    """The objective that a configuration describes, over a corpus. Raises ConfigError."""
+    """Build the objective of a language model over a corpus."""
     training = config.training
     return TextWindows(
         corpus,
@@ -267,7 +316,7 @@ def build_objective(config: ResolvedConfig, corpus: Corpus) -> TextWindows:
 
 
 def build_optimizer(config: ResolvedConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a configuration; weight decay falls on matrices only."""
+    """Build the optimizer; only matrices decay, biases and gains do not."""
     training = config.training
     parameters = list(model.parameters())
     decay = training.weight_decay
@@ -276,17 +325,17 @@ def build_optimizer(config: ResolvedConfig, model: torch.nn.Module) -> torch.opt
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     rate = training.learning_rate
-    # On a GPU the rate is a tensor, so that a captured step can be given another one.
+    # On a GPU the rate is a tensor, so that it can change without capturing the step again.
     on_gpu = parameters[0].device.type == "cuda"
-    given = torch.tensor(rate, device=parameters[0].device) if on_gpu else rate
+    rate_or_tensor = torch.tensor(rate, device=parameters[0].device) if on_gpu else rate
     match training.optimizer:
         case "adam":
             return torch.optim.Adam(
-                groups, given, betas=training.betas, fused=True, capturable=on_gpu
+                groups, rate_or_tensor, betas=training.betas, fused=True, capturable=on_gpu
             )
         case "adamw":
             return torch.optim.AdamW(
-                groups, given, betas=training.betas, fused=True, capturable=on_gpu
+                groups, rate_or_tensor, betas=training.betas, fused=True, capturable=on_gpu
             )
         case "rmsprop":
             return torch.optim.RMSprop(groups, lr=rate, alpha=training.betas[1])

@@ -366,7 +366,7 @@ def test_characters_are_adopted_by_identity(words: Any, tmp_path: Path) -> None:
     ours, old_weights = (m.vectors.composers[0].projection.weight for m in (mine, theirs))
     assert torch.equal(ours, old_weights)
     other = begin(tmp_path / "other", words, model__input_dropout=0.0, model__embedding_size=7)
-    with pytest.raises(ConfigError, match="does not fit"):
+    with pytest.raises(ConfigError, match="do not fit"):
         other.adopt_weights(old.experiment.trained())
 
 
@@ -377,7 +377,7 @@ def test_a_users_mistakes_are_named() -> None:
         return str(raised.value)
 
     words = WordVocabulary.of([TEXT])
-    assert "use --vocabulary word" in error(CharacterVocabulary("ab"))
+    assert "set data.vocabulary to word" in error(CharacterVocabulary("ab"))
     assert "byte vocabulary" in error(ByteVocabulary())
     assert "give it a number" in error(words, model__embedding_size="one_hot")
     more = WordVocabulary.of([TEXT], specials=["<unk>", "<s>", "</s>"])

@@ -370,7 +370,7 @@ def test_adoption_refuses_another_shape(tmp_path: Path) -> None:
     old = start(tmp_path / "old", tiny_config(), tiny_corpus(tmp_path))
     origin = old.experiment.trained()
     new = start(tmp_path / "new", tiny_config(model__hidden_size=9), tiny_corpus(tmp_path))
-    with pytest.raises(ConfigError, match="does not fit"):
+    with pytest.raises(ConfigError, match="do not fit"):
         new.adopt_weights(origin)
 
 
