@@ -101,7 +101,7 @@ def data_of_checkpoint(
         if cached is None:
             raise DataError(
                 f"the text came from {once[0]} and is no longer in the cache; "
-                f"give it again with --data"
+                f"name it again with data.sources"
             )
         separate = bool(config.data.validation), bool(config.data.test)
         return config, split_corpus(cached, config.data.split, *separate)
@@ -112,7 +112,7 @@ def data_of_checkpoint(
             if moved:
                 raise
             raise DataError(
-                f"{error}; if the run's text has moved, give it again with --data"
+                f"{error}; if the run's text has moved, name it with data.sources"
             ) from error
         data = read_data(config, texts)  # As the run did: mostly found in the cache.
         if data.vocabulary_data != vocabulary:

@@ -313,8 +313,8 @@ class Generator:
         """
         if unknown == "error" and (missing := self.vocabulary.unknown_characters(prompt)):
             raise DataError(
-                f"the model's vocabulary lacks {name_characters(missing)}; leave them out with "
-                f"--unknown skip"
+                f"the model's vocabulary lacks {name_characters(missing)}; set data.unknown to "
+                f"skip to leave them out"
             )
         state = cast(ConditionedState, self._stepper.initial_state(samples))
         state = state._replace(label=self.label.encode(labels).astype(np.int64))  # type: ignore[arg-type]
