@@ -79,7 +79,7 @@ class Table(Mapping[str, Entry]):
 
     @cached_property
     def _installed(self) -> dict[str, list[str]]:
-        """The references of installed packages by name, sorted so that lists of them are too."""
+        """The references of installed entries by name, in alphabetical order."""
         from importlib.metadata import entry_points
 
         references: dict[str, set[str]] = {}
@@ -214,5 +214,5 @@ def traits_of(task: str) -> tuple[str, ...]:
 
 
 def not_installed(kind: str, name: str) -> str:
-    """Say that a checkpoint needs a cell or a task that no installed package provides."""
+    """Say that no installed package provides a cell or a task, and what to do."""
     return f"{kind} {name!r} is not installed; pip install the package that provides it"

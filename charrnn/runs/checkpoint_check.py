@@ -1,8 +1,8 @@
-"""What must stand in a model's checkpoint, judged from its header alone.
+"""Check a checkpoint by its header alone, before its data is read.
 
-A checkpoint may come from a stranger: before its data is read (and, of a language model that
-composes no words, before torch is imported), its metadata must be of the right types and its
-tensors of the shapes that its own configuration and vocabulary imply.
+A checkpoint may come from a stranger. Its metadata must have the right types, and its tensors the
+names, types and shapes that its own configuration and vocabularies imply. Nothing is allocated for
+the model, and a language model that numpy steps is checked without importing torch.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Best(_Part):
     @model_validator(mode="after")
     def _has_a_loss(self) -> _Best:
         if loss_in(self.model_extra or {}) is None:
-            raise ValueError("it says no loss")
+            raise ValueError("it has no loss")
         if any(
             isinstance(x, float) and not math.isfinite(x) for x in (self.model_extra or {}).values()
         ):
@@ -113,7 +113,7 @@ class _Metadata(_Part):
 
 
 def loss_in(record: Mapping[str, Any]) -> tuple[float, str] | None:
-    """The loss that a record has, and its unit: of `nats_per_character` and its kin."""
+    """Return the loss in a record and its unit, from a key such as `nats_per_character`."""
     for key, value in record.items():
         if key.startswith("nats_per_") and isinstance(value, float):
             return value, key.removeprefix("nats_per_")
@@ -121,7 +121,7 @@ def loss_in(record: Mapping[str, Any]) -> tuple[float, str] | None:
 
 
 def usable_best(data: Any) -> dict[str, Any]:
-    """What a best.json holds, or nothing where it is not of the right types."""
+    """Return the content of a best.json; nothing if a value has the wrong type."""
     try:
         _BestFile.model_validate(data)
     except ValidationError:
@@ -130,9 +130,9 @@ def usable_best(data: Any) -> dict[str, Any]:
 
 
 def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
-    """Refuse metadata and tensors that are not those of a model that we can build.
+    """Refuse metadata and tensors that do not belong to a model that can be built.
 
-    Nothing as large as the model is allocated. Raises CheckpointError.
+    Raises CheckpointError.
     """
     parts = _check_metadata(metadata)
     _check_installed(metadata["config"])
@@ -159,7 +159,7 @@ def _check_metadata(metadata: Mapping[str, Any]) -> _Metadata:
 
 
 def _check_installed(config: Mapping[str, Any]) -> None:
-    """Refuse a cell or a task that neither we nor an installed package provide."""
+    """Refuse a cell or a task that no installed package provides."""
     model = config.get("model")
     cell = model.get("cell") if isinstance(model, Mapping) else None
     for kind, name, table in (("task", config.get("task"), TASKS), ("cell", cell, CELLS)):
@@ -168,7 +168,7 @@ def _check_installed(config: Mapping[str, Any]) -> None:
 
 
 def _check_corpus(corpus: _Corpus, vocabularies: Vocabularies) -> None:
-    """Refuse facts about the corpus that do not fit the vocabularies."""
+    """Refuse a most frequent character or label counts that do not fit the vocabularies."""
     if corpus.most_frequent >= min(v.size for v in vocabularies.values()):
         raise CheckpointError("its most frequent character is not in its vocabulary")
     if counts := corpus.label_counts:
@@ -199,9 +199,9 @@ def _is_expected(name: str, shape: tuple[int, ...], expected: Expected, averaged
 
 
 def _check_complete_state(layout: Layout, expected: Expected, moments: set[str]) -> None:
-    """Refuse an optimizer's state or a carried state that has parts missing, or no loss.
+    """Refuse an incomplete state of the optimizer, an incomplete carried state, or a missing loss.
 
-    The optimizer has all its `moments` of every trained weight or, before its first step, none.
+    The optimizer has all its `moments` for every trained weight or, before its first step, none.
     """
     kept: dict[str, set[str]] = {name: set() for name in expected.trained}
     for name in layout:
@@ -215,7 +215,7 @@ def _check_complete_state(layout: Layout, expected: Expected, moments: set[str])
 
 
 def _check_complete_weights(layout: Layout, expected: Expected, averaged: bool) -> None:
-    """Refuse a model, or the average of its weights, that has a tensor missing."""
+    """Refuse a model, or the average of its weights, with a missing tensor."""
     for kind in ["model", "average"] if averaged else ["model"]:
         for name in expected.weights:
             if f"{kind}/{name}" not in layout:
@@ -230,7 +230,7 @@ class Expected(NamedTuple):
     weights: Shapes
     """The shapes of the network's weights by name."""
     trained: frozenset[str]
-    """The names of those that the optimizer keeps a state of; of two that are tied, one."""
+    """The names of the weights with a state in the optimizer; of two tied weights, one."""
     carry: Sequence[tuple[int, ...]]
     """The shapes of the leaves of the carried state."""
 
@@ -238,8 +238,9 @@ class Expected(NamedTuple):
 def expected_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
     """List the tensors that belong in a checkpoint, from its configuration and vocabularies.
 
-    A language model that numpy steps is known by heart, so that sampling need not import torch;
-    any other network is built on torch's meta device, where tensors have shapes and no memory.
+    The shapes of a language model that numpy steps are written out below, so that sampling need not
+    import torch. Any other network is built on torch's meta device, where tensors have shapes and
+    no memory.
     Raises ConfigError.
     """
     shapes = TASKS[config.task].shapes
@@ -277,8 +278,8 @@ def _lanes(config: Config) -> int:
 
 
 NUMPY_CELLS = {"vanilla": (1, 1), "lstm": (4, 2), "gru": (3, 1)}
-"""How many gates and how many parts of the state the cells have that numpy steps
-(`charrnn.inference.numpy_stepper`)."""
+"""The cells that numpy steps (`charrnn.inference.numpy_stepper`): their number of gates and of
+tensors in their state."""
 
 
 def numpy_tensors(config: Config, vocabularies: Vocabularies) -> Expected | None:

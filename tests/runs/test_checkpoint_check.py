@@ -12,7 +12,7 @@ import torch
 
 from charrnn.config.merge import build_config
 from charrnn.data.vocabulary import CharacterVocabulary
-from charrnn.errors import CheckpointError
+from charrnn.errors import CheckpointError, ConfigError
 from charrnn.inference import numpy_stepper
 from charrnn.nn.state import leaves
 from charrnn.registry import CELLS
@@ -213,3 +213,21 @@ def test_tensors_that_the_config_does_not_imply(
     for name in ("model/x", "optimizer/x/y", "carry/9", "carry/x", "../x", "x"):
         extra = {name: np.zeros(3, np.float32)}
         refused(tmp_path, tensors | extra, metadata, "is not one that its config implies")
+
+
+def test_weight_dropout_without_a_recurrent_matrix_is_refused() -> None:
+    values = {"model.cell": "mingru", "model.weight_dropout": 0.5, "model.hidden_size": 5}
+    config, _ = build_config([("test", RESOLVED | values)])
+    with pytest.raises(ConfigError, match="MinGRUCell does not have; set it to 0, or use another"):
+        expected_tensors(config, {"text": SEVEN})
+
+
+@pytest.mark.parametrize(("key", "name"), [("task", "counting"), ("cell", "mgu")])
+def test_what_is_not_installed_is_named(
+    tmp_path: Path, whole: tuple[Arrays, dict[str, Any]], key: str, name: str
+) -> None:
+    metadata = copy.deepcopy(whole[1])
+    section = metadata["config"] if key == "task" else metadata["config"]["model"]
+    section[key] = name
+    why = f"{key} '{name}' is not installed; pip install the package that provides it"
+    refused(tmp_path, whole[0], metadata, why)
