@@ -27,22 +27,24 @@ if TYPE_CHECKING:
 @click.option("--order", type=click.IntRange(1, 20), help="Symbols in the longest n-gram [7].")
 @click.option("--model", "kind", type=click.Choice(["kneser-ney", "witten-bell", "hmm"]),
               default="kneser-ney", show_default=True,
-              help="n-grams by their smoothing, or a hidden Markov model.")  # fmt: skip
+              help="N-grams with this smoothing, or a hidden Markov model.")  # fmt: skip
 @click.option("--states", type=click.IntRange(1, 4096), help="Hidden states of an hmm [32].")
 @click.option("--iterations", type=click.IntRange(min=1),
-              help="Of its Baum-Welch, at most [30].")  # fmt: skip
+              help="Most iterations of Baum-Welch for an hmm [30].")  # fmt: skip
 @click.option("--validation", multiple=True, metavar="DATA", help="Separate validation text.")
 @click.option("--vocabulary", metavar="KIND", help="character, byte or word.")
 @click.option("--minimum-count", type=click.IntRange(min=1), metavar="N",
-              help="Words that occur less often are <unk>.")  # fmt: skip
+              help="Read words that occur less often as <unk>.")  # fmt: skip
 @click.option("--encoding", metavar="NAME", help="Encoding of the text.")
 @click.option("--errors", metavar="HOW", help="What to do with bad bytes: strict, replace, ...")
 @click.option("--sample", "length", type=click.IntRange(min=0), metavar="LENGTH",
-              help="Also generate so many symbols.")  # fmt: skip
-@click.option("--prompt", metavar="TEXT", help="Text to read before them.")
+              help="Also generate text of this many symbols.")  # fmt: skip
+@click.option("--prompt", metavar="TEXT", help="Text to start it with.")
 @click.option("--temperature", type=Number(min=0), metavar="X", default=1.0, show_default=True,
-              help="Below 1 is safer, above 1 wilder, 0 always takes the likeliest.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), help="Repeats a sample; printed when chosen.")
+              help="Below 1 is safer, above 1 wilder; 0 takes the likeliest.")  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Seed of the sample; printed if it was chosen."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def baseline(
     text: tuple[str, ...],
@@ -61,11 +63,11 @@ def baseline(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Score a model of TEXT that is no network: what a network has to beat, in seconds.
+    """Score a model of TEXT that is not a network, as a score that a network should beat.
 
-    TEXT is read and split as `charrnn train` does. Character n-grams count the training split, a
-    hidden Markov model is fitted to it by Baum-Welch; both are scored on validation, every
-    character once, after the text before it.
+    TEXT is read and split as in `charrnn train`. N-grams are counted in the training split; a
+    hidden Markov model is fitted to it by Baum-Welch. Both are scored on every symbol of
+    validation, given all the text before it. This takes seconds.
 
     \b
     Examples:
@@ -81,11 +83,13 @@ def baseline(
     from charrnn.tasks.data import find_texts, read_corpus
 
     if length is None and (prompt is not None or seed is not None or temperature != 1):
-        raise ConfigError("--prompt, --temperature and --seed are a sample's; give --sample LENGTH")
+        raise ConfigError(
+            "--prompt, --temperature and --seed are for a sample; add --sample LENGTH"
+        )
     if kind == "hmm" and order is not None:
-        raise ConfigError("--order is about n-grams; leave it out, or --model hmm")
+        raise ConfigError("--order is for n-grams; leave it out, or leave out --model hmm")
     if kind != "hmm" and (states is not None or iterations is not None):
-        raise ConfigError("--states and --iterations are about an hmm; give --model hmm as well")
+        raise ConfigError("--states and --iterations are for an hmm; add --model hmm")
     order, states, iterations = order or 7, states or 32, iterations or 30
     layers: list[Layer] = environment_layers(os.environ)
     for flag, key, value in (
@@ -137,7 +141,7 @@ def baseline(
 def _fit_hmm(
     ids: NDArray[Any], size: int, states: int, iterations: int
 ) -> tuple[HiddenMarkovModel, dict[str, Any]]:
-    """A model, the same every time, and how its training loss fell, in nats per character."""
+    """Fit a hidden Markov model; return it with the training loss (nats) of each iteration."""
     from charrnn.baselines.hmm import HiddenMarkovModel
 
     bar, nats = Bar(shown=True, unit="iteration"), []
@@ -159,7 +163,7 @@ def _sample(
     temperature: float,
     seed: int | None,
 ) -> dict[str, Any]:
-    """Text from the model, and what repeats it."""
+    """Generate text; return it with the seed that repeats it. Raises DataError for a bad prompt."""
     import numpy as np
 
     from charrnn.data.vocabulary import name_characters

@@ -173,12 +173,17 @@ def _is_plain(options: Options) -> bool:
 
 def _print_task_score(checkpoint: Checkpoint, options: Options) -> None:
     """Score a split by the protocol of the run's own task."""
+    from charrnn.runs.directory import Run
     from charrnn.tasks.task import score_checkpoint
     from charrnn.training.hardware import choose_device
 
     device = str(choose_device(options.device))
     result = score_checkpoint(checkpoint, options.own_split, options.moved, warn, device)
     _print_score(checkpoint, result, options.as_json)
+    is_own = result.text_sha256 == checkpoint.metadata["corpus"]["sha256"]
+    owner = Run(checkpoint.path.parent.parent)
+    if options.own_split == "validation" and is_own and owner.record_score(result.record()):
+        say(f"recorded the score in {owner.path}; charrnn list shows it")
 
 
 def _print_reading(checkpoint: Checkpoint, options: Options, wanted: WantedReading) -> None:

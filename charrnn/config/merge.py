@@ -127,7 +127,7 @@ def with_values(config: AnyConfig, values: Mapping[str, Any]) -> AnyConfig:
 def config_from_data(data: Any, name: str) -> Config:
     """Read a configuration from nested data, as a checkpoint holds it. Raises ConfigError."""
     if not isinstance(data, dict):
-        raise ConfigError(f"{name}: a config is a mapping of sections, not {type(data).__name__}")
+        raise ConfigError(f"{name}: a config is a mapping of sections, not a {type(data).__name__}")
     return _merge([(name, flatten(data))])[0]
 
 

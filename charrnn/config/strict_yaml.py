@@ -1,4 +1,4 @@
-"""YAML read strictly: one document, no duplicate keys, bounded in size and depth."""
+"""Strict YAML: one document, no duplicate keys, and limits on size and depth."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import yaml
 
 from charrnn.errors import ConfigError
 
-MAX_YAML = 1_000_000  # characters; with the next two, any text is read or refused in a second
+MAX_YAML = 1_000_000  # characters; these limits keep reading any text below a second
 MAX_NODES = 10_000
 MAX_DEPTH = 20
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with one meaning a text: 1e-3 is a number, `no` a word, no aliases, no key twice."""
+    """YAML without surprises: 1e-3 is a number, `no` is a word, and no aliases or repeated keys."""
 
-    # The resolvers are shared through the class; ours must not change PyYAML's own.
+    # A class attribute that PyYAML shares with its subclasses: ours must not change its own.
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
 
     depth = nodes = 0
@@ -29,8 +29,8 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         self.nodes += 1
         problem = (
-            "aliases are not used here" if isinstance(event, yaml.AliasEvent)
-            else "this is nested too deep" if self.depth > MAX_DEPTH
+            "aliases are not allowed; repeat the value" if isinstance(event, yaml.AliasEvent)
+            else "this is nested too deeply" if self.depth > MAX_DEPTH
             else f"there are more than {MAX_NODES:,} values" if self.nodes > MAX_NODES
             else None
         )  # fmt: skip
@@ -44,35 +44,38 @@ class _Loader(yaml.SafeLoader):
         try:
             value = super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            # PyYAML's constructors, for a tag like !!bool on a value that is none.
+            # From a constructor of PyYAML, for a tag like !!bool on another value.
             shown = str(node.value)[:30]
             raise yaml.MarkedYAMLError(
-                None, None, f"{shown!r} is no {node.tag.rsplit(':', 1)[-1]}", node.start_mark
+                None,
+                None,
+                f"{shown!r} is not a valid {node.tag.rsplit(':', 1)[-1]}",
+                node.start_mark,
             ) from error
         if isinstance(value, float) and not math.isfinite(value):
-            shown = f"{str(node.value)[:30]!r} is no number that fits"
+            shown = f"{str(node.value)[:30]!r} is not a finite number"
             raise yaml.MarkedYAMLError(None, None, shown, node.start_mark)
         return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         if not isinstance(node, yaml.MappingNode):
-            raise yaml.MarkedYAMLError(None, None, "this is no mapping", node.start_mark)
+            raise yaml.MarkedYAMLError(None, None, "this is not a mapping", node.start_mark)
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
                 raise yaml.MarkedYAMLError(None, None, "a key must be a word", key.start_mark)
             if key.value in seen:
-                problem = f"the key {key.value!r} stands here a second time"
+                problem = f"the key {key.value!r} is repeated; remove one of the two"
                 raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader`, or another reader of YAML, would not take for a text."""
+    """Quotes every text that `_Loader` or another reader of YAML would not read as a text."""
 
     def represent_str(self, text: str) -> Any:
-        # In plain style PyYAML breaks lines at U+0085 and its like, and loses them.
+        # In plain style, PyYAML breaks lines at U+0085 and similar characters and loses them.
         style = None if text.isprintable() else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", text, style)
 
@@ -93,7 +96,7 @@ for _tag, _pattern, _first in (
         )
 
 
-# PyYAML's own takes 010 for octal.
+# PyYAML reads 010 as an octal number.
 _Loader.add_constructor(
     "tag:yaml.org,2002:int",
     lambda loader, node: int(loader.construct_scalar(node)),  # type: ignore[arg-type]
@@ -101,11 +104,17 @@ _Loader.add_constructor(
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Plain data from YAML. Raises ConfigError with the line and column of what is wrong."""
+    """Read plain data from YAML. Raises ConfigError with the line and column of the problem.
+
+    >>> parse_yaml("training: {learning_rate: 1e-3}", "my.yaml")
+    {'training': {'learning_rate': 0.001}}
+    """
     if len(text) > MAX_YAML:
-        raise ConfigError(f"{name}: {len(text):,} characters are more than a config can be")
+        raise ConfigError(
+            f"{name}: {len(text):,} characters are too many for a config, at most {MAX_YAML:,}"
+        )
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader, made stricter
+        return yaml.load(text, _Loader)  # noqa: S506 -- a stricter SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -119,7 +128,7 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The values a config file sets. Raises ConfigError."""
+    """Read the nested values of a config file. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             text = file.read(4 * MAX_YAML + 1).decode("utf-8")
@@ -130,5 +139,5 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a config is a mapping of sections, not {type(data).__name__}")
+        raise ConfigError(f"{path}: a config is a mapping of sections, not a {type(data).__name__}")
     return data

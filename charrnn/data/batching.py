@@ -1,4 +1,4 @@
-"""Batches of examples that differ in length: their order, and their padding. Knows no torch."""
+"""Batches of examples of different lengths: their order and their padding, without torch."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from numpy.typing import NDArray
 from charrnn.errors import ConfigError
 
 Rows = NDArray[np.int64]
-"""Numbers of examples."""
+"""Indices of examples."""
 
-POOL = 50  # batches: on real text padding then adds 2 to 9%; one pool an epoch would be less random
+POOL = 50  # batches: padding then adds 2 to 9% on real text; a single pool would be less random
 
 
 class Batches:
-    """Which examples are in which batch of which epoch.
+    """The batches of each epoch, with examples of similar length in a batch.
 
     An epoch shuffles the examples, cuts them into pools of 50 batches, sorts each pool by
-    `lengths`, cuts it into batches and shuffles the batches: every example is in one batch, and
-    those of a batch are of similar length. Where all lengths are equal it is a plain shuffle.
-    Batches differ in size by at most one, and none is larger than `batch_size`. All of it is a pure
-    function of (seed, epoch, batch number).
+    `lengths`, cuts it into batches and shuffles the batches. So every example is in one batch of
+    an epoch. If all lengths are equal, this is a plain shuffle. Batches differ in size by at most
+    one, and none is larger than `batch_size`. The result is a pure function of (seed, epoch, batch
+    number).
 
-    Raises ValueError where there are no examples or a batch has no room for one.
+    Raises ValueError if there are no examples or `batch_size` is not positive.
+
+    >>> batches = Batches([3, 1, 2, 1], batch_size=2)
+    >>> sorted(int(row) for rows in batches.rows(epoch=0) for row in rows)
+    [0, 1, 2, 3]
     """
 
     def __init__(
@@ -40,22 +44,22 @@ class Batches:
         self._rank, self._count = 0, 1
 
     def share(self, rank: int, count: int) -> Batches:
-        """The same batches, of each the rows from rank/count to (rank + 1)/count.
+        """Return these batches with only the rows from rank/count to (rank + 1)/count of each.
 
-        Raises ConfigError where a batch has too few rows for each share to have one.
+        Raises ConfigError if the smallest batch has fewer than `count` rows.
         """
         fewest = len(self.lengths) // self.batches_per_epoch
         if count > fewest:
             raise ConfigError(
-                f"batches of {fewest:,} examples cannot be shared among {count:,} processes; use a "
-                f"larger --batch-size or --set processes=1"
+                f"batches of {fewest:,} examples cannot be shared among {count:,} processes; raise "
+                f"training.batch_size, or set processes to 1"
             )
         part = copy.copy(self)
         part._rank, part._count = rank, count
         return part
 
     def rows(self, epoch: int, start: int = 0) -> Iterator[Rows]:
-        """The examples of each batch of an epoch, from batch number `start` on."""
+        """Yield the indices of each batch of an epoch, from batch number `start` on."""
         count, batches = len(self.lengths), self.batches_per_epoch
         draw = np.random.default_rng([self.seed, epoch])
         order = draw.permutation(count)
@@ -70,8 +74,7 @@ class Batches:
 
 
 def by_length(lengths: Sequence[int] | NDArray[np.integer[Any]], batch_size: int) -> Iterator[Rows]:
-    """Every example once, the shortest first, for scoring: little padding, and no order to keep
-    but that of the rows that are given."""
+    """Yield batches of indices that contain every example once, the shortest first, for scoring."""
     order = np.argsort(np.asarray(lengths), kind="stable")
     for first in range(0, len(order), batch_size):
         yield order[first : first + batch_size]
@@ -80,8 +83,12 @@ def by_length(lengths: Sequence[int] | NDArray[np.integer[Any]], batch_size: int
 def pad(
     sequences: Sequence[NDArray[Any]], fill: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids (N, T) of sequences, with `fill` after the end of those shorter than T, and the lengths
-    (N,)."""
+    """Pad sequences with `fill` to the longest one: ids (N, T) and lengths (N,).
+
+    >>> ids, lengths = pad([np.array([5, 6]), np.array([7])])
+    >>> ids.tolist(), lengths.tolist()
+    ([[5, 6], [7, 0]], [2, 1])
+    """
     lengths = np.array([len(sequence) for sequence in sequences], np.int64)
     ids = np.full((len(sequences), int(lengths.max(initial=0))), fill, np.int64)
     for row, sequence in zip(ids, sequences, strict=True):

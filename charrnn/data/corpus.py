@@ -1,8 +1,8 @@
-"""A corpus: ids in a memory-mapped cache, its vocabulary, and how it is split.
+"""A corpus: the ids of a text, kept in a cache on disk, its vocabulary and its splits.
 
-The cache is keyed by the content's hash, the encoding, the error handling and the vocabulary, so
-an edited text can never meet stale ids. Building it reads the text in chunks: memory does not
-grow with the text.
+The key of a cache entry is a hash of the text's bytes, the encoding, the error handling and the
+vocabulary, so an edited text never gets the ids of an earlier version. The text is read in chunks:
+memory does not grow with its length.
 """
 
 from __future__ import annotations
@@ -15,17 +15,27 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.id_cache import CACHE_FORMAT, CachedIds, IdFile, _cache_path, read_cache
+from charrnn.data.id_cache import (
+    ABOUT_FILE,
+    CACHE_FORMAT,
+    IDS_FILE,
+    CachedIds,
+    IdFile,
+    cache_path,
+    read_cache,
+)
 from charrnn.data.sources import Document, Scratch, Sources
+from charrnn.data.splits import split_positions
 from charrnn.data.vocabulary import (
     ByteVocabulary,
     CharacterVocabulary,
@@ -41,15 +51,18 @@ from charrnn.data.vocabulary import (
 from charrnn.errors import ConfigError, DataError, StorageError
 
 Kind = Literal["character", "byte", "word"]
+Encode = Callable[[Document], Iterator[Ids]]
+"""Encodes a document chunk by chunk."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of the ids. `has_context`: the character before it exists and may be read."""
+    """The ids from `start` to before `stop`."""
 
     start: int
     stop: int
     has_context: bool
+    """Whether the id before `start` belongs to the same text and may be read."""
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -57,7 +70,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Ids of the whole text, its vocabulary, its splits and where its documents begin."""
+    """The ids of a whole text, its vocabulary, its splits and the position of each document."""
 
     ids: Ids | IdFile
     vocabulary: Vocabulary
@@ -68,7 +81,7 @@ class Corpus:
 
     @property
     def vocabulary_data(self) -> dict[str, Any]:
-        """The vocabulary as plain data, for a checkpoint."""
+        """The vocabulary as plain data, as a checkpoint stores it."""
         return self.vocabulary.to_data()
 
     @property
@@ -77,7 +90,7 @@ class Corpus:
         return unit_of(self.vocabulary)
 
     def unknown_count(self, span: Span) -> int:
-        """How many symbols of `span` are `<unk>`."""
+        """Count the symbols of a span that are `<unk>`."""
         if self.vocabulary.kind != "word":
             return 0
         pieces = range(span.start, span.stop, 1 << 22)
@@ -88,7 +101,7 @@ class Corpus:
         )
 
     def byte_count(self, span: Span) -> int:
-        """How many bytes (UTF-8) the symbols of `span` take; a special symbol takes none."""
+        """Count the bytes (UTF-8) of the symbols of a span; a special symbol has none."""
         counts = np.zeros(self.vocabulary.size, np.int64)
         for start in range(span.start, span.stop, 1 << 22):
             piece = self.ids[start : min(start + (1 << 22), span.stop)]
@@ -108,15 +121,16 @@ def load_corpus(
     unknown: Unknown = "error",
     minimum_count: int = 1,
 ) -> Corpus:
-    """Read the texts into ids (or find them in the cache) and split them.
+    """Read texts into ids, or take the ids from the cache, and split them.
 
-    Without validation files, `fractions` splits the main text by position into train,
-    validation and, with three of them, test. A given vocabulary is kept as it is, and `unknown`
-    says what becomes of characters it lacks; else the vocabulary is made from all the texts, of
-    words from those that occur at least `minimum_count` times.
+    Without separate validation texts, `fractions` splits the main text by position into train,
+    validation and, if there are three fractions, test. `vocabulary` is either a kind, and then the
+    vocabulary is collected from all the texts (for words, from those that occur at least
+    `minimum_count` times), or a vocabulary to use, and then `unknown` says how to treat characters
+    that it lacks.
 
-    Raises DataError for a text that cannot be decoded, is empty or too short; StorageError where
-    the cache cannot be written.
+    Raises DataError for a text that cannot be decoded, is empty or is too short to split, and
+    StorageError if the cache cannot be written.
     """
     parts = [sources for sources in (main, validation, test) if sources]
     documents = [document for sources in parts for document in sources.documents]
@@ -126,44 +140,46 @@ def load_corpus(
         wanted = [vocabulary, minimum_count] if vocabulary == "word" else vocabulary
     else:
         wanted = [vocabulary.to_data(), unknown]
-    recipe = [CACHE_FORMAT, sha256, sizes, [len(p.documents) for p in parts]]
+    recipe = [CACHE_FORMAT, sha256, sizes, [len(part.documents) for part in parts]]
     recipe += [encoding, errors, wanted]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     cached = read_cache(key)
     if cached is None:
-        made = vocabulary
-        if isinstance(made, str):
-            made = _vocabulary_of(parts, made, minimum_count, encoding, errors)
-        _build(key, parts, sha256, sum(sizes), made, encoding, errors, unknown)
+        if isinstance(vocabulary, str):
+            vocabulary = _vocabulary_of(parts, vocabulary, minimum_count, encoding, errors)
+        encode = partial(
+            _encoded, vocabulary=vocabulary, encoding=encoding, errors=errors, unknown=unknown
+        )
+        _build(key, parts, sha256, sum(sizes), vocabulary, encode)
         cached = read_cache(key)
         if cached is None:
-            raise StorageError(f"the id cache {_cache_path(key)} vanished while it was built")
+            raise StorageError(
+                f"the id cache {cache_path(key)} vanished while it was built; start again"
+            )
     return split_corpus(cached, fractions, validation is not None, test is not None)
 
 
 def split_corpus(
     cached: CachedIds, fractions: Sequence[float], has_validation: bool, has_test: bool
 ) -> Corpus:
-    """Name the spans of the ids. Raises DataError where a split would be too short to use."""
+    """Split cached ids by `fractions` and separate parts. Raises DataError for a short split."""
     ends = cached.part_ends
-    spans = [Span(a, b, False) for a, b in zip([0, *ends], ends, strict=False)]
-    splits: dict[str, Span] = {}
+    spans = [Span(start, stop, False) for start, stop in pairwise([0, *ends])]
     if has_validation:
-        splits["train"], splits["validation"] = spans[0], spans[1]
+        splits = {"train": spans[0], "validation": spans[1]}
     else:
-        exact = [Fraction(str(fraction)) for fraction in fractions]
-        names = ["train", "validation", "test"][: len(exact)]
-        end = ends[0]
-        cuts = [int(end * sum(exact[: i + 1])) for i in range(len(exact) - 1)]
-        for name, start, stop in zip(names, [0, *cuts], [*cuts, end], strict=True):
-            splits[name] = Span(start, stop, start > 0)
+        splits = {
+            name: Span(part.start, part.stop, part.start > 0)
+            for name, part in split_positions(fractions, ends[0]).items()
+        }
     if has_test:
         splits["test"] = spans[-1]
     for name, needed in (("train", 2), ("validation", 1), ("test", 1)):
         if name in splits and len(splits[name]) < needed:
             raise DataError(
-                f"the text of {ends[-1]:,} characters leaves {len(splits[name])} for the {name} "
-                f"split; give a longer text, or separate files with --validation"
+                f"the text of {ends[-1]:,} {unit_of(cached.vocabulary)}s leaves "
+                f"{len(splits[name])} for the {name} split; give a longer text, or separate files "
+                f"as data.validation"
             )
     return Corpus(
         cached.ids, cached.vocabulary, splits, cached.document_starts, cached.sha256, cached.key
@@ -171,38 +187,41 @@ def split_corpus(
 
 
 def corpus_of_text(text: str, vocabulary: Vocabulary, unknown: Unknown = "error") -> Corpus:
-    """A text in memory as a corpus with the one split `text`, for scoring."""
+    """Make a corpus of a text in memory, with the single split `text`, for scoring."""
     ids = vocabulary.encode(text, unknown)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    whole = Span(0, len(ids), False)
-    return Corpus(ids, vocabulary, {"text": whole}, np.zeros(1, np.int64), digest, "")
+    splits = {"text": Span(0, len(ids), False)}
+    return Corpus(ids, vocabulary, splits, np.zeros(1, np.int64), digest, "")
 
 
 def read_text(sources: Sources, encoding: str = "utf-8", errors: str = "strict") -> str:
-    """All the documents as one string. Raises DataError where they cannot be decoded."""
+    """Read all documents as one string. Raises DataError if they cannot be decoded."""
     return "".join(
         chunk for document in sources.documents for chunk in decoded(document, encoding, errors)
     )
 
 
 def _check_encoding(encoding: str, errors: str) -> None:
+    """Raise ConfigError if Python has no such encoding or error handling."""
     try:
         b"a".decode(encoding, "ignore")
     except (LookupError, ValueError) as error:
         raise ConfigError(
-            f"unknown text encoding {encoding!r}; utf-8 and latin-1 are two"
+            f"unknown text encoding {encoding!r}; set data.encoding to one such as utf-8 or latin-1"
         ) from error
     try:
         codecs.lookup_error(errors)(UnicodeDecodeError("utf-8", b"\xff", 0, 1, ""))
     except UnicodeDecodeError:
         pass
     except (LookupError, TypeError, ValueError) as error:
-        known = "strict, ignore, replace, backslashreplace, surrogateescape"
-        raise ConfigError(f"unknown error handling {errors!r}; known: {known}") from error
+        known = "strict, ignore, replace, backslashreplace or surrogateescape"
+        raise ConfigError(
+            f"unknown error handling {errors!r}; set data.errors to {known}"
+        ) from error
 
 
 def fingerprint(documents: Sequence[Document]) -> tuple[str, list[int]]:
-    """The SHA-256 of all bytes in order, and each document's size in bytes."""
+    """Return the SHA-256 of the bytes of all documents in order, and the size of each document."""
     digest, sizes = hashlib.sha256(), []
     for document in documents:
         size = 0
@@ -217,12 +236,12 @@ def decoded(
     document: Document,
     encoding: str,
     errors: str,
-    remedy: str = "give its --encoding, or --errors replace, or --vocabulary byte",
+    remedy: str = "set data.encoding, or set data.errors to replace or data.vocabulary to byte",
 ) -> Iterator[str]:
-    """The text in chunks, without a byte order mark at its start.
+    """Decode a document in chunks, without a byte order mark at its start.
 
-    Raises DataError for what is not in that encoding, ConfigError where there is no such encoding
-    or error handling.
+    Raises DataError, which ends with `remedy`, for bytes that are not in that encoding, and
+    ConfigError for an encoding or error handling that does not exist.
     """
     _check_encoding(encoding, errors)
     decoder = codecs.getincrementaldecoder(encoding)(errors)
@@ -249,7 +268,7 @@ def decoded(
 def _vocabulary_of(
     parts: Sequence[Sources], kind: Kind, minimum_count: int, encoding: str, errors: str
 ) -> Vocabulary:
-    """The vocabulary of all the texts: a pass over them, or none for bytes."""
+    """Collect the vocabulary of all texts, in one pass over them; bytes need none."""
     if kind == "byte":
         return ByteVocabulary()
     documents = [document for sources in parts for document in sources.documents]
@@ -271,7 +290,8 @@ def _vocabulary_of(
 
 
 def _between_words(chunks: Iterator[str]) -> Iterator[str]:
-    """A text's chunks cut anew, where no word is cut: after a line's end or before a space."""
+    """Cut a text's chunks anew, after the end of a line or before a space, so that no word is
+    cut."""
     left: list[str] = []
     for chunk in chunks:
         cut = max(chunk.rfind("\n") + 1, chunk.rfind(" "))
@@ -288,55 +308,26 @@ def _build(
     sha256: str,
     byte_count: int,
     vocabulary: Vocabulary,
-    encoding: str,
-    errors: str,
-    unknown: Unknown,
+    encode: Encode,
 ) -> None:
-    """Write one entry of the cache: one pass over the text, then one rename."""
-    documents = [document for sources in parts for document in sources.documents]
-    target = _cache_path(key)
-    count = 0
-    starts: list[int] = []
-    part_ends: list[int] = []
+    """Write one entry of the cache: encode the texts in one pass, then rename the folder."""
+    target = cache_path(key)
     scratch: Scratch | None = None
-    digest = hashlib.sha256()
     try:
         scratch = Scratch(target.parent)
         temporary = scratch.path / "entry"
         temporary.mkdir()
-        with (temporary / "ids.bin").open("wb") as file:
-            for sources in parts:
-                for document in sources.documents:
-                    starts.append(count)
-                    for ids in _encoded(document, vocabulary, encoding, errors, unknown):
-                        content = ids.tobytes()
-                        digest.update(content)
-                        file.write(content)
-                        count += len(ids)
-                part_ends.append(count)
-            file.flush()
-            os.fsync(file.fileno())
-        if count == 0:
-            raise DataError(f"{parts[0].described} is empty; give a text with characters in it")
-        again, _ = fingerprint(documents)
-        if again != sha256:
+        about = _write_ids(temporary / IDS_FILE, parts, encode)
+        documents = [document for sources in parts for document in sources.documents]
+        if fingerprint(documents)[0] != sha256:
             raise DataError(f"{parts[0].described} changed while it was being read; start again")
-        about = {
-            "count": count,
+        about |= {
             "dtype": id_type(vocabulary.size).name,
-            "document_starts": starts,
-            "part_ends": part_ends,
             "sha256": sha256,
-            "ids_sha256": digest.hexdigest(),
             "vocabulary": vocabulary.to_data(),
         }
-        (temporary / "about.json").write_text(json.dumps(about), "utf-8")
-        if read_cache(key) is None:
-            shutil.rmtree(target, ignore_errors=True)  # A damaged entry, or nothing.
-            if target.is_file():
-                target.unlink()
-        with contextlib.suppress(FileExistsError):  # Another process was faster: same content.
-            _rename_folder(temporary, target)
+        (temporary / ABOUT_FILE).write_text(json.dumps(about), "utf-8")
+        _move_entry(key, temporary)
     except OSError as error:
         raise StorageError(
             f"cannot write the id cache {target}: {error.strerror}; it needs up to "
@@ -348,7 +339,53 @@ def _build(
             scratch.discard()
 
 
+def _write_ids(path: Path, parts: Sequence[Sources], encode: Encode) -> dict[str, Any]:
+    """Write the ids of all documents to a file and return their positions and their SHA-256.
+
+    Raises DataError if there are none.
+    """
+    count = 0
+    starts: list[int] = []
+    part_ends: list[int] = []
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for sources in parts:
+            for document in sources.documents:
+                starts.append(count)
+                for ids in encode(document):
+                    content = ids.tobytes()
+                    digest.update(content)
+                    file.write(content)
+                    count += len(ids)
+            part_ends.append(count)
+        file.flush()
+        os.fsync(file.fileno())
+    if count == 0:
+        raise DataError(f"{parts[0].described} is empty; give a text with characters in it")
+    return {
+        "count": count,
+        "document_starts": starts,
+        "part_ends": part_ends,
+        "ids_sha256": digest.hexdigest(),
+    }
+
+
+def _move_entry(key: str, folder: Path) -> None:
+    """Rename a finished folder to its place in the cache, in place of a damaged entry.
+
+    If another process was faster, its entry has the same content and stays.
+    """
+    target = cache_path(key)
+    if read_cache(key) is None:
+        shutil.rmtree(target, ignore_errors=True)
+        if target.is_file():
+            target.unlink()
+    with contextlib.suppress(FileExistsError):
+        _rename_folder(folder, target)
+
+
 def _rename_folder(source: Path, target: Path) -> None:
+    """Rename a folder. Raises FileExistsError, on every system, if the target exists."""
     try:
         os.rename(source, target)
     except OSError as error:
@@ -364,6 +401,7 @@ def _encoded(
     errors: str,
     unknown: Unknown,
 ) -> Iterator[Ids]:
+    """Encode a document chunk by chunk."""
     if vocabulary.kind == "byte":
         for chunk in document.chunks():
             yield np.frombuffer(chunk, np.uint8)

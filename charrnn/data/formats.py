@@ -1,8 +1,7 @@
-"""Examples from the field's own formats: texts with a class, sentences with tags, pairs of texts.
+"""Read examples from files: texts with a class, sentences with tags, and pairs of texts.
 
-A reader takes the documents that `sources.find_sources` found and gives a list of examples, each
-with the file and line it came from. Whatever cannot be an example is a DataError that names both.
-Nothing here imports torch.
+A reader turns documents into a list of examples, each with its file and line. A row that is not an
+example raises a DataError that names both. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -12,33 +11,33 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
 from pathlib import PurePath, PurePosixPath
 from typing import Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from charrnn.data.corpus import decoded, fingerprint
 from charrnn.data.sources import Document, Sources
+from charrnn.data.splits import NAMES, boundaries, split_of, split_positions
 from charrnn.data.vocabulary import TokenVocabulary, shortened
 from charrnn.errors import DataError
 
 Form = Literal["detect", "files", "folders", "rows"]
-"""How texts with a class are laid out: a file a class, a folder a class, or rows of text and
-class."""
+"""The layout of texts with a class: a file for each class, a folder for each class, or rows of text
+and class."""
 By = Literal["hash", "position"]
-"""What decides on which side of a split an example is."""
+"""How examples are assigned to splits."""
 
 ROWS = (".tsv", ".tab")
 WANTED = {
-    "files": "texts of one class, one a line",
+    "files": "texts of one class, one on each line",
     "folders": "text",
     "rows": "rows of text, tab and class",
 }
-REMEDY = "save it as UTF-8, or give its --encoding"
+REMEDY = "save it as UTF-8, or set data.encoding"
 
 
 class Labelled(NamedTuple):
-    """A text and its class."""
+    """A text and its class, with the file and line they come from."""
 
     text: str
     label: str
@@ -47,7 +46,7 @@ class Labelled(NamedTuple):
 
     @property
     def input(self) -> str:
-        """What is given."""
+        """The text to classify."""
         return self.text
 
 
@@ -61,12 +60,12 @@ class Tagged(NamedTuple):
 
     @property
     def input(self) -> str:
-        """What is given, as one text."""
+        """The words to tag as one text."""
         return " ".join(self.words)
 
 
 class Pair(NamedTuple):
-    """A text and another that it is to be turned into."""
+    """A source text and its translation."""
 
     source: str
     target: str
@@ -75,7 +74,7 @@ class Pair(NamedTuple):
 
     @property
     def input(self) -> str:
-        """What is given."""
+        """The text to translate."""
         return self.source
 
 
@@ -84,7 +83,7 @@ Example = TypeVar("Example", Labelled, Tagged, Pair)
 
 @dataclass(frozen=True)
 class Examples(Generic[Example]):
-    """Examples by split (train, validation and perhaps test), and the SHA-256 of the files."""
+    """Examples by split (train, validation and possibly test), and the SHA-256 of the files."""
 
     splits: dict[str, list[Example]]
     sha256: str
@@ -99,9 +98,9 @@ def load_examples(
     fractions: Sequence[float] = (0.8, 0.2),
     by: By = "hash",
 ) -> Examples[Example]:
-    """Read examples and split them; with separate validation files `fractions` does not apply.
+    """Read examples and split them; `fractions` does not apply if validation files are separate.
 
-    Raises what `read` raises, and DataError where a split would be empty.
+    Raises the errors of `read`, and DataError if a split would be empty.
     """
     splits = {"train": read(main)}
     if validation is None:
@@ -117,37 +116,33 @@ def load_examples(
 def split_examples(
     examples: Sequence[Example], fractions: Sequence[float] = (0.8, 0.2), by: By = "hash"
 ) -> dict[str, list[Example]]:
-    """Examples for training, validation and, with three fractions, testing; in their order.
+    """Split examples into training, validation and, with three fractions, testing, in order.
 
-    By `position` the first are for training, rounded down. By `hash` the side is that of the
-    SHA-256 of the input text, read as a number in [0, 1): the same text is always on the same
-    side, whatever stands beside it, and the sizes are near the fractions.
+    By `position`, the first examples are for training, with their number rounded down. By `hash`,
+    the SHA-256 of the input text, as a number in [0, 1), decides: a text is always in the same
+    split, whatever other examples there are, and the sizes are close to the fractions.
 
-    Raises DataError where a split would be empty.
+    Raises DataError if a split would be empty.
     """
-    exact = [Fraction(str(fraction)) for fraction in fractions]
-    ends = list(accumulate(exact))[:-1]
     if by == "hash":
-        places = [_place(example.input) for example in examples]
-        cuts = [end * 2**64 for end in ends]
+        splits: dict[str, list[Example]] = {name: [] for name in NAMES[: len(fractions)]}
+        ends = boundaries(fractions)
+        for example in examples:
+            splits[split_of(_place(example.input), ends)].append(example)
     else:
-        places = list(range(len(examples)))
-        cuts = [Fraction(int(end * len(examples))) for end in ends]
-    names = ["train", "validation", "test"][: len(exact)]
-    splits: dict[str, list[Example]] = {name: [] for name in names}
-    for example, place in zip(examples, places, strict=True):
-        splits[names[sum(place >= cut for cut in cuts)]].append(example)
+        parts = split_positions(fractions, len(examples))
+        splits = {name: [examples[i] for i in part] for name, part in parts.items()}
     for name, part in splits.items():
         if not part:
             raise DataError(
                 f"the {len(examples):,} examples leave none for the {name} split; give more, or "
-                f"separate files with --validation"
+                f"separate files as data.validation"
             )
     return splits
 
 
 def label_vocabulary(examples: Sequence[Labelled]) -> TokenVocabulary:
-    """The classes, the most frequent first. Raises DataError where there is only one."""
+    """Collect the classes, the most frequent first. Raises DataError if there is only one."""
     first = examples[0]
     if all(example.label == first.label for example in examples):
         raise DataError(
@@ -165,86 +160,95 @@ def read_labelled(
     encoding: str = "utf-8",
     errors: str = "strict",
 ) -> list[Labelled]:
-    r"""Texts with a class, in the order of the documents.
+    r"""Read texts with a class, in the order of the documents.
 
-    - `files`: a file a class, named after it; each line that is not blank is an example.
-    - `folders`: a folder a class, named after it; each file is an example.
-    - `rows`: `text<TAB>class` in each line that is not blank.
+    - `files`: a file for each class, with its name; each line that is not blank is an example.
+    - `folders`: a folder for each class, with its name; each file is an example.
+    - `rows`: `text<TAB>class` on each line that is not blank.
 
-    `detect` takes a single document, documents that are all named .tsv or .tab, and documents whose
-    first lines all hold a tab for rows; several folders of which one has several documents for
-    folders; and anything else for files. White space at the ends of a text or class is dropped.
-    Of examples equal in text and class the first is kept.
+    `detect` chooses `rows` for a single document, for documents that are all named .tsv or .tab and
+    for documents with a tab in each first line; `folders` for several folders, if one of them has
+    several documents; and `files` otherwise. White space at the ends of a text or class is removed.
+    Examples that are equal in text and class are kept once.
 
-    Raises DataError for a document without examples, and for a row that is not text and class.
+    Raises DataError for a document without examples and for a row that is not text and class.
     """
     texts = [_text(document, encoding, errors) for document in sources.documents]
     if form == "detect":
         form = _form(sources.documents, texts)
     examples: list[Labelled] = []
     for document, text in zip(sources.documents, texts, strict=True):
-        folder, stem = _names(document)
-        found: list[Labelled] = []
-        if form == "rows":
-            for line, (content, label, *more) in _rows(document, text, "class"):
-                if more:
-                    raise DataError(
-                        f"{document.name}, line {line:,} has {len(more) + 2} columns, "
-                        f"{shortened(more[0])} the third; a row is text, tab and class"
-                    )
-                found.append(Labelled(content, label, document.name, line))
-        elif form == "folders":
-            if content := text.strip():
-                found.append(Labelled(content, folder, document.name, 1))
-        else:
-            for line, content in _lines(text):
-                if content := content.strip():
-                    found.append(Labelled(content, stem, document.name, line))
-        examples += _some(found, document, WANTED[form])
+        examples += _not_empty(_labelled_in(document, text, form), document, WANTED[form])
     firsts: dict[tuple[str, str], Labelled] = {}
     for example in examples:
         firsts.setdefault((example.text, example.label), example)
     return list(firsts.values())
 
 
+def _labelled_in(document: Document, text: str, form: Form) -> list[Labelled]:
+    """Read the texts with a class of one document. Raises DataError."""
+    folder, stem = _names(document)
+    name = document.name
+    if form == "folders":
+        content = text.strip()
+        return [Labelled(content, folder, name, 1)] if content else []
+    if form == "files":
+        lines = ((line, content.strip()) for line, content in _lines(text))
+        return [Labelled(content, stem, name, line) for line, content in lines if content]
+    examples = []
+    for line, (content, label, *more) in _rows(document, text, "class"):
+        if more:
+            raise DataError(
+                f"{name}, line {line:,} has {len(more) + 2} columns, {shortened(more[0])} the "
+                f"third; a row is text, tab and class"
+            )
+        examples.append(Labelled(content, label, name, line))
+    return examples
+
+
 def read_tagged(
     sources: Sources, *, encoding: str = "utf-8", errors: str = "strict"
 ) -> list[Tagged]:
-    """Sentences with UPOS tags from CoNLL-U (Nivre et al. 2020), in the order of the documents.
+    """Read sentences with UPOS tags from CoNLL-U (Nivre et al. 2020), in the order of documents.
 
     Each row of ten columns, separated by tabs, is a word; a blank line ends a sentence. Comments,
     the ranges of multiword tokens (`1-2`) and empty nodes (`1.1`) are skipped.
 
-    Raises DataError for a document without sentences and for a row that has not ten columns, whose
-    ID is not the next one, or which lacks the word or the tag.
+    Raises DataError for a document without sentences, and for a row that does not have ten columns,
+    the next ID, a word and a tag.
     """
     examples: list[Tagged] = []
     for document in sources.documents:
-        found: list[Tagged] = []
-        words: list[str] = []
-        tags: list[str] = []
-        first = 0
-        text = _text(document, encoding, errors)
-        for line, row in (*_lines(text), (0, "")):
-            if not row.strip():
-                if words:
-                    found.append(Tagged(tuple(words), tuple(tags), document.name, first))
-                words, tags = [], []
-            elif not row.startswith("#"):
-                fields = row.split("\t")
-                fault = _row_fault(fields, len(words) + 1)
-                if fault:
-                    raise DataError(f"{document.name}, line {line:,} {fault}")
-                if fields[0].isdecimal():
-                    first = first if words else line
-                    words.append(fields[1])
-                    tags.append(fields[3])
-        examples += _some(found, document, "sentences in CoNLL-U")
+        sentences = _sentences_in(document, _text(document, encoding, errors))
+        examples += _not_empty(sentences, document, "sentences in CoNLL-U")
     return examples
 
 
+def _sentences_in(document: Document, text: str) -> list[Tagged]:
+    """Read the sentences of one document. Raises DataError."""
+    sentences: list[Tagged] = []
+    words: list[str] = []
+    tags: list[str] = []
+    first = 0
+    for line, row in (*_lines(text), (0, "")):
+        if not row.strip():
+            if words:
+                sentences.append(Tagged(tuple(words), tuple(tags), document.name, first))
+            words, tags = [], []
+        elif not row.startswith("#"):
+            fields = row.split("\t")
+            fault = _row_fault(fields, len(words) + 1)
+            if fault:
+                raise DataError(f"{document.name}, line {line:,} {fault}")
+            if fields[0].isdecimal():
+                first = first if words else line
+                words.append(fields[1])
+                tags.append(fields[3])
+    return sentences
+
+
 def _row_fault(fields: list[str], expected: int) -> str | None:
-    """What is wrong with a row of CoNLL-U, if anything."""
+    """Describe what is wrong with a row of CoNLL-U; None if it is right."""
     if len(fields) != 10:
         shown = shortened("\t".join(fields))
         return (
@@ -267,10 +271,10 @@ def _row_fault(fields: list[str], expected: int) -> str | None:
 
 
 def read_pairs(sources: Sources, *, encoding: str = "utf-8", errors: str = "strict") -> list[Pair]:
-    """Pairs of texts from `source<TAB>target` in each line that is not blank, in order.
+    """Read pairs of texts from `source<TAB>target` on each line that is not blank, in order.
 
-    Further columns, such as Tatoeba's attribution, are not read. White space at the ends of a text
-    is dropped.
+    Further columns, such as Tatoeba's attribution, are ignored. White space at the ends of a text
+    is removed.
 
     Raises DataError for a document without pairs, and for a row without a tab or with an empty
     text.
@@ -278,26 +282,27 @@ def read_pairs(sources: Sources, *, encoding: str = "utf-8", errors: str = "stri
     examples: list[Pair] = []
     for document in sources.documents:
         text = _text(document, encoding, errors)
-        found = [
+        pairs = [
             Pair(fields[0], fields[1], document.name, line)
             for line, fields in _rows(document, text, "target")
         ]
-        examples += _some(found, document, "rows of source, tab and target")
+        examples += _not_empty(pairs, document, "rows of source, tab and target")
     return examples
 
 
 def _text(document: Document, encoding: str, errors: str) -> str:
+    """Decode a whole document. Raises DataError."""
     return "".join(decoded(document, encoding, errors, REMEDY))
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers. They end in LF or CR LF: other separators are part of a text."""
+    """Yield numbered lines. They end in LF or CR LF; other separators are part of a text."""
     for number, line in enumerate(text.split("\n"), 1):
         yield number, line.removesuffix("\r")
 
 
 def _rows(document: Document, text: str, second: str) -> Iterator[tuple[int, list[str]]]:
-    """The columns of each line that is not blank, at least two, the first two not empty."""
+    """Yield the columns of each line that is not blank. Raises DataError unless it has two."""
     first = "text" if second == "class" else "source"
     for line, row in _lines(text):
         fields = [field.strip() for field in row.split("\t")]
@@ -314,14 +319,15 @@ def _rows(document: Document, text: str, second: str) -> Iterator[tuple[int, lis
         yield line, fields
 
 
-def _some(found: list[Example], document: Document, wanted: str) -> list[Example]:
-    if not found:
-        raise DataError(f"{document.name} holds no examples; give a file of {wanted}")
-    return found
+def _not_empty(examples: list[Example], document: Document, wanted: str) -> list[Example]:
+    """Return the examples of a document. Raises DataError if there are none."""
+    if not examples:
+        raise DataError(f"{document.name} has no examples; give a file of {wanted}")
+    return examples
 
 
 def _form(documents: Sequence[Document], texts: Sequence[str]) -> Form:
-    """How documents are laid out that nobody said it of."""
+    """Detect the layout of documents from their names, folders and first lines."""
     if len(documents) == 1 or all(
         PurePath(_file_name(document)).suffix.lower() in ROWS for document in documents
     ):
@@ -334,23 +340,24 @@ def _form(documents: Sequence[Document], texts: Sequence[str]) -> Form:
 
 
 def _names(document: Document) -> tuple[str, str]:
-    """What a document's folder is called, and the document itself without its suffix."""
+    """Return the names of a document's folder and of the document without its suffix."""
     return _path(document).parent.name, PurePath(_file_name(document)).stem
 
 
 def _file_name(document: Document) -> str:
-    """What a document is called, without the suffix of its compression."""
+    """Return the file name of a document, without the suffix of its compression."""
     path = _path(document)
     return path.stem if document.compression else path.name
 
 
 def _path(document: Document) -> PurePath:
+    """Return the path of a document, or that in its URL."""
     if "://" in document.name:
         return PurePosixPath(unquote(urlsplit(document.name).path))
     return document.path.absolute()
 
 
-def _place(text: str) -> int:
-    """A text's SHA-256 in UTF-8: its first 64 bits as a number."""
+def _place(text: str) -> Fraction:
+    """Return the first 64 bits of the SHA-256 of a text in UTF-8 as a number in [0, 1)."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big")
+    return Fraction(int.from_bytes(digest[:8], "big"), 1 << 64)

@@ -1,4 +1,9 @@
-"""The ids of long texts, kept in a cache folder and read piece by piece."""
+"""The cache of ids on disk: one folder for each text and vocabulary, read piece by piece.
+
+An entry is the folder `ids/<key>` of the cache folder. It contains `ids.bin`, the ids one after
+another, and `about.json`: their type, number and SHA-256, where each document and each part (main,
+validation and test texts) ends or starts, and the vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.data.sources import cache_folder
-from charrnn.data.vocabulary import (
-    Ids,
-    Vocabulary,
-    read_vocabulary,
-)
+from charrnn.data.vocabulary import Ids, Vocabulary, read_vocabulary
 from charrnn.errors import CheckpointError, DataError
 
-CACHE_FORMAT = 2
-
-
-IN_MEMORY = 1 << 26  # ids: a text up to this size is read whole
+CACHE_FORMAT = 2  # part of the key: another format never reads these entries
+IDS_FILE, ABOUT_FILE = "ids.bin", "about.json"
+IN_MEMORY = 1 << 26  # ids: a text up to this size is kept in memory
 
 
 class IdFile:
-    """Ids in a file, indexed like an array, and read when they are asked for.
+    """Ids in a file that are indexed like an array and read on access.
 
-    No memory map: a file that shrinks under a map ends the process with a bus error, and the
-    pages that were touched count as the process's memory. Here it is a DataError.
+    This is not a memory map: if a mapped file becomes shorter, the process dies of a bus error,
+    and the pages that were read count as memory of the process. Here the first is a DataError.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], count: int) -> None:
@@ -42,7 +42,8 @@ class IdFile:
         return self._count
 
     def __getitem__(self, index: int | slice | NDArray[np.int64]) -> Ids:
-        """One id, a slice with step 1, or positions in rows (N, T), each a short stretch."""
+        """Read one id, a slice with step 1, or an array of positions (N, T) with near ones in a
+        row."""
         if isinstance(index, slice):
             start, stop, _ = index.indices(self._count)
             return self._read(start, stop)
@@ -56,17 +57,18 @@ class IdFile:
         return np.stack(rows).reshape(np.shape(index))
 
     def _read(self, start: int, stop: int) -> Ids:
+        """Read the ids from `start` to before `stop`. Raises DataError if the file ends before."""
         size = self._dtype.itemsize
         wanted = max(0, int(stop - start)) * size
-        if hasattr(os, "pread"):  # Forks share a file's position.
+        if hasattr(os, "pread"):  # Forked processes share a file's position.
             content = os.pread(self._file, wanted, int(start) * size)
         else:
             os.lseek(self._file, int(start) * size, os.SEEK_SET)
             content = os.read(self._file, wanted)
         if len(content) < wanted:
             raise DataError(
-                f"the id cache {self._path} became shorter while it was read; start again: "
-                f"it is rebuilt, and charrnn resume goes on from the last checkpoint"
+                f"the id cache {self._path} became shorter while it was read; resume the run, "
+                f"which rebuilds the cache"
             )
         return np.frombuffer(content, self._dtype)
 
@@ -77,7 +79,7 @@ class IdFile:
 
 @dataclass(frozen=True)
 class CachedIds:
-    """What one entry of the cache holds."""
+    """The content of one entry of the cache."""
 
     ids: Ids | IdFile
     vocabulary: Vocabulary
@@ -88,17 +90,17 @@ class CachedIds:
 
 
 def read_cache(key: str) -> CachedIds | None:
-    """An entry of the cache, or None where there is none or it is damaged."""
+    """Read an entry of the cache; return None if there is none or it is damaged."""
     if not re.fullmatch("[0-9a-f]{64}", key):
-        return None  # A checkpoint says so; it must not choose a path.
-    folder = _cache_path(key)
+        return None  # The key may come from a checkpoint, which must not choose a path.
+    folder = cache_path(key)
     try:
-        about = json.loads((folder / "about.json").read_text("utf-8"))
+        about = json.loads((folder / ABOUT_FILE).read_text("utf-8"))
         dtype = np.dtype(about["dtype"])
-        with (folder / "ids.bin").open("rb") as file:
+        with (folder / IDS_FILE).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != about["ids_sha256"]:
                 return None
-            ids: Ids | IdFile = IdFile(folder / "ids.bin", dtype, about["count"])
+            ids: Ids | IdFile = IdFile(folder / IDS_FILE, dtype, about["count"])
             if about["count"] <= IN_MEMORY:
                 ids = ids[:]
         starts = np.array(about["document_starts"], np.int64)
@@ -107,8 +109,9 @@ def read_cache(key: str) -> CachedIds | None:
     except (
         OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError, DataError,
     ):  # fmt: skip
-        return None  # Rebuilt from the text, which is the truth.
+        return None  # The caller rebuilds it from the text.
 
 
-def _cache_path(key: str) -> Path:
+def cache_path(key: str) -> Path:
+    """Return the folder of an entry of the cache."""
     return cache_folder() / "ids" / key

@@ -1,7 +1,7 @@
-"""Where text comes from: files, folders, globs, standard input, URLs, named corpora, or Python.
+"""Find texts: files, folders, patterns, standard input, URLs, named corpora, or Python's source.
 
-Everything becomes a list of `Document`s that can be read again and again. What can be read only
-once (standard input, a download) is first copied into the user's cache folder.
+The result is a list of `Document`s that can be read any number of times. Standard input and
+downloads, which can be read only once, are first copied into the cache folder.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ NAMED: dict[str, NamedCorpus] = {
 
 @dataclass(frozen=True)
 class Document:
-    """One text: a name for messages, and a way to open its (decompressed) bytes."""
+    """One text file: its name for messages, its path, and how it is compressed."""
 
     name: str
     path: Path
@@ -63,7 +63,7 @@ class Document:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The decompressed bytes. Raises DataError where the file cannot be read."""
+        """Open the decompressed bytes. Raises DataError if the file cannot be read."""
         try:
             if self.compression == "zstd":
                 _check_zstd(self.path)
@@ -76,11 +76,11 @@ class Document:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"cannot read {self.name}: {reason}") from error
         except Exception as error:
-            # Each decompressor has an error class of its own (lzma.LZMAError, zstd's ...).
+            # Each decompressor has its own class of errors, such as lzma.LZMAError.
             raise DataError(f"cannot decompress {self.name}: {error}") from error
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes in pieces of at most `CHUNK`."""
+        """Read the bytes in pieces of at most `CHUNK`."""
         with self.open() as file:
             while chunk := file.read(CHUNK):
                 yield chunk
@@ -88,7 +88,11 @@ class Document:
 
 @dataclass(frozen=True)
 class Sources:
-    """Documents in order, a short name for the whole, and what to know about it."""
+    """Documents in order, with a short name and a description of all of them together.
+
+    `arguments` finds the same documents again, with absolute paths; `skipped` is the number of
+    binary files that were left out.
+    """
 
     documents: list[Document]
     name: str
@@ -98,15 +102,15 @@ class Sources:
     skipped: int = 0
 
     def discard(self) -> None:
-        """Delete the copies of what could be read only once."""
+        """Delete the copies of standard input and of downloads."""
         for scratch in self.temporary:
             scratch.discard()
 
 
 class Scratch:
-    """A folder for what is temporary, locked while its process lives.
+    """A temporary folder that is locked while its process lives.
 
-    Making one sweeps those beside it whose processes were killed.
+    A new one first deletes the folders beside it that killed processes left behind.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -124,24 +128,25 @@ class Scratch:
                 self._lock.acquire()
                 return
             except (FileNotFoundError, filelock.Timeout):
-                continue  # Swept by another process before it was locked.
+                continue  # Another process deleted it before it was locked.
 
     def discard(self) -> None:
-        """Delete it."""
+        """Delete the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.release()
 
 
 def cache_folder() -> Path:
-    """`CHARRNN_CACHE_DIR`, else the platform's cache folder for charrnn."""
+    """Return `CHARRNN_CACHE_DIR` if it is set, else the platform's cache folder for charrnn."""
     chosen = os.environ.get("CHARRNN_CACHE_DIR")
     return Path(chosen) if chosen else platformdirs.user_cache_path("charrnn")
 
 
 def find_sources(arguments: Sequence[str], retry_seconds: float = 1.0) -> Sources:
-    """Documents for the words a user gives; no words mean the built-in corpus.
+    """Find the documents that arguments name; no arguments mean the built-in corpus.
 
-    Raises DataError for what does not exist, cannot be fetched, or fails its checksum.
+    Raises DataError for an argument that names no text, cannot be fetched, or has another checksum
+    than it should.
     """
     if not arguments:
         return builtin_corpus()
@@ -155,6 +160,7 @@ def find_sources(arguments: Sequence[str], retry_seconds: float = 1.0) -> Source
 
 
 def _find(arguments: Sequence[str], temporary: list[Scratch], retry_seconds: float) -> Sources:
+    """Find documents, and append the temporary folders that are made on the way."""
     documents: list[Document] = []
     kept: list[str] = []
     skipped = 0
@@ -162,7 +168,7 @@ def _find(arguments: Sequence[str], temporary: list[Scratch], retry_seconds: flo
         path = Path(os.path.expanduser(argument))
         kept.append(argument)
         if not argument:
-            raise DataError("an empty word names no text; leave it out")
+            raise DataError("an empty name is not a text; leave it out")
         if argument == "-":
             temporary.append(_spool(_copy_standard_input))
             documents.append(Document("standard input", temporary[-1].path / "text"))
@@ -171,8 +177,8 @@ def _find(arguments: Sequence[str], temporary: list[Scratch], retry_seconds: flo
             path = temporary[-1].path / "text"
             documents.append(Document(argument, path, _compression(argument)))
         elif os.path.isdir(path):
-            found, left_out = _folder(path)
-            documents += found
+            in_folder, left_out = _folder(path)
+            documents += in_folder
             skipped += left_out
             kept[-1] = str(path.absolute())
         elif os.path.exists(path):
@@ -194,22 +200,20 @@ def _find(arguments: Sequence[str], temporary: list[Scratch], retry_seconds: flo
 
 
 def builtin_corpus() -> Sources:
-    """The source of Python's standard library, without its tests, in the order of its paths."""
+    """Find the source of Python's standard library, without its tests, in the order of paths."""
     root = Path(sysconfig.get_path("stdlib"))
     excluded = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
     relative = [path.relative_to(root) for path in root.rglob("*.py")]
     chosen = sorted(path.as_posix() for path in relative if not excluded & set(path.parts))
     if not chosen:
-        raise DataError(
-            f"no Python sources found under {root}; name a text: charrnn train book.txt"
-        )
+        raise DataError(f"no Python sources found under {root}; name a text in data.sources")
     described = f"the source of Python {platform.python_version()}'s standard library"
     documents = [Document(name, root / name) for name in chosen]
     return Sources(documents, "python", f"{described} ({len(chosen):,} files)", [], [])
 
 
 def named_corpus(name: str, retry_seconds: float = 1.0) -> Path:
-    """The cached copy of a named corpus, downloaded and verified where there is none."""
+    """Return the path of a named corpus in the cache; download and verify it if necessary."""
     corpus = NAMED[name]
     target = cache_folder() / "corpora" / f"{name}-{corpus.sha256[:16]}.txt"
     if not target.exists() or _sha256(target) != corpus.sha256:
@@ -227,7 +231,7 @@ def named_corpus(name: str, retry_seconds: float = 1.0) -> Path:
 def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) -> Scratch:
     """Fetch `url` into the file `text` of a temporary folder, in up to three attempts.
 
-    Raises DataError when it cannot be fetched or does not have the given SHA-256.
+    Raises DataError if it cannot be fetched or its SHA-256 is not `sha256`.
     """
 
     def fetch(path: Path) -> None:
@@ -235,14 +239,14 @@ def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) ->
         if url.startswith(("http:", "https:")):
             from aiohttp import ClientTimeout
 
-            # A large text may take long; a server that says nothing may not.
+            # A large text may take long, but not a server that sends nothing.
             options["client_kwargs"] = {
                 "timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)
             }
         filesystem, remote = fsspec.core.url_to_fs(url, **options)
         filesystem.get_file(remote, str(path))
-        if sha256 and (got := _sha256(path)) != sha256:
-            raise DataError(f"{url} has SHA-256 {got}, not {sha256}: it changed or was damaged")
+        if sha256 and (actual := _sha256(path)) != sha256:
+            raise DataError(f"{url} has SHA-256 {actual}, not {sha256}: it changed or was damaged")
 
     attempts = 3
     for attempt in range(attempts):
@@ -253,8 +257,8 @@ def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) ->
         except ImportError as error:
             raise DataError(f"cannot open {url}: {error}") from error
         except Exception as error:
-            # Every remote file system has its own family of errors, so all of them are caught
-            # here; none is swallowed, the last one is the cause of what is raised.
+            # Every remote file system has its own errors, so all are caught here. The last one is
+            # the cause of the error that is raised.
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise StorageError(f"no room in {cache_folder()} for {url}") from error
             if attempt + 1 == attempts or isinstance(error, FileNotFoundError):
@@ -270,8 +274,7 @@ def _sha256(path: Path) -> str:
 
 
 def _spool(fill: Callable[[Path], None]) -> Scratch:
-    """A temporary folder in the cache with the file `text`, filled by `fill`; nothing is left
-    where that fails."""
+    """Make a temporary folder with the file `text`, written by `fill`; delete it if that fails."""
     folder = cache_folder() / "incoming"
     try:
         scratch = Scratch(folder)
@@ -288,6 +291,7 @@ def _spool(fill: Callable[[Path], None]) -> Scratch:
 
 
 def _copy_standard_input(path: Path) -> None:
+    """Copy standard input to a file. Raises DataError if that is not possible."""
     if sys.stdin is None:
         raise DataError("standard input is closed; name a file, or pipe a text in")
     try:
@@ -298,23 +302,23 @@ def _copy_standard_input(path: Path) -> None:
 
 
 def _check_zstd(path: Path) -> None:
-    """Raises EOFError for a file that breaks off: zstandard's own reader ends without a word."""
-    whole = True
+    """Raise EOFError for an incomplete file, which zstandard's reader accepts without an error."""
+    complete = True
     with path.open("rb") as file:
         left = b""
         while left or (left := file.read(CHUNK)):
-            if whole:
+            if complete:
                 frame = zstandard.ZstdDecompressor().decompressobj()
             frame.decompress(left)
-            whole, left = frame.eof, frame.unused_data if frame.eof else b""
-    if not whole:
+            complete, left = frame.eof, frame.unused_data if frame.eof else b""
+    if not complete:
         raise EOFError("it breaks off before its end")
 
 
 def _compression(name: str) -> str | None:
-    """How a file is compressed, by its name; an archive of several files is none of ours."""
-    found = infer_compression(name)
-    return found if found in {"gzip", "bz2", "xz", "zstd"} else None
+    """Tell from its name how a file is compressed; None for an archive of several files."""
+    kind = infer_compression(name)
+    return kind if kind in {"gzip", "bz2", "xz", "zstd"} else None
 
 
 def _file(path: Path) -> Document:
@@ -322,9 +326,10 @@ def _file(path: Path) -> Document:
 
 
 def _folder(root: Path) -> tuple[list[Document], int]:
-    """Every text file below `root` in the order of the paths; hidden and binary ones left out.
+    """Find the text files below `root` in the order of paths; count the binary ones left out.
 
-    Binary means what `grep` and `git` take it to mean: a NUL byte near the start.
+    Hidden files are left out as well. As for `grep` and `git`, a file with a NUL byte near its
+    start is binary.
     """
     documents, skipped = [], 0
     for path in sorted(root.rglob("*"), key=lambda p: p.relative_to(root).as_posix()):
@@ -347,6 +352,7 @@ def _folder(root: Path) -> tuple[list[Document], int]:
 
 
 def _no_such(argument: str) -> str:
+    """Say that an argument names no text, with the most likely name."""
     folder, name = os.path.split(argument)
     beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     paths = {other: os.path.join(folder, other) for other in [*beside, *NAMED]}

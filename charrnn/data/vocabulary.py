@@ -1,11 +1,11 @@
-"""Text to ids and back, by character, by byte or by word; and whole tokens to ids and back.
+"""Vocabularies: convert text to ids and back, by character, byte or word, or whole tokens to ids.
 
-A vocabulary has symbols with ids 0 ... size-1. `read_vocabulary` restores that of a text, and
-`read_tokens` that of tokens, from the plain data that `to_data` gives, which is what a checkpoint
-stores.
+The symbols of a vocabulary have the ids 0 ... size-1. `to_data` returns plain data for a
+checkpoint. `read_vocabulary` restores the vocabulary of a text from it, and `read_tokens` that of
+tokens.
 
-Special symbols stand for no text: `<unk>` for what is not in the vocabulary, `<s>` and `</s>` for
-a beginning and an end. Their ids come after all others, and no text is ever taken for one of them.
+Special symbols are not text: `<unk>` stands for a symbol that is not in the vocabulary, `<s>` and
+`</s>` for a beginning and an end. Their ids come after all others, and no text is read as one.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ Unknown = Literal["error", "skip"]
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SPECIALS = (UNKNOWN, START, END)
-MOST_TOKENS = 1 << 16  # what a checkpoint's header has room for
+MOST_TOKENS = 1 << 16  # for which the header of a checkpoint has room
 
 
 def id_type(size: int) -> np.dtype[Any]:
-    """The smallest unsigned integer type for ids below `size`."""
+    """Return the smallest unsigned integer type for ids below `size`."""
     return np.min_scalar_type(max(size - 1, 0))
 
 
 def code_points(text: str) -> NDArray[np.uint32]:
-    """A text's Unicode code points, lone surrogates included."""
+    """Return the Unicode code points of a text, including lone surrogates."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 def name_characters(counts: Counter[str], limit: int = 8) -> str:
-    """Characters by code point, the most frequent first: `U+00E9 'é' (3 times), ...`."""
+    """List characters with code points, the most frequent first: `U+00E9 'é' (3 times), ...`."""
 
     def show(character: str) -> str:
         shown = repr(character) if character.isprintable() else ascii(character)
@@ -52,12 +52,12 @@ def name_characters(counts: Counter[str], limit: int = 8) -> str:
 
 
 def name_tokens(counts: Counter[str], limit: int = 8) -> str:
-    """Tokens, the most frequent first: `'Klingon' (3 times), ...`."""
+    """List tokens, the most frequent first: `'Klingon' (3 times), ...`."""
     return _listed(counts, shortened, limit)
 
 
 def shortened(text: str, most: int = 40) -> str:
-    """A text between quotes for a message, cut where it is long; a control character escaped."""
+    """Quote a text for a message, cut to `most` characters, with control characters escaped."""
     cut = text if len(text) <= most else text[: most - 3] + "..."
     return ascii(cut) if any("\ud800" <= character <= "\udfff" for character in cut) else repr(cut)
 
@@ -71,19 +71,23 @@ def _listed(counts: Counter[str], show: Callable[[str], str], limit: int) -> str
 
 
 def _special_ids(first: int, specials: Sequence[str]) -> list[int | None]:
-    """The ids of `<unk>`, `<s>` and `</s>`, where they are among the special symbols."""
+    """Return the ids of `<unk>`, `<s>` and `</s>`; None for one that is not in `specials`."""
     if any(name not in SPECIALS for name in specials) or len(set(specials)) != len(specials):
-        raise ValueError(f"special symbols are some of {', '.join(SPECIALS)}, each once")
+        raise ValueError(f"special symbols must be some of {', '.join(SPECIALS)}, each once")
     return [first + specials.index(name) if name in specials else None for name in SPECIALS]
 
 
 class CharacterVocabulary:
-    """One id a Unicode character, in the order of the code points.
+    """One id for each Unicode character, in the order of the code points.
 
-    Characters are code points: a letter with a combining accent, or an emoji with a joiner, is
-    as many characters as Unicode says; nothing is normalised. With the special symbol `<unk>` any
-    text can be read. `unknown`, `start` and `end` are the ids of `<unk>`, `<s>` and `</s>`, or
-    None where the vocabulary has no such symbol.
+    A character is a code point, so a letter with a combining accent, or an emoji with a joiner, is
+    several characters; nothing is normalised. With the special symbol `<unk>`, any text can be
+    read. `unknown`, `start` and `end` are the ids of `<unk>`, `<s>` and `</s>`, or None for a
+    symbol that the vocabulary does not have.
+
+    >>> vocabulary = CharacterVocabulary.of(["banana"])
+    >>> vocabulary.encode("nab").tolist(), vocabulary.decode([1, 0])
+    ([2, 0, 1], 'ba')
     """
 
     kind: Literal["character"] = "character"
@@ -96,12 +100,14 @@ class CharacterVocabulary:
         self._known = len(characters)
         self._points = code_points("".join(characters))
         if len(self._points) != self._known or len(set(characters)) != self._known:
-            raise ValueError("the symbols of a character vocabulary are distinct single characters")
+            raise ValueError(
+                "the symbols of a character vocabulary are not distinct single characters"
+            )
         self.unknown, self.start, self.end = _special_ids(self._known, self.specials)
         self._texts = characters + tuple(
             "\ufffd" if name == UNKNOWN else "" for name in self.specials
         )
-        # Code point to id; the id `_known` stands for whatever is not in the vocabulary.
+        # Maps a code point to its id, or to `_known` if it is not in the vocabulary.
         self._ids = np.full(int(self._points.max(initial=0)) + 1, self._known, dtype=np.uint32)
         self._ids[self._points] = np.arange(self._known, dtype=np.uint32)
 
@@ -109,9 +115,9 @@ class CharacterVocabulary:
     def of(
         cls, texts: Iterable[str], minimum_count: int = 1, specials: Sequence[str] = ()
     ) -> CharacterVocabulary:
-        """The vocabulary of the characters that occur in `texts` at least so many times.
+        """Collect the characters that occur in `texts` at least `minimum_count` times.
 
-        Raises DataError where that leaves none.
+        Raises DataError if there are none.
         """
         counts: Counter[str] = Counter()
         for text in texts:
@@ -119,22 +125,23 @@ class CharacterVocabulary:
         kept = sorted(c for c, count in counts.items() if count >= minimum_count)
         if not kept:
             raise DataError(
-                f"no character occurs {minimum_count:,} times; give more text or a lower minimum "
-                f"count"
+                f"no character occurs {minimum_count:,} times; give more text, or lower "
+                f"data.minimum_count"
             )
         return cls(kept, specials)
 
     def _lookup(self, text: str) -> NDArray[np.uint32]:
+        """Look up the id of each character; `_known` if it is not in the vocabulary."""
         points = code_points(text)
         inside = points < len(self._ids)
         ids = self._ids[np.where(inside, points, 0)]
         return np.where(inside, ids, np.uint32(self._known))
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
-        """Ids of shape (characters,).
+        """Convert a text to ids of shape (characters,).
 
-        A character that is not in the vocabulary is left out with `skip`; else it becomes `<unk>`,
-        or raises DataError where there is no `<unk>`.
+        A character that is not in the vocabulary is left out if `unknown` is `skip`; otherwise it
+        becomes `<unk>`. Raises DataError if there is no `<unk>`.
         """
         ids = self._lookup(text)
         known = ids < self._known
@@ -147,56 +154,56 @@ class CharacterVocabulary:
                 names = name_characters(self.unknown_characters(text))
                 raise DataError(
                     f"the model's vocabulary of {self.size:,} characters lacks {names}; "
-                    f"leave them out with --unknown skip, or train on a text that has them"
+                    f"set data.unknown to skip to leave them out, or train on a text that has them"
                 )
         return ids.astype(id_type(self.size))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; encode after decode is the identity.
+        """Convert ids to text; encoding it gives the same ids.
 
-        Of the special symbols `<unk>` becomes U+FFFD and the others nothing.
+        The special symbol `<unk>` becomes U+FFFD; the others become nothing.
         """
         return "".join([self._texts[i] for i in ids])
 
     def unknown_characters(self, text: str) -> Counter[str]:
-        """Characters of `text` that are not in the vocabulary, with their counts."""
+        """Count the characters of a text that are not in the vocabulary."""
         missing = code_points(text)[self._lookup(text) == self._known]
         values, counts = np.unique(missing, return_counts=True)
         return Counter({chr(v): int(c) for v, c in zip(values, counts, strict=True)})
 
     def stream(self) -> SymbolStream:
-        """A decoder for ids that arrive one by one."""
+        """Return a decoder for ids that arrive one by one."""
         return SymbolStream(self._texts)
 
     def byte_lengths(self) -> NDArray[np.int64]:
-        """For each id, how many bytes its character takes in UTF-8; 0 for a special symbol."""
+        """Return the number of bytes in UTF-8 of each id; 0 for a special symbol."""
         return _byte_lengths(self.symbols[: self._known], self.size)
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data for `read_vocabulary`."""
+        """Return plain data for `read_vocabulary`."""
         data: dict[str, Any] = {"kind": self.kind, "symbols": "".join(self.symbols[: self._known])}
         return data | ({"specials": list(self.specials)} if self.specials else {})
 
 
 class SymbolStream:
-    """Text from ids that arrive one by one: each is a whole symbol with a text of its own."""
+    """Decodes ids one by one; each of them is a complete piece of text."""
 
     def __init__(self, texts: tuple[str, ...]) -> None:
         self._texts = texts
 
     def feed(self, token: int) -> str:
-        """The text that `token` completes."""
+        """Return the text of an id."""
         return self._texts[token]
 
     def finish(self) -> str:
-        """What is left over: nothing."""
+        """Return the text that is left over, which is empty."""
         return ""
 
 
 class ByteVocabulary:
-    """One id for each of the 256 byte values: any text, and any file, can be read and written.
+    """One id for each of the 256 byte values, so that any text and any file can be read.
 
-    `start` and `end` are the ids of `<s>` and `</s>`, or None where there is no such symbol.
+    `start` and `end` are the ids of `<s>` and `</s>`, or None for a symbol that there is not.
     """
 
     kind: Literal["byte"] = "byte"
@@ -207,65 +214,67 @@ class ByteVocabulary:
         self.size = len(self.symbols)
         unknown, self.start, self.end = _special_ids(256, self.specials)
         if unknown is not None:
-            raise ValueError("no byte is unknown")
+            raise ValueError(f"a byte vocabulary has no {UNKNOWN}, because it has every byte")
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
-        """The bytes of the text in UTF-8, shape (bytes,); nothing is ever unknown.
+        """Return the bytes of a text in UTF-8, shape (bytes,); none of them is unknown.
 
-        Raises DataError for a lone surrogate that stands for no byte.
+        Raises DataError for a lone surrogate that does not stand for a byte.
         """
         try:
             return np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)
         except UnicodeEncodeError as error:
             name = name_characters(Counter(text[error.start : error.start + 1]))
             raise DataError(
-                f"the lone surrogate {name} is no text and stands for no byte"
+                f"the lone surrogate {name} is not text and does not stand for a byte"
             ) from error
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the bytes, special symbols left out; what is not UTF-8 becomes lone
-        surrogates, which encode back."""
+        """Return the text of the bytes without special symbols.
+
+        Bytes that are not UTF-8 become lone surrogates, which `encode` turns back into them.
+        """
         return bytes(i for i in ids if i < 256).decode("utf-8", "surrogateescape")
 
     def unknown_characters(self, text: str) -> Counter[str]:
-        """Always empty."""
+        """Return an empty count: a byte vocabulary reads any text."""
         return Counter()
 
     def stream(self) -> ByteStream:
-        """A decoder for bytes that arrive one by one."""
+        """Return a decoder for bytes that arrive one by one."""
         return ByteStream()
 
     def byte_lengths(self) -> NDArray[np.int64]:
-        """One byte each; 0 for a special symbol."""
+        """Return 1 for each byte and 0 for a special symbol."""
         return np.repeat(np.array([1, 0], np.int64), [256, len(self.specials)])
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data for `read_vocabulary`."""
+        """Return plain data for `read_vocabulary`."""
         return {"kind": self.kind} | ({"specials": [*self.specials]} if self.specials else {})
 
 
 class ByteStream:
-    """Holds back the bytes of a character until it is whole; bad bytes show as U+FFFD."""
+    """Decodes bytes one by one, each character once it is complete; bad bytes become U+FFFD."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token: int) -> str:
-        """The text that `token` completes: nothing while a character is open."""
+        """Return the text that a byte completes; empty while a character is incomplete."""
         return self._decoder.decode(bytes([token] if token < 256 else []))
 
     def finish(self) -> str:
-        """What is left over: U+FFFD for an incomplete character."""
+        """Return the text that is left over: U+FFFD for an incomplete character."""
         return self._decoder.decode(b"", final=True)
 
 
 class TokenVocabulary:
-    """One id a whole token: a word, a tag, a label.
+    """One id for each token: a word, a tag or a label.
 
-    `of` gives the ids by frequency, the most frequent token first and equally frequent ones in
-    the order of their code points. `unknown`, `start` and `end` are the ids of the special symbols
-    `<unk>`, `<s>` and `</s>`, or None where the vocabulary has no such symbol; a token that looks
-    like one of those it has is none of its tokens.
+    `of` orders the ids by frequency, the most frequent token first; equally frequent ones are in
+    the order of their code points. `unknown`, `start` and `end` are the ids of `<unk>`, `<s>` and
+    `</s>`, or None for a symbol that the vocabulary does not have. A token that is spelled like
+    one of its special symbols is not in the vocabulary.
     """
 
     kind: Literal["token"] = "token"
@@ -277,7 +286,9 @@ class TokenVocabulary:
         self.size = len(self.symbols)
         self.unknown, self.start, self.end = _special_ids(len(kept), self.specials)
         if not kept or "" in kept or len(set(self.symbols)) != self.size:
-            raise ValueError("the symbols of a token vocabulary are distinct texts, none empty")
+            raise ValueError(
+                "the symbols of a token vocabulary are not distinct texts, or are empty"
+            )
         if len(kept) > MOST_TOKENS:
             raise ValueError(f"its {len(kept):,} tokens are more than {MOST_TOKENS:,}")
         self._ids = {token: i for i, token in enumerate(kept)}
@@ -286,40 +297,40 @@ class TokenVocabulary:
     def of(
         cls, tokens: Iterable[str], minimum_count: int = 1, specials: Sequence[str] = ()
     ) -> TokenVocabulary:
-        """The vocabulary of the tokens that occur at least so many times.
+        """Collect the tokens that occur at least `minimum_count` times.
 
-        Raises DataError where that leaves none, or more than a checkpoint has room for.
+        Raises DataError if there are none, or more than a checkpoint has room for.
         """
         return cls(_frequent(Counter(tokens), minimum_count, specials), specials)
 
     def encode(self, tokens: Iterable[str]) -> Ids:
-        """Ids of shape (tokens,).
+        """Convert tokens to ids of shape (tokens,).
 
-        A token that is not in the vocabulary becomes `<unk>`, or raises DataError where there is
-        no `<unk>`.
+        A token that is not in the vocabulary becomes `<unk>`. Raises DataError if there is no
+        `<unk>`.
         """
-        read = list(tokens)
+        listed = list(tokens)
         if self.unknown is not None:
-            ids = [self._ids.get(token, self.unknown) for token in read]
-        elif missing := self.unknown_tokens(read):
+            ids = [self._ids.get(token, self.unknown) for token in listed]
+        elif missing := self.unknown_tokens(listed):
             raise DataError(
                 f"the model's vocabulary of {self.size:,} tokens lacks {name_tokens(missing)}; "
                 f"leave out the examples that have them, or train on examples that do"
             )
         else:
-            ids = [self._ids[token] for token in read]
+            ids = [self._ids[token] for token in listed]
         return np.array(ids, id_type(self.size))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The tokens of `ids`, special symbols by their names."""
+        """Return the tokens of ids, and special symbols by their names."""
         return [self.symbols[i] for i in ids]
 
     def unknown_tokens(self, tokens: Iterable[str]) -> Counter[str]:
-        """Tokens that are not in the vocabulary, with their counts."""
+        """Count the tokens that are not in the vocabulary."""
         return Counter(token for token in tokens if token not in self._ids)
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data for `read_tokens`."""
+        """Return plain data for `read_tokens`."""
         kept = list(self.symbols[: self.size - len(self.specials)])
         return {"kind": self.kind, "symbols": kept, "specials": list(self.specials)}
 
@@ -327,49 +338,51 @@ class TokenVocabulary:
 def _frequent(
     counts: Counter[str], minimum_count: int = 1, specials: Sequence[str] = ()
 ) -> list[str]:
-    """Tokens that occur at least so many times and look like no special symbol, the most frequent
-    first.
+    """List the tokens that occur at least `minimum_count` times, the most frequent first.
 
-    Raises DataError where that leaves none, or more than a checkpoint has room for.
+    A token that is spelled like one of `specials` is left out. Raises DataError if there are none,
+    or more than a checkpoint has room for.
     """
     kept = [token for token, n in counts.items() if n >= minimum_count and token not in specials]
     if not kept:
         raise DataError(
-            f"no token occurs {minimum_count:,} times; give more text or a lower minimum count"
+            f"no token occurs {minimum_count:,} times; give more text, or lower data.minimum_count"
         )
     if len(kept) > MOST_TOKENS:
         raise DataError(
             f"{len(kept):,} different tokens occur at least {minimum_count:,} times, more than the "
-            f"{MOST_TOKENS:,} that a vocabulary holds; give a higher minimum count"
+            f"{MOST_TOKENS:,} that fit in a vocabulary; raise data.minimum_count"
         )
     return sorted(kept, key=lambda token: (-counts[token], token))
 
 
-# A space belongs to what follows it. A word is a run of letters, digits, underscores and combining
-# accents, with apostrophes inside; anything else is a token by itself, white space included. The
-# <unk> of texts that were prepared for word models is one token.
+# A space belongs to the token after it. A word is a run of letters, digits, underscores and
+# combining accents, with apostrophes inside; every other character, such as a line end, is a token.
+# The <unk> of texts that were prepared for word models is one token.
 _TOKEN = re.compile(
     r" ?(?:<unk>|\w[\w\u0300-\u036f]*(?:['\u2019]\w[\w\u0300-\u036f]*)*|[^\w\s])|\s"
 )
 
 
 def split_words(text: str) -> list[str]:
-    """A text as words, punctuation marks and white space, which joined are the text again.
+    r"""Split a text into words, punctuation marks and white space; joined, they are the text.
 
-    A word or mark carries the space before it: `"To be,\\n"` is `["To", " be", ",", "\\n"]`. White
-    space that is left over, as line ends are, is a token a character. A run of letters is a word:
-    a script that puts no space between words gives long ones.
+    A word or mark includes the space before it. Each other white space character, such as a line
+    end, is a token. A run of letters is a word, so a script without spaces gives long words.
+
+    >>> split_words("To be,\n")
+    ['To', ' be', ',', '\n']
     """
     return _TOKEN.findall(text)
 
 
 class WordVocabulary:
-    """One id a word, punctuation mark or white space, as `split_words` has them, and `<unk>`.
+    """One id for each word, punctuation mark or white space of `split_words`, and `<unk>`.
 
-    Decode after encode is the identity but for the tokens that the vocabulary lacks: any text can
-    be read, and each of them is shown as ` <unk>`. A word has one id with the space before it
-    and another without, as at the start of a line. `start` and `end` are the ids of `<s>` and
-    `</s>`, or None where there is no such symbol; decoded, they are nothing.
+    Any text can be read. Decoding the ids gives the text again, with ` <unk>` for each token that
+    is not in the vocabulary. A word with a space before it and the same word without one, as at the
+    start of a line, have different ids. `start` and `end` are the ids of `<s>` and `</s>`, or None
+    for a symbol that there is not; they decode to nothing.
     """
 
     kind: Literal["word"] = "word"
@@ -382,9 +395,9 @@ class WordVocabulary:
         self.start, self.end = self._tokens.start, self._tokens.end
         self._words = self.symbols[: self.unknown]
         if self.specials[:1] != (UNKNOWN,):
-            raise ValueError(f"the first special symbol of a word vocabulary is {UNKNOWN}")
+            raise ValueError(f"the first special symbol of a word vocabulary must be {UNKNOWN}")
         if any(split_words(word) != [word] for word in self._words):
-            raise ValueError("the symbols of a word vocabulary are words or single characters")
+            raise ValueError("the symbols of a word vocabulary must be words or single characters")
         self._texts = (*self._words, f" {UNKNOWN}", *[""] * (len(self.specials) - 1))
 
     @classmethod
@@ -394,10 +407,10 @@ class WordVocabulary:
         minimum_count: int = 1,
         specials: Sequence[str] = (UNKNOWN,),
     ) -> WordVocabulary:
-        """The vocabulary of the words that occur in `texts` at least so many times, the most
-        frequent first.
+        """Collect the words that occur in `texts` at least `minimum_count` times.
 
-        Raises DataError where that leaves none, or more than a checkpoint has room for.
+        The most frequent word comes first. Raises DataError if there are none, or more than a
+        checkpoint has room for.
         """
         counts: Counter[str] = Counter()
         for text in texts:
@@ -408,33 +421,36 @@ class WordVocabulary:
     def of_counts(
         cls, counts: Counter[str], minimum_count: int = 1, specials: Sequence[str] = (UNKNOWN,)
     ) -> WordVocabulary:
-        """Likewise, of words that were counted."""
+        """Collect words like `of`, from their counts."""
         return cls(_frequent(counts, minimum_count, (UNKNOWN, f" {UNKNOWN}")), specials)
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
-        """Ids of shape (tokens,); a token that is not in the vocabulary becomes `<unk>`, or is
-        left out with `skip`."""
+        """Convert a text to ids of shape (tokens,).
+
+        A token that is not in the vocabulary becomes `<unk>`, or is left out if `unknown` is
+        `skip`.
+        """
         ids = self._tokens.encode(split_words(text))
         return ids[ids != self.unknown] if unknown == "skip" else ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`."""
+        """Convert ids to text."""
         return "".join([self._texts[i] for i in ids])
 
     def unknown_characters(self, text: str) -> Counter[str]:
-        """Always empty: any text can be read."""
+        """Return an empty count: a word vocabulary reads any text."""
         return Counter()
 
     def stream(self) -> SymbolStream:
-        """A decoder for ids that arrive one by one."""
+        """Return a decoder for ids that arrive one by one."""
         return SymbolStream(self._texts)
 
     def byte_lengths(self) -> NDArray[np.int64]:
-        """For each id, how many bytes its text takes in UTF-8; 0 for a special symbol."""
+        """Return the number of bytes in UTF-8 of each id; 0 for a special symbol."""
         return _byte_lengths(self._words, self.size)
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data for `read_vocabulary`."""
+        """Return plain data for `read_vocabulary`."""
         data: dict[str, Any] = {"kind": self.kind, "symbols": list(self._words)}
         return data | ({"specials": [*self.specials]} if len(self.specials) > 1 else {})
 
@@ -446,7 +462,7 @@ def _byte_lengths(texts: Sequence[str], size: int) -> NDArray[np.int64]:
 
 
 Vocabulary: TypeAlias = CharacterVocabulary | ByteVocabulary | WordVocabulary
-"""The vocabulary of a text."""
+"""A vocabulary of a text."""
 
 
 def unit_of(vocabulary: Vocabulary) -> str:
@@ -460,9 +476,10 @@ def vocabulary_of(
     minimum_count: int = 1,
     ends: Sequence[str] = (),
 ) -> Vocabulary:
-    """The vocabulary of a kind for texts that others will follow: what these lack is `<unk>`.
+    """Collect a vocabulary with `<unk>` from texts, for use on other texts as well.
 
-    `ends` are `<s>`, `</s>` or both, where it is to have them. Raises DataError where it is empty.
+    `ends` are the special symbols `<s>`, `</s>` or both, if it should have them. Raises DataError
+    if the vocabulary would be empty.
     """
     if kind == "byte":
         return ByteVocabulary(ends)
@@ -471,7 +488,7 @@ def vocabulary_of(
 
 
 def read_vocabulary(data: Any) -> Vocabulary:
-    """The vocabulary that `to_data` described. Raises CheckpointError for anything else."""
+    """Read a vocabulary from the result of `to_data`. Raises CheckpointError for other data."""
     try:
         match data:
             case {"kind": "character", "symbols": str(symbols)} if symbols:
@@ -482,15 +499,15 @@ def read_vocabulary(data: Any) -> Vocabulary:
                 return WordVocabulary(_texts(symbols), _texts(data.get("specials", [UNKNOWN])))
     except ValueError as error:
         raise CheckpointError(f"the stored vocabulary is not usable: {error}") from error
-    raise CheckpointError("the stored vocabulary is neither 'character' nor 'byte' nor 'word'")
+    raise CheckpointError("the stored vocabulary is not of the kind character, byte or word")
 
 
 Vocabularies: TypeAlias = Mapping[str, Vocabulary | TokenVocabulary]
-"""The vocabularies of a model by what they are of; that of a language model is of `text`."""
+"""The vocabularies of a model by name; a language model has one, named `text`."""
 
 
 def read_vocabularies(data: Any) -> dict[str, Vocabulary | TokenVocabulary]:
-    """The vocabularies of a checkpoint: one, or several by name. Raises CheckpointError."""
+    """Read the vocabularies of a checkpoint: one, or several by name. Raises CheckpointError."""
     if not isinstance(data, dict) or "kind" in data:
         return {"text": read_vocabulary(data)}
     return {
@@ -502,8 +519,10 @@ def read_vocabularies(data: Any) -> dict[str, Vocabulary | TokenVocabulary]:
 
 
 def read_tokens(data: Any) -> TokenVocabulary:
-    """The vocabulary of tokens that `to_data` described. Raises CheckpointError for anything
-    else."""
+    """Read a vocabulary of tokens from the result of `to_data`.
+
+    Raises CheckpointError for other data.
+    """
     try:
         match data:
             case {"kind": "token", "symbols": symbols, "specials": specials}:

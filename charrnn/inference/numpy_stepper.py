@@ -1,10 +1,13 @@
-"""A language model stepped by numpy: no torch on the way to the first character.
+"""Step a language model by numpy, so that sampling need not import torch.
 
-The equations are those of `cells` on the same weights, arranged for one step at a time: the first
-layer's input product is a table with one column a symbol, and sigmoid(x) = (1 + tanh(x / 2)) / 2,
-so that one call of tanh serves all gates of a cell. Inside, lanes are columns: a product W h of a
-matrix in torch's own layout is up to twice as fast in OpenBLAS as h W^T, and a gate is a block of
-memory. The logits are the torch model's to float32 rounding.
+The equations are those of `nn.cells` on the same weights, arranged for one step at a time:
+
+- the first layer's product with its input is a table with one column for each symbol;
+- sigmoid(x) = (1 + tanh(x / 2)) / 2, so that one call of tanh serves all gates of a cell;
+- lanes are columns: with torch's layout of matrices, W h is up to twice as fast in OpenBLAS as
+  h W^T, and each gate is one block of memory.
+
+The logits equal those of torch up to the rounding of float32.
 """
 
 from __future__ import annotations
@@ -19,19 +22,19 @@ Array = NDArray[np.float32]
 State = Any
 Leaves = tuple[Array, ...]
 
-MOST_TABLE = 1 << 26  # numbers in the first layer's table
+MOST_TABLE = 1 << 26  # numbers at most in the first layer's table
 
 
 class NumpyModel:
-    """A stepper in the sampler's sense, on a language model's weights by name.
+    """A stepper in the sampler's sense, over the weights of a language model by name.
 
-    The state is that of the torch model with arrays for tensors: a tuple with one entry a layer,
-    (N, H), for an LSTM the pair of hidden state and cell state.
+    Its state is that of the torch model with arrays in place of tensors: one entry (N, H) for each
+    layer, for an LSTM the pair of hidden state and cell state.
     """
 
     @staticmethod
     def fits(weights: Mapping[str, Array], cell: str, activation: str) -> bool:
-        """Whether these equations are known here, and the table is of a reasonable size."""
+        """Whether this module knows the cell, and the table is not too large."""
         gates = weights.get("stack.layers.0.cell.weight_ih", np.empty((0, 0)))
         return (cell, activation) in CELLS and len(weights["head.bias"]) * len(gates) <= MOST_TABLE
 
@@ -49,28 +52,28 @@ class NumpyModel:
             for gate in halved:
                 scale[gate * width : (gate + 1) * width] = 0.5  # Exact: a power of two.
             input_matrix, recurrent = (m * scale for m in matrices)
-            bias, inner = (b[:, None] * scale for b in biases)
-            # Only where a gate falls between the two are their biases not one.
-            outer = slice(0, len(inner) - width if self._advance is _gru else len(inner))
-            bias[outer] += inner[outer]
+            bias, state_bias = (b[:, None] * scale for b in biases)
+            # The two biases add up, but for the GRU's candidate: a gate scales its state bias.
+            count = len(state_bias) - (width if self._advance is _gru else 0)
+            bias[:count] += state_bias[:count]
             if not self._layers:
                 embedding = weights.get("embedding.weight")
                 table = input_matrix if embedding is None else input_matrix @ embedding.T
                 input_matrix = table + bias
-            self._layers.append((input_matrix, recurrent, bias, inner[outer.stop :]))
+            self._layers.append((input_matrix, recurrent, bias, state_bias[count:]))
         self._head = weights["head.weight"]
         self._head_bias = weights["head.bias"][:, None]
 
     def initial_state(self, batch_size: int) -> State:
-        """The zero state for `batch_size` lanes."""
+        """Return the zero state for `batch_size` lanes."""
         zeros = [np.zeros((len(layer[1].T), batch_size), np.float32).T for layer in self._layers]
         return tuple((z, z) if self._states == 2 else z for z in zeros)
 
     def step(self, token: NDArray[np.int64], state: State) -> tuple[Array, State]:
-        """Ids (N,) and a state give logits (N, V), in nats, and the next state."""
+        """Map ids (N,) and a state to logits (N, V) in nats and the next state."""
         outputs: list[Array] = []
         states = []
-        for i, (input_matrix, recurrent, bias, inner) in enumerate(self._layers):
+        for i, (input_matrix, recurrent, bias, scaled_bias) in enumerate(self._layers):
             if i == 0:
                 from_input = input_matrix.take(token, axis=1)
             else:
@@ -82,8 +85,8 @@ class NumpyModel:
             else:
                 before = (state[i].T,)
             from_state = np.dot(recurrent, before[0])
-            if len(inner):
-                from_state[-len(inner) :] += inner
+            if len(scaled_bias):
+                from_state[-len(scaled_bias) :] += scaled_bias
             after = self._advance(from_input, from_state, before)
             outputs.append(after[0])
             states.append((after[0].T, after[1].T) if self._states == 2 else after[0].T)
@@ -93,8 +96,9 @@ class NumpyModel:
         return logits.T, tuple(states)
 
 
-# From (gates x H, N) of the input and of the state, and the leaves (H, N) of the state before, to
-# the leaves after, of which the first is the output. The first two may be overwritten.
+# Each cell maps the products with the input and with the state (gates * H, N), and the leaves
+# (H, N) of the state before, to the leaves after; the first of them is the output. The products may
+# be overwritten.
 
 
 def _vanilla(from_input: Array, from_state: Array, _: Leaves) -> Leaves:
@@ -137,8 +141,8 @@ def _gru(from_input: Array, from_state: Array, before: Leaves) -> Leaves:
 
 
 Advance = Callable[[Array, Array, Leaves], Leaves]
-# By cell and activation: the equations, the gates whose rows are halved for tanh, and how many
-# leaves the state has.
+# By cell and activation: the equations, the gates whose rows are halved (the sigmoids), and the
+# number of leaves of the state.
 CELLS: dict[tuple[str, str], tuple[Advance, tuple[int, ...], int]] = {
     ("vanilla", "tanh"): (_vanilla, (), 1),
     ("vanilla", "relu"): (_vanilla_relu, (), 1),

@@ -1,7 +1,7 @@
-"""Choosing the next id, and generation as a generator of ids.
+"""Choose the next id from logits, and generate ids one after another.
 
-Nothing here knows text or torch: a stepper is anything with `initial_state` and `step`, logits are
-numpy arrays.
+Nothing here knows text or torch: a stepper is anything with `initial_state` and `step`, and logits
+are numpy arrays. A lane is one of N sequences that are generated side by side.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 256
+BLOCK = 256  # positions whose uniform numbers are drawn at once
 
 
 class Stepper(Protocol):
-    """The contract: an RNN, an n-gram model, a decoder; one token a lane at a time."""
+    """Anything that predicts the next id step by step: an RNN, an n-gram model, a decoder."""
 
     def initial_state(self, batch_size: int) -> Any:
-        """The state before anything was read."""
+        """Return the state of `batch_size` lanes that have read nothing."""
         ...
 
     def step(self, token: NDArray[np.int64], state: Any) -> tuple[NDArray[np.floating[Any]], Any]:
-        """Ids (N,) and a state give logits (N, V), in nats, and the next state."""
+        """Map ids (N,) and a state to logits (N, V) in nats and the next state."""
         ...
 
 
@@ -36,6 +36,10 @@ class Choice:
     `top_k` keeps the k most probable ids, `top_p` the fewest whose probabilities sum to p
     (nucleus sampling, Holtzman et al. 2020), `min_p` those at least p times as probable as the
     most probable one (Nguyen et al. 2024).
+
+    >>> choice = Choice(temperature=0)
+    >>> choice(np.array([[0.1, 2.0, 1.0]]), np.array([0.5])).tolist()
+    [1]
     """
 
     temperature: float = 1.0
@@ -46,14 +50,14 @@ class Choice:
     def __call__(
         self, logits: NDArray[np.floating[Any]], uniforms: NDArray[np.float64]
     ) -> NDArray[np.intp]:
-        """Ids (N,) from logits (N, V) and one uniform number in [0, 1) a lane.
+        """Draw ids (N,) from logits (N, V) and one uniform number in [0, 1) for each lane.
 
         A logit of -inf is a probability of 0. Raises ValueError for logits that are not numbers,
         or +inf, or all -inf.
         """
         scaled = logits.astype(np.float64)
         largest = scaled.max(axis=1, keepdims=True)
-        if not np.isfinite(largest).all():  # Not a number wins a maximum.
+        if not np.isfinite(largest).all():  # The maximum of a row with a NaN is NaN.
             raise ValueError("the model's logits are not finite")
         if self.temperature == 0:
             greedy: NDArray[np.intp] = np.argmax(scaled, axis=1)
@@ -65,13 +69,14 @@ class Choice:
         if self.top_k or self.top_p or self.min_p:
             weights *= self._kept(weights / weights.sum(axis=1, keepdims=True))
         cumulative = weights.cumsum(axis=1)
-        # Inverse transform: a number below 1 never reaches the last sum, so what is drawn has
-        # probability.
+        # Inverse transform sampling. A uniform number is below 1, so the id drawn always has a
+        # probability above 0.
         thresholds = uniforms[:, None] * cumulative[:, -1:]
         drawn: NDArray[np.intp] = (cumulative <= thresholds).sum(axis=1)
         return drawn
 
     def _kept(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Mark the ids (N, V) that the filters keep."""
         order = np.argsort(-probabilities, axis=1, kind="stable")
         ranked = np.take_along_axis(probabilities, order, axis=1)
         kept = np.ones(ranked.shape, bool)
@@ -91,8 +96,8 @@ class Choice:
 class Draws:
     """Uniform numbers keyed by (seed, sample index, position).
 
-    They come from the counter-based generator Philox (Salmon et al. 2011), so sample 3 of 10
-    draws what sample 3 of 100 draws, and a continued sample what an unbroken one would.
+    They come from the counter-based generator Philox (Salmon et al. 2011). So sample 3 of 10 is the
+    same as sample 3 of 100, and a sample that is continued is the same as an unbroken one.
     """
 
     def __init__(self, seed: int, samples: Sequence[int]) -> None:
@@ -102,7 +107,7 @@ class Draws:
         self._numbers = np.empty((0, 0))
 
     def at(self, position: int) -> NDArray[np.float64]:
-        """One number in [0, 1) a sample, shape (N,)."""
+        """Return one number in [0, 1) for each sample, (N,)."""
         block, offset = divmod(position, BLOCK)
         if block != self._block:
             self._block = block
@@ -122,15 +127,15 @@ class Draws:
 
 @dataclass
 class Cursor:
-    """Where a generation stands: enough to go on from, and the state is all there is to carry."""
+    """Where a generation stands; it can go on from here."""
 
-    token: NDArray[np.int64]  # (N,): chosen or primed, not yet read
+    token: NDArray[np.int64]  # (N,) the last ids, which the stepper has not read yet
     state: Any
     position: int = 0  # of the next draw
 
 
 def prime(stepper: Stepper, tokens: NDArray[np.int64], cursor: Cursor | None = None) -> Cursor:
-    """Read `tokens` (N, T), T >= 1, all but the last of them fed; go on from `cursor` if given."""
+    """Read `tokens` (N, T), T >= 1, after those of `cursor`; the last one is read by `sample`."""
     lanes = tokens.shape[0]
     if cursor is None:
         cursor = Cursor(tokens[:, 0], stepper.initial_state(lanes))
@@ -145,9 +150,9 @@ def prime(stepper: Stepper, tokens: NDArray[np.int64], cursor: Cursor | None = N
 def sample(
     stepper: Stepper, cursor: Cursor, choice: Choice, draws: Draws
 ) -> Iterator[NDArray[np.int64]]:
-    """Generate for ever: each id is one step of the cell from the carried state.
+    """Yield ids (N,) for ever, one step of the stepper each.
 
-    Yields ids (N,), and leaves `cursor` where the generation stands after each.
+    After each, `cursor` says where the generation stands.
     """
     while True:
         logits, cursor.state = stepper.step(cursor.token, cursor.state)

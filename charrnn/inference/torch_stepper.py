@@ -1,4 +1,4 @@
-"""Step a model of torch one symbol at a time."""
+"""Step a torch model one symbol at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from charrnn.nn.state import State, leaves, map_state
 
 
 class TorchStepper:
-    """A language model in the sampler's terms: numpy ids in, numpy logits out, without dropout.
+    """A torch model as a stepper: numpy ids in, numpy logits out, without dropout.
 
-    On a GPU a step is one CUDA graph for each batch size. A decoder comes with the `initial` state
-    that it has after reading its sources, one a lane, or one for all lanes.
+    On a GPU a step is one CUDA graph for each batch size. A decoder needs its `initial` state,
+    after it has read its sources: one a lane, or one for all lanes.
     """
 
     def __init__(self, model: LanguageModel | EncoderDecoder, initial: State | None = None) -> None:
@@ -28,9 +28,9 @@ class TorchStepper:
         self._captured: dict[int, Captured] = {}
 
     def initial_state(self, batch_size: int) -> State:
-        """The zero state for `batch_size` lanes, or the one that was given.
+        """Return the zero state for `batch_size` lanes, or the `initial` one.
 
-        Raises ValueError where that is of another number of lanes.
+        Raises ValueError for an `initial` state with another number of lanes.
         """
         if self._initial is None:
             return cast(LanguageModel, self._model).initial_state(batch_size)
@@ -40,7 +40,7 @@ class TorchStepper:
         return map_state(lambda leaf: leaf.expand(batch_size, *leaf.shape[1:]), self._initial)
 
     def step(self, token: NDArray[np.int64], state: State) -> tuple[NDArray[np.float32], State]:
-        """Ids (N,) and a state, of tensors or arrays, give logits (N, V) and the next state."""
+        """Map ids (N,) and a state, of tensors or arrays, to logits (N, V) and the next state."""
         was_training = self._model.training
         self._model.eval()
         with torch.inference_mode():

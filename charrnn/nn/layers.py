@@ -258,6 +258,11 @@ class Stack(nn.Module):
         state: State,
     ) -> tuple[Tensor, State]:
         """Run the layers from the bottom up; `advance` runs one of them."""
+        if len(state) != len(self.layers):
+            raise ValueError(
+                f"a stack of {len(self.layers)} layers needs a state with one entry for each, and "
+                f"this state has {len(state)}; start from stack.initial_state(batch_size)"
+            )
         outputs, states = [], []
         for i, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
             if i > 0:

@@ -115,6 +115,13 @@ class EncoderDecoder(nn.Module):
     instead of h_t (Luong et al. 2015, global attention without input feeding). With every score,
     attention therefore comes after the recurrent layers, so that fused kernels can run these over a
     whole target. Bahdanau et al. (2015) put it before them, where each step waits for the last.
+
+    >>> encoder, decoder = (recurrent_stack(8, cell="gru", hidden_sizes=(16,)) for _ in range(2))
+    >>> read, written, head = nn.Embedding(30, 8), nn.Embedding(40, 8), nn.Linear(16, 40)
+    >>> model = EncoderDecoder(read, encoder, written, decoder, head)
+    >>> sources, inputs = torch.tensor([[3, 5, 7]]), torch.tensor([[0, 1]])
+    >>> model(sources, torch.tensor([3]), inputs).shape
+    torch.Size([1, 2, 40])
     """
 
     def __init__(
@@ -277,10 +284,11 @@ def recurrent_stack(
     }
 
     def layer(d: int, h: int) -> Recurrent:
-        one = make_cell(cell, d, h, options, layer_norm)
-        parts = len([*leaves(one.initial_state(1))])
+        new_cell = make_cell(cell, d, h, options, layer_norm)
+        # One rate for each part of this cell's state: missing ones are 0, further ones unused.
+        parts = len([*leaves(new_cell.initial_state(1))])
         zoneout = [*dropouts.zoneout, *[0.0] * parts][:parts]
-        return Recurrent(one, weight_dropout=dropouts.weight, zoneout=zoneout)
+        return Recurrent(new_cell, weight_dropout=dropouts.weight, zoneout=zoneout)
 
     layers: list[nn.Module] = []
     width = input_size
@@ -345,7 +353,7 @@ def language_model(
             raise ValueError(
                 f"tied embeddings need an embedding as wide as the stack's output: "
                 f"{width or 'one-hot'} is not {stack.output_size}; "
-                f"set embedding_size to that width"
+                f"set embedding_size to {stack.output_size}"
             )
         # The head's scale: embeddings of unit variance would start with logits of order sqrt(H).
         tied.weight = head.weight

@@ -6,7 +6,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from charrnn.config.merge import with_values
@@ -92,7 +92,7 @@ def data_of_checkpoint(
     except (KeyError, TypeError) as error:
         raise DataError(f"{checkpoint.path} does not say what it was trained on") from error
     vocabulary = checkpoint.metadata.get("vocabulary")
-    moved = {f"data.{name}": list(given) for name, given in moved.items() if given}
+    moved = {f"data.{name}": list(texts) for name, texts in moved.items() if texts}
     config = with_values(config, moved)
     everything = [*config.data.sources, *config.data.validation, *config.data.test]
     once = [argument for argument in everything if argument == "-" or "://" in argument]
@@ -105,7 +105,15 @@ def data_of_checkpoint(
             )
         separate = bool(config.data.validation), bool(config.data.test)
         return config, split_corpus(cached, config.data.split, *separate)
-    with find_texts(config, warn) as texts:
+    with ExitStack() as stack:
+        try:
+            texts = stack.enter_context(find_texts(config, warn))
+        except DataError as error:
+            if moved:
+                raise
+            raise DataError(
+                f"{error}; if the run's text has moved, give it again with --data"
+            ) from error
         data = read_data(config, texts)  # As the run did: mostly found in the cache.
         if data.vocabulary_data != vocabulary:
             data = read_data(config, texts, vocabulary)

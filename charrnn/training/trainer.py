@@ -23,7 +23,7 @@ from charrnn.training.objective import Batch, Loss, Objective
 
 Schedule = Callable[[int], float]
 """The learning rate of a step, counted from 0."""
-SEEDS_OF_A_RUN = 1_000_003  # more than a run has steps, so that the seeds of two runs differ
+SEEDS_OF_A_RUN = 1_000_003  # between the seeds of two runs, so that they seldom share one
 
 
 class Report(NamedTuple):

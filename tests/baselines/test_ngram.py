@@ -23,8 +23,8 @@ from charrnn.inference.sampler import Choice, Draws, prime, sample
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=150)
 SMOOTHINGS: list[Any] = ["kneser-ney", "witten-bell", "none"]
-PAGE = Path(__file__).parents[2] / "docs" / "experiments" / "fault-injection.md"
-TEXT = PAGE.read_text("utf-8")[:10_000].replace("k", "ķ")
+PAGES = sorted((Path(__file__).parents[2] / "docs" / "experiments").glob("*.md"))
+TEXT = "".join(page.read_text("utf-8") for page in PAGES)[:10_000].replace("k", "ķ")
 VOCABULARY = CharacterVocabulary(sorted(set(TEXT)))
 IDS = VOCABULARY.encode(TEXT)
 TRAIN = 9_000

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import charrnn
 from charrnn.runs.directory import Run as RunDirectory
 from tests.cli.conftest import Trainer
@@ -112,3 +114,25 @@ def test_vocabularies_of_bytes_and_of_several_kinds(run: Run, byte_model: str) -
     data = json.loads(run("vocab", GOLDEN / "pairs-dot", "--json").out)
     assert data["source"]["kind"] == "character"
     assert len(data["source"]["symbols"]) == data["source"]["size"]
+
+
+def test_a_score_by_eval_is_recorded_where_training_left_none(run: Run, trained: str) -> None:
+    path = Path(trained, "best.json")
+    scored = json.loads(path.read_text())
+    path.write_text(json.dumps(scored | {"score": None}))
+    before = listed(run)["a"]
+    assert before["protocol"] != "unbroken"
+    for options in (["--split", "train"], ["book.txt"], ["--temperature", "0.9"]):
+        assert run("eval", trained, *options).code == 0
+        assert listed(run)["a"]["nats"] == before["nats"]
+    with RunDirectory(Path(trained)).lock():  # A trainer at work scores it itself.
+        assert run("eval", trained).code == 0
+    assert listed(run)["a"]["nats"] == before["nats"]
+    result = run("eval", trained)
+    assert f"recorded the score in {trained}; charrnn list shows it" in result.err
+    after = listed(run)["a"]
+    assert after["protocol"] == "unbroken"
+    assert after["nats"] == pytest.approx(scored["score"]["nats_per_character"], rel=1e-6)
+    content = path.read_text()
+    assert "recorded" not in run("eval", trained).err
+    assert path.read_text() == content

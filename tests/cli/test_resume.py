@@ -101,7 +101,7 @@ def test_an_edited_text_is_noticed_on_resume(run: Run, trained_here: str, tmp_pa
     result = run("resume", trained_here, "--steps", "40")
     assert result.code == 3
     assert "U+00E9" in result.err
-    assert "--unknown skip" in result.err
+    assert "set --unknown to skip" in result.err
     assert run("resume", trained_here, "--steps", "40", "--unknown", "skip").code == 0
 
 

@@ -92,7 +92,7 @@ def test_prompts_with_unknown_characters(run: Run, trained: str, tmp_path: Path)
     refused = run("sample", trained, "--prompt", "naïve")
     assert refused.code == 3
     assert "U+00EF" in refused.err
-    assert "--unknown skip" in refused.err
+    assert "set --unknown to skip" in refused.err
     skipped = run(
         "sample", trained, "--prompt", "theï", "--unknown", "skip", "--seed", "1", "--json"
     )

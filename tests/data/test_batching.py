@@ -66,7 +66,7 @@ def test_shares_put_together_are_the_batch(lengths: list[int], batch_size: int, 
     batches = Batches(lengths, batch_size)
     whole = listed(batches, 2)
     if count > min(map(len, whole)):
-        with pytest.raises(ConfigError, match=f"among {count} processes; use a larger"):
+        with pytest.raises(ConfigError, match=f"among {count} processes; raise training"):
             batches.share(0, count)
         return
     shares = [listed(batches.share(rank, count), 2) for rank in range(count)]

@@ -142,7 +142,7 @@ def test_bad_bytes_are_named_by_file_and_offset(
     with pytest.raises(DataError) as caught:
         load_corpus(sources, encoding=encoding)
     assert f"{tmp_path / 'text-1.txt'} is not {encoding}: {expected};" in str(caught.value)
-    assert "--errors replace" in str(caught.value)
+    assert "data.errors to replace" in str(caught.value)
     assert entries(cache) == []
 
 
@@ -550,7 +550,7 @@ def test_a_given_vocabulary_is_kept(tmp_path: Path) -> None:
 
 
 def test_unknown_characters_are_an_error(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(DataError, match=r"U\+00E9 'é' \(2 times\).*--unknown skip"):
+    with pytest.raises(DataError, match=r"U\+00E9 'é' \(2 times\).*set data\.unknown to skip"):
         load_corpus(sources_of(tmp_path, "abcébé"), vocabulary=CharacterVocabulary("abc"))
     assert entries(cache) == []
 
@@ -616,7 +616,7 @@ def test_a_cache_that_shrinks_while_it_is_read_is_one_sentence(
     (file,) = cache.glob("ids/*/ids.bin")
     os.truncate(file, 4000)
     assert len(corpus.ids[:4000]) == 4000
-    with pytest.raises(DataError, match="became shorter while it was read; start again"):
+    with pytest.raises(DataError, match="became shorter while it was read; resume the run"):
         corpus.ids[np.array([[3998, 3999, 4000]])]
 
 

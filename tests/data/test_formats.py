@@ -97,7 +97,7 @@ def test_documents_named_tsv_are_rows_and_a_bad_one_is_no_class(tmp_path: Path) 
     with pytest.raises(DataError, match=r"b\.TAB, line 1 has no tab: 'oops'; a row is text, tab"):
         read_labelled(sources)
     compressed = write(tmp_path / "more", a_tsv_gz=gzip.compress(b"\n"), b_txt="x\tp")
-    with pytest.raises(DataError, match=r"a\.tsv\.gz holds no examples"):
+    with pytest.raises(DataError, match=r"a\.tsv\.gz has no examples"):
         read_labelled(compressed, "rows")
 
 
@@ -253,13 +253,13 @@ def test_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path, read: An
 @pytest.mark.parametrize("text", ["", "\n \r\n", "\ufeff"])
 def test_a_document_without_examples_is_named(tmp_path: Path, read: Any, text: str) -> None:
     good = SENTENCES if read is read_tagged else "x\tp\n"
-    with pytest.raises(DataError, match=r"b\.tsv holds no examples; give a file of"):
+    with pytest.raises(DataError, match=r"b\.tsv has no examples; give a file of"):
         read(write(tmp_path, a_tsv=good, b_tsv=text))
 
 
 @pytest.mark.parametrize("form", ["files", "folders"])
 def test_a_class_without_examples_is_named(tmp_path: Path, form: Any) -> None:
-    with pytest.raises(DataError, match=r"b\.txt holds no examples; give a file of text"):
+    with pytest.raises(DataError, match=r"b\.txt has no examples; give a file of text"):
         read_labelled(write(tmp_path, a_txt="x\n", b_txt=" \n"), form)
 
 

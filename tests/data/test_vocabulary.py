@@ -131,7 +131,7 @@ def test_unknown_characters_are_named_with_counts_and_the_remedy() -> None:
     assert "U+1F600 '😀'" in message
     assert message.index("U+00E9") < message.index("U+200B") < message.index("U+1F600")
     assert message.count("times") == 1
-    assert "--unknown skip" in message
+    assert "set data.unknown to skip" in message
     assert caught.value.exit_code == 3
 
 
@@ -402,9 +402,9 @@ def test_names_of_tokens_are_short_and_can_be_printed() -> None:
 
 
 def test_tokens_too_rare_or_too_many_are_refused_with_the_remedy() -> None:
-    with pytest.raises(DataError, match=r"no token occurs 3 times; .* lower minimum count"):
+    with pytest.raises(DataError, match=r"no token occurs 3 times; .* lower data\.minimum_count"):
         TokenVocabulary.of(["a", "a", "b"], 3)
-    with pytest.raises(DataError, match=r"65,537 different tokens .* higher minimum count"):
+    with pytest.raises(DataError, match=r"65,537 different tokens .* raise data\.minimum_count"):
         TokenVocabulary.of(map(str, range(MOST_TOKENS + 1)))
     assert TokenVocabulary.of(map(str, range(MOST_TOKENS))).size == MOST_TOKENS
 
@@ -508,7 +508,7 @@ def test_the_unknown_words_of_a_prepared_text_are_unknown() -> None:
 
 
 def test_a_text_of_rare_words_only_is_refused() -> None:
-    with pytest.raises(DataError, match="lower minimum count"):
+    with pytest.raises(DataError, match=r"lower data\.minimum_count"):
         WordVocabulary.of(["one two three"], 2)
     with pytest.raises(DataError, match="more text"):
         WordVocabulary.of([""])

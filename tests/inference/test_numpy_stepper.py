@@ -15,6 +15,7 @@ from charrnn.inference.numpy_stepper import NumpyModel
 from charrnn.inference.saved_state import SavedState, load_state, save_state
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.inference.trained_model import TrainedModel
+from charrnn.nn.dropout import Dropouts
 from charrnn.nn.models import language_model
 from charrnn.nn.state import leaves, map_state
 from tests.tiny import drive, start, tiny_config, tiny_corpus
@@ -32,9 +33,7 @@ def both(
         activation=activation,
         hidden_sizes=[9, 6, 5],
         skip_connections=skips,
-        dropout=0.5,
-        input_dropout=0.5,
-        output_dropout=0.5,
+        dropouts=Dropouts(input=0.5, layers=0.5, output=0.5),
         **options,
     )
     for parameter in model.parameters():

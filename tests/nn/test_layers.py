@@ -283,7 +283,7 @@ def test_an_empty_stack_is_refused() -> None:
 
 def test_a_state_of_another_depth_is_refused() -> None:
     stack = deep("gru", 2)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match=r"stack of 2 layers needs a state .* has 3"):
         stack(torch.zeros(1, 1, D), deep("gru", 3).initial_state(1))
 
 

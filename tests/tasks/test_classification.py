@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -238,3 +239,24 @@ def test_a_changed_shape_is_refused(trained: None, tmp_path: Path) -> None:
     save_checkpoint(path, stored.tensors | {"model/head.weight": head[:1]}, stored.metadata)
     with pytest.raises(CheckpointError, match=r"head\.weight"):
         load_checkpoint(path, check_layout)
+
+
+def test_predict_on_a_terminal_says_that_it_waits(run: Any, trained: None) -> None:
+    master, slave = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "charrnn", "predict", "words"],
+        stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        os.write(master, b"aeiou\n\x04")
+        out, err = process.communicate(timeout=60)
+    os.close(slave)
+    os.close(master)
+    assert process.returncode == 0, err
+    assert err == "reading lines from the terminal; Ctrl-D ends\n"
+    assert out.split("\t")[2] == "aeiou\n"
+
+
+def test_an_empty_stop_is_refused(run: Any) -> None:
+    refused = run("sample", "words", "--stop", "")
+    assert refused.code == 2
+    assert "--stop is empty" in refused.err
