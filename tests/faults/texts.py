@@ -371,7 +371,9 @@ def unseen(effort: Effort, sabotaged: bool) -> Result:
     with patched(silent, when=sabotaged):
         for function, names in cases:
             ended = fork(function).wait()
-            named = all(name in ended.errors for name in names) and "unknown to skip" in ended.errors
+            named = (
+                all(name in ended.errors for name in names) and "unknown to skip" in ended.errors
+            )
             good += ended.code == 3 and named
             problems += [] if ended.code == 3 and named else [ended.errors]
         for function in allowed:
