@@ -83,7 +83,7 @@ class StorageError(CharrnnError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is Python's, numpy's or torch's way of saying that memory ran out."""
+    """Whether an error of Python, numpy or torch says that memory ran out."""
     signs = ("out of memory", "can't allocate memory", "bad_alloc")
     text = str(error).lower()
     return isinstance(error, MemoryError) or (

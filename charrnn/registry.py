@@ -47,9 +47,9 @@ def resolve(reference: str) -> Any:
 class Table(Mapping[str, Entry]):
     """Entries by name: our own, then those of installed packages.
 
-    Installed packages are asked once, when a name is not one of ours or when all names are listed.
-    A name of ours always means our entry. `entry` makes an installed entry from its name and its
-    reference. Raises ConfigError where two packages provide the name that is looked up.
+    Installed packages are searched once, when a name is not one of ours or when all names are
+    listed. A name of ours always means our entry. `entry` makes an installed entry from its name
+    and its reference. Raises ConfigError where two packages provide the name that is looked up.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ def one_of(names: Iterable[str]) -> str:
 
 
 class TaskEntry(NamedTuple):
-    """One task. What its entry leaves out, its class has under the same name."""
+    """One task. Its class has the fields that its entry leaves out, under the same names."""
 
     task: str
     """The reference of its class (`charrnn.tasks.task.Task`)."""
@@ -141,13 +141,13 @@ class TaskEntry(NamedTuple):
     names and a vocabulary or None."""
     writer: str = ""
     """The reference of the class that writes for `charrnn sample`, as
-    `charrnn.inference.trained_model.TrainedModel` does; or of None."""
+    `charrnn.inference.trained_model.TrainedModel` does; or of None, if nothing writes."""
     traits: tuple[str, ...] = ()
     """Its traits (`charrnn.config.schema.TRAITS`): a key of the configuration that needs a trait is
     refused for a task without it."""
     shapes: str = ""
-    """The reference of a function that lists the tensors of its checkpoints without torch, where
-    there is one (`charrnn.runs.checkpoint_check.numpy_tensors`)."""
+    """The reference of a function that lists the tensors of its checkpoints without torch, such as
+    `charrnn.runs.checkpoint_check.numpy_tensors`; empty if there is none."""
 
 
 TASKS: Table[TaskEntry] = Table(

@@ -1,6 +1,6 @@
 """Character n-grams with interpolated smoothing: a baseline that counts instead of training.
 
-This module knows neither text nor torch. A context h is the last symbols before w, and h' is h
+This module depends on neither text nor torch. A context h is the last symbols before w, and h' is h
 without its first symbol. Every smoothing has the form
 
     P_k(w | h) = share_k(h w) + rest_k(h) P_{k-1}(w | h'),    P_0(w) = 1 / V,
@@ -177,7 +177,7 @@ class NgramModel:
     def _probabilities(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Compute P of each id given the ids before it, shape (T,)."""
         probabilities = np.full(len(ids), 1 / self.vocabulary_size)
-        contexts = np.zeros(len(ids), np.int64)  # Of each id from position k on.
+        contexts = np.zeros(len(ids), np.int64)  # The context of each id from position k on.
         for k, level in enumerate(self._levels[: len(ids)]):
             nodes = level.find(contexts * self.vocabulary_size + ids[k:])
             probabilities[k:] = level.share[nodes] + level.rest[contexts] * probabilities[k:]

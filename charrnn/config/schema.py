@@ -32,9 +32,10 @@ Auto = Literal["auto"]
 
 @dataclass(frozen=True)
 class NameIn:
-    """A name in a table of the registry, judged and described as a `Literal` of its names.
+    """A name in a table of the registry, checked like a `Literal` of the table's names.
 
-    The names are listed only for a message or a JSON schema, because that asks all packages.
+    The names are listed only for a message or a JSON schema, because that asks all installed
+    packages.
     """
 
     table: Table[Any]
@@ -114,8 +115,7 @@ TRAITS = {
     "embedding dropout": "may drop whole symbols from what it reads",
     "attention": "has a decoder that may attend to the source",
 }
-"""The traits of tasks that keys of the configuration name. A task lists its own in its registry
-entry."""
+"""Traits of tasks: a key may need one of them. A task lists its traits in its registry entry."""
 
 
 Level = Literal["everyday", "research", "protocol"]

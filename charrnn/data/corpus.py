@@ -86,7 +86,7 @@ class Corpus:
 
     @property
     def unit(self) -> str:
-        """What one symbol is called: a character, a byte or a word."""
+        """The name of one symbol: character, byte or word."""
         return unit_of(self.vocabulary)
 
     def unknown_count(self, span: Span) -> int:
@@ -178,8 +178,8 @@ def split_corpus(
         if name in splits and len(splits[name]) < needed:
             raise DataError(
                 f"the text of {ends[-1]:,} {unit_of(cached.vocabulary)}s leaves "
-                f"{len(splits[name])} for the {name} split; give a longer text, or separate files "
-                f"as data.validation"
+                f"{len(splits[name])} for the {name} split; give a longer text, or name a "
+                f"separate one in data.validation"
             )
     return Corpus(
         cached.ids, cached.vocabulary, splits, cached.document_starts, cached.sha256, cached.key

@@ -136,7 +136,7 @@ def split_examples(
         if not part:
             raise DataError(
                 f"the {len(examples):,} examples leave none for the {name} split; give more, or "
-                f"separate files as data.validation"
+                f"name separate files in data.validation"
             )
     return splits
 
@@ -199,8 +199,8 @@ def _labelled_in(document: Document, text: str, form: Form) -> list[Labelled]:
     for line, (content, label, *more) in _rows(document, text, "class"):
         if more:
             raise DataError(
-                f"{name}, line {line:,} has {len(more) + 2} columns, {shortened(more[0])} the "
-                f"third; a row is text, tab and class"
+                f"{name}, line {line:,} has {len(more) + 2} columns, and {shortened(more[0])} is "
+                f"the third; a row is text, tab and class"
             )
         examples.append(Labelled(content, label, name, line))
     return examples
@@ -351,7 +351,7 @@ def _file_name(document: Document) -> str:
 
 
 def _path(document: Document) -> PurePath:
-    """Return the path of a document, or that in its URL."""
+    """Return the path of a document, or the path in its URL."""
     if "://" in document.name:
         return PurePosixPath(unquote(urlsplit(document.name).path))
     return document.path.absolute()

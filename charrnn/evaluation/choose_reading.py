@@ -29,10 +29,10 @@ from charrnn.runs.checkpoint import Arrays
 
 # Longer n-grams gain nothing where they go on counting (docs/experiments/dynamic-evaluation.md).
 NGRAM_ORDER = 9
-CHOOSING = 30_000  # symbols at most on which to choose
+CHOOSING = 30_000  # symbols at most that a choice is made on
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.0, 1e-3, 3e-3, 1e-2, 3e-2)
-TYPICAL_DECAY = 3e-3  # while the learning rate is chosen
+TYPICAL_DECAY = 3e-3  # the decay while the learning rate is chosen
 TEMPERATURES = tuple(round(0.8 + 0.02 * i, 2) for i in range(21))
 
 
@@ -52,7 +52,7 @@ class WantedReading:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the plain reading: nothing learned, mixed in or divided."""
+        """Whether the text is read plainly: nothing is learned, mixed in or divided."""
         return not (self.dynamic or self.mix) and self.temperature == 1
 
     @property
@@ -63,7 +63,7 @@ class WantedReading:
 
     @property
     def needs_corpus(self) -> bool:
-        """Whether it takes the text that the model was trained on."""
+        """Whether the reading needs the text that the model was trained on."""
         return self.is_open or self.mix
 
     def settled(
@@ -71,7 +71,8 @@ class WantedReading:
     ) -> Reading:
         """Return the reading with every value chosen, on the first half of validation.
 
-        `corpus` may be None where the reading does not need it. Raises as `choose_reading`.
+        `corpus` may be None where the reading does not need it. Raises the errors of
+        `choose_reading`.
         """
         rates = Rates.of(self.learning, self.decay) if self.dynamic else None
         reading = Reading(1.0 if self.temperature is None else self.temperature, rates)

@@ -54,7 +54,7 @@ class Rates:
 
 
 class Adapting(Generic[Model]):
-    """A copy of a model that takes the steps of dynamic evaluation; the original stays as it is.
+    """A copy of a model that takes the steps of dynamic evaluation; the original is unchanged.
 
     `moments` are second moments of the gradient by the names of the weights; they are used where
     every weight has them.

@@ -109,9 +109,9 @@ def _mix(values: Hashes) -> Hashes:
 
 
 def _candidates(sample: Points, train: Points, length: int) -> NDArray[np.int64]:
-    """For every span of the sample, where a span with its hash begins in the training text, or -1.
+    """Find where in the training text a span with the hash of each sample span begins; else -1.
 
-    One place is enough, wherever there are several.
+    If there are several places, any one of them is returned.
     """
     ours, theirs = _hashes(sample, length), _hashes(train, length)
     if not len(ours) or not len(theirs):
@@ -126,7 +126,7 @@ def _candidates(sample: Points, train: Points, length: int) -> NDArray[np.int64]
 
 
 def _copied(sample: Points, train: Points, length: int) -> NDArray[np.bool_]:
-    """For every span of the sample, whether it stands in the training text."""
+    """Decide for every span of the sample whether it occurs in the training text."""
     begins = _candidates(sample, train, length)
     copied = begins >= 0
     spans = np.flatnonzero(copied)
@@ -136,7 +136,7 @@ def _copied(sample: Points, train: Points, length: int) -> NDArray[np.bool_]:
 
 
 def _longest(sample: Points, train: Points) -> tuple[int, int]:
-    """The length of the longest span in both texts, and where it begins in the sample.
+    """Find the length of the longest span in both texts, and where it begins in the sample.
 
     By bisection: if a span stands in both texts, so do all shorter spans inside it.
     """
@@ -152,7 +152,7 @@ def _longest(sample: Points, train: Points) -> tuple[int, int]:
 
 
 def _first(sample: Points, train: Points, length: int) -> int | None:
-    """Where the first span of the sample begins that stands in the training text, or None.
+    """Find where the first span of the sample that occurs in the training text begins, or None.
 
     Spans may be as long as the texts, so no more of them are compared than necessary.
     """

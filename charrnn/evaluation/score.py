@@ -167,12 +167,12 @@ def until(stop: Callable[[], bool], items: Iterable[Item]) -> Iterator[Item]:
 
 
 def never() -> bool:
-    """Return False: a `stop` for those who do not want to stop."""
+    """Return False: a `stop` that never asks to stop."""
     return False
 
 
 def describe_scored(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return which model a score is of: run, task, cell, seed and number of parameters.
+    """Describe the model that was scored: run, task, cell, seed and number of parameters.
 
     `run` is the run directory of the checkpoint, or the file itself where it lies in none.
     """
@@ -180,7 +180,7 @@ def describe_scored(checkpoint: Checkpoint) -> dict[str, Any]:
     config = config_from_data(checkpoint.metadata["config"], str(path))
     weights = {n: v for n, v in checkpoint.tensors.items() if n.startswith("model/")}
     if config.model.tie_embeddings:
-        weights.pop("model/head.weight")  # It is the embedding's matrix.
+        weights.pop("model/head.weight")  # The embedding has the same matrix.
     return {
         "run": str(path.parent.parent if path.parent.name == "checkpoints" else path),
         "task": config.task,

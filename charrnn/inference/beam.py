@@ -8,9 +8,9 @@ symbol after every hypothesis, here for one lane, a width of 2 and the symbols a
     "ba"   -0.7      -3.5   -1.8   -1.2        among the 2 best, ended: "ba." -1.2
     "ab"   -1.2      -1.5   -3.2   -3.3        the 2 best that go on: "aba" -1.5, "bab" -1.8
 
-"ba." is a finished hypothesis; the next step starts from "aba" and "bab". Nothing here knows text
-or torch: a stepper gives numpy logits, and the leaves of its state, one hypothesis a row, are
-arrays or tensors.
+"ba." is a finished hypothesis; the next step starts from "aba" and "bab". Nothing here
+depends on text or torch: a stepper gives numpy logits, and the leaves of its state, with one row
+for each hypothesis, are arrays or tensors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Hypothesis(NamedTuple):
     def score(self, alpha: float) -> float:
         """Return the rank of the hypothesis: log-probability / length**alpha.
 
-        The length counts the end symbol. Alpha 0 does not normalise; 1 takes the mean of a symbol.
+        The length counts the end symbol. Alpha 0 does not normalise; 1 takes the mean per symbol.
 
         >>> Hypothesis((4, 2), -3.0, ended=True).score(alpha=1.0)
         -1.0
@@ -51,7 +51,7 @@ class Hypothesis(NamedTuple):
 class _Beams(NamedTuple):
     """The L lanes that are still searched, with W hypotheses each."""
 
-    lanes: Places  # (L,) their numbers
+    lanes: Places  # (L,) the numbers of the lanes
     state: Any  # of the stepper, L * W rows
     tokens: Places  # (L * W,) the last symbol of each hypothesis
     totals: Nats  # (L, W) log-probabilities, -inf for a hypothesis that does not exist
@@ -94,7 +94,8 @@ def beam_search(
         rows, kept = [], []
         for row, lane in enumerate(beams.lanes.tolist()):
             ended = extensions.symbols[row] == end
-            going_on = np.flatnonzero(~ended)[:width]  # At most half of the 2 * width end.
+            # At most half of the 2 * width extensions end.
+            going_on = np.flatnonzero(~ended)[:width]
             finished[lane] += _hypotheses(beams, extensions, row, np.flatnonzero(ended[:width]), 1)
             best = extensions.totals[row, going_on[0]]
             if _can_improve(finished[lane], best, length, limits[lane], width, alpha):

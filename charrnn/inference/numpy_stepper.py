@@ -1,4 +1,4 @@
-"""Step a language model by numpy, so that sampling need not import torch.
+"""Step a language model with numpy, so that sampling need not import torch.
 
 The equations are those of `nn.cells` on the same weights, arranged for one step at a time:
 
@@ -34,7 +34,7 @@ class NumpyModel:
 
     @staticmethod
     def fits(weights: Mapping[str, Array], cell: str, activation: str) -> bool:
-        """Whether this module knows the cell, and the table is not too large."""
+        """Whether this module has the cell, and the table is not too large."""
         gates = weights.get("stack.layers.0.cell.weight_ih", np.empty((0, 0)))
         return (cell, activation) in CELLS and len(weights["head.bias"]) * len(gates) <= MOST_TABLE
 
@@ -53,7 +53,8 @@ class NumpyModel:
                 scale[gate * width : (gate + 1) * width] = 0.5  # Exact: a power of two.
             input_matrix, recurrent = (m * scale for m in matrices)
             bias, state_bias = (b[:, None] * scale for b in biases)
-            # The two biases add up, but for the GRU's candidate: a gate scales its state bias.
+            # The two biases add up, except in the GRU's candidate: there a gate scales the state's
+            # bias.
             count = len(state_bias) - (width if self._advance is _gru else 0)
             bias[:count] += state_bias[:count]
             if not self._layers:

@@ -1,7 +1,7 @@
 """Choose the next id from logits, and generate ids one after another.
 
-Nothing here knows text or torch: a stepper is anything with `initial_state` and `step`, and logits
-are numpy arrays. A lane is one of N sequences that are generated side by side.
+Nothing here depends on text or torch: a stepper is anything with `initial_state` and `step`, and
+logits are numpy arrays. A lane is one of N sequences that are generated side by side.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Draws:
 
 @dataclass
 class Cursor:
-    """Where a generation stands; it can go on from here."""
+    """The position of a generation, from which it can go on."""
 
     token: NDArray[np.int64]  # (N,) the last ids, which the stepper has not read yet
     state: Any

@@ -36,7 +36,7 @@ class Writer(Stepper, Protocol):
         ...
 
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
-        """Return the class of each sample; nothing where the model knows no classes."""
+        """Return the class of each sample; nothing where the model has no classes."""
         ...
 
     def begin(
@@ -74,7 +74,7 @@ class Writing:
     """Texts that a model writes side by side, one a lane, and where they stand.
 
     `saved` is a state to go on from, with samples and a seed of its own. `labels` are the classes
-    of the texts, empty where the model knows none.
+    of the texts, empty where the model has none.
 
     Raises DataError for a prompt with unknown characters and for an unknown label.
     """
@@ -184,7 +184,7 @@ class _Text:
         self.running = True
         self._stream = vocabulary.stream()
         self._stop, self._write = stop, write
-        self._tail = ""  # the end of the text, as long as a part of `stop` can be
+        self._tail = ""  # the last characters, as many as a part of `stop` can have
 
     def add(self, symbol: int, end: int | None) -> None:
         """Add a symbol, or finish where it is the end."""

@@ -90,7 +90,7 @@ class Zoneout:
 
     `rates` has one z for each part of the state, the hidden state first, which is also the output.
     As in the paper, an LSTM computes its hidden state from the cell state before zoneout. Raises
-    ValueError for a cell with an output that is no part of its state.
+    ValueError for a cell with an output that is not part of its state.
 
     >>> cell = Zoneout(GRUCell(3, 5), rates=[0.1])
     >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
@@ -132,8 +132,8 @@ class Recurrent(nn.Module):
     equations on the same parameters. `unroll` is used with `fused=False`, for other cells, and with
     `zoneout`, which are the rates of `Zoneout`. In training `weight_dropout` falls on the matrix
     `weight_hh` from hidden state to hidden state, with one mask for all steps of a call
-    (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018). Raises ValueError where a cell has
-    no such matrix.
+    (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018). Raises ValueError if the cell has
+    no `weight_hh`.
 
     >>> layer = Recurrent(LSTMCell(input_size=3, hidden_size=5))
     >>> outputs, state = layer(torch.zeros(2, 7, 3), layer.initial_state(2))
@@ -153,8 +153,8 @@ class Recurrent(nn.Module):
         self.output_size = cell.output_size
         if weight_dropout and not isinstance(getattr(cell, "weight_hh", None), nn.Parameter):
             raise ValueError(
-                f"weight dropout falls on the matrix from hidden to hidden state, weight_hh, "
-                f"which {type(cell).__name__} does not have; set it to 0, or use another cell"
+                f"weight dropout needs a hidden-to-hidden matrix, weight_hh, which "
+                f"{type(cell).__name__} does not have; set it to 0, or use another cell"
             )
         self.weight_dropout = weight_dropout
         self.zoneout = zoneout if any(zoneout) else ()

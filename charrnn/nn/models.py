@@ -223,8 +223,8 @@ def _final_parts(stack: Stack, state: State) -> list[list[Tensor]]:
 def cell_class(name: str, layer_norm: bool = False) -> Callable[..., Cell]:
     """Load the class of a cell by its name in `registry.CELLS`.
 
-    Raises ValueError for a name that is not there, ConfigError where an installed package's class
-    cannot be loaded.
+    Raises ValueError for an unknown name, ConfigError where an installed package's class cannot be
+    loaded.
     """
     known: Mapping[str, Any] = LAYER_NORM_CELLS if layer_norm else CELLS
     if name not in known:
@@ -243,7 +243,7 @@ def make_cell(
 ) -> Cell:
     """Make a cell with those of the `options` that its constructor names.
 
-    Raises as `cell_class` does.
+    Raises the errors of `cell_class`.
     """
     kind = cell_class(name, layer_norm)
     named = inspect.signature(kind).parameters
@@ -353,7 +353,7 @@ def language_model(
             raise ValueError(
                 f"tied embeddings need an embedding as wide as the stack's output: "
                 f"{width or 'one-hot'} is not {stack.output_size}; "
-                f"set embedding_size to {stack.output_size}"
+                f"set model.embedding_size to {stack.output_size}"
             )
         # The head's scale: embeddings of unit variance would start with logits of order sqrt(H).
         tied.weight = head.weight

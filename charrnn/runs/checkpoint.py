@@ -120,7 +120,7 @@ def write_atomically(
     except OSError as error:
         raise StorageError(
             f"cannot write {path} ({len(content):,} bytes): {error.strerror or error}; "
-            f"what was there before is untouched"
+            f"the old file is unchanged"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -172,7 +172,7 @@ def _verified(file: BinaryIO, check: Check | None) -> dict[str, Any]:
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
         remedy = "it is from a newer version, so upgrade charrnn" if newer else "use another file"
-        raise ValueError(f"it has format {version!r}, this charrnn reads {FORMAT}; {remedy}")
+        raise ValueError(f"it has format {version!r}, but this charrnn reads {FORMAT}; {remedy}")
     layout = {
         str(name): (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in entries.items()
     }
@@ -194,7 +194,7 @@ def _verified(file: BinaryIO, check: Check | None) -> dict[str, Any]:
 def _json(text: str) -> Any:
     """Parse JSON from a header: of bounded size, without NaN, and with no key twice.
 
-    Two parsers may each take another one of two equal keys, and so see two different files.
+    Of two equal keys, one parser may take the first and another the last, and so see two files.
     """
     if sum(map(text.count, "[{,")) > MAX_VALUES:
         raise ValueError(f"its header holds more than {MAX_VALUES:,} values")

@@ -174,7 +174,7 @@ def _check_corpus(corpus: _Corpus, vocabularies: Vocabularies) -> None:
     if counts := corpus.label_counts:
         labels = vocabularies.get("label")
         if labels is None or len(counts) != labels.size or not any(counts):
-            raise CheckpointError("its label counts are not those of its labels")
+            raise CheckpointError("its label counts do not fit its labels")
 
 
 def _check_shapes(layout: Layout, expected: Expected, averaged: bool) -> None:

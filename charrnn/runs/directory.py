@@ -103,7 +103,7 @@ class Run:
         return self.path / "owner.json"
 
     def _acquire(self) -> None:
-        """Take the lock. Raises LockedError, and StorageError where there can be none."""
+        """Take the lock. Raises LockedError, and StorageError where it cannot be locked."""
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -130,8 +130,8 @@ class Run:
     def is_locked(self) -> bool:
         """Whether a trainer is at work here.
 
-        The lock itself is tried only where a trainer signed for it, so that asking never keeps
-        one from starting.
+        The lock itself is tried only where owner.json names a trainer, so that this check does not
+        keep a trainer from starting.
         """
         if not (self.path / "owner.json").is_file():
             return False
@@ -145,7 +145,7 @@ class Run:
         return os.listdir(self.path) if self.path.is_dir() else []
 
     def _is_used(self, ignored: set[str]) -> bool:
-        """Whether there is a checkpoint, or any other file than those to be ignored."""
+        """Whether there is a checkpoint, or any file that is not among the `ignored` ones."""
         return bool(self.steps()) or not ignored.issuperset(self._entries())
 
     def _refusal(self) -> ConfigError:

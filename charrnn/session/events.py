@@ -39,7 +39,7 @@ class Evaluated:
     metrics: dict[str, Any]
     """The line that was written to metrics.jsonl."""
     score: Evaluation
-    """The score of the validation split, as the line has it."""
+    """The score of the validation split, as the line records it."""
     is_best: bool
     """Whether it is the best score of the run so far."""
     seconds_left: float | None
@@ -64,7 +64,7 @@ class Finished:
     parameters: int
     """The number of trained weights."""
     unit: str
-    """What a loss is counted by, such as `character`."""
+    """The unit of a loss, such as `character`."""
     seconds: float
     """Time since the command began."""
     characters_per_second: float

@@ -88,7 +88,7 @@ class Session:
 
     Args:
         config: the configuration, with its `auto` values decided (`tasks.task.Task.plan`)
-        data: what is learned from
+        data: the text or the examples to learn from
         about: facts about the text and the machine, saved in every checkpoint
         clock: seconds since the command began, imports included; a wall-clock budget covers them
 
@@ -189,8 +189,8 @@ class Session:
     def events(self, stop: Callable[[], bool] = never) -> Iterator[Event]:
         """Train in `run` until the budget, patience or `stop()` ends it.
 
-        `stop` is asked before every step. Raises DivergedError with nothing bad saved, StorageError
-        when the disk does not take it, ConfigError where there is no budget.
+        `stop` is asked before every step. Raises DivergedError before anything bad is saved,
+        StorageError if a file cannot be written, ConfigError where there is no budget.
         """
         writes_events = self.config.tensorboard
         self._write_event = event_writer(self.run.path) if writes_events else lambda _: None
@@ -293,10 +293,10 @@ class Session:
         return "budget"
 
     def _end_of_measurement(self) -> Callable[[int], bool]:
-        """A test whether the speed has been measured for long enough, given the step taken last.
+        """Return a test of the last step: whether the speed has been measured for long enough.
 
-        That is after `training.warmup_steps` more steps, at the last step that the budget allows,
-        or when half of the time is gone.
+        It has after `training.warmup_steps` more steps, at the last step that the budget allows, or
+        when half of the time is gone.
         """
         last = self.trainer.progress.step + self.config.training.warmup_steps
         last = min(last, self.bound or sys.maxsize)
@@ -341,7 +341,7 @@ class Session:
         if not validation.nats < HOPELESS * max(1.0, guess):
             raise DivergedError(
                 f"the validation loss is {validation.nats:.4g} nats per {unit} at "
-                f"step {progress.step:,}, where guessing costs {guess:.4g}; "
+                f"step {progress.step:,}, although guessing costs only {guess:.4g}; "
                 f"try a lower training.learning_rate"
             )
         is_best = self._compare_with_best(validation)
@@ -366,7 +366,7 @@ class Session:
         return line, validation, is_best
 
     def _compare_with_best(self, validation: Evaluation) -> bool:
-        """Keep the best score; where there is none, count for patience and plateau."""
+        """Keep a score that is the best so far; count any other for patience and plateau."""
         progress, training = self.trainer.progress, self.config.training
         nats = f"nats_per_{key_unit(self.experiment.unit)}"
         if self.best is None or validation.nats < self.best[nats]:
@@ -430,7 +430,7 @@ class Session:
         }
 
     def _finish(self, reason: str, speed: float, stop: Callable[[], bool]) -> Finished:
-        """Score the best checkpoint whole, and sum up this start of the run."""
+        """Score the best checkpoint on the whole split, and sum up this start of the run."""
         step = self.trainer.progress.step
         score = None
         if reason != "interrupted":

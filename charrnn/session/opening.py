@@ -48,7 +48,7 @@ Warn = Callable[[str], None]
 
 
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers, after one that removes the budgets set so far if any of them sets a new one."""
+    """Return the layers; if one of them sets a budget, add a layer that removes all older ones."""
     if any(key in BUDGETS for _, layer in layers for key in layer):
         return [("a new budget", dict.fromkeys(BUDGETS)), *layers]
     return list(layers)
@@ -180,7 +180,7 @@ def _reopen(
     run: Run | None,
     warn: Warn,
 ) -> Iterator[Session]:
-    """Read what a checkpoint was trained on, and go on from it."""
+    """Read the data that a checkpoint was trained on, and go on from the checkpoint."""
     name = str(checkpoint.path)
     config = config_from_data(checkpoint.metadata["config"], name)
     if any(key in BUDGETS for _, layer in layers for key in layer):

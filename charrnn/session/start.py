@@ -174,7 +174,7 @@ def resume(
     warn: Warn = warn_in_python,
     **keywords: Any,
 ) -> TrainedRun:
-    """Go on with a run where it stopped, exactly as if it had not.
+    """Go on with a run where it stopped, exactly as if it had never stopped.
 
     This is `charrnn resume`.
 
@@ -296,7 +296,7 @@ def keyword_layers(keywords: Mapping[str, Any]) -> list[Layer]:
     """Settings from keyword arguments, named by the last part of their keys.
 
     Where several keys end the same, the one of the section `training` is meant, as `window` is on
-    the command line. A name that no key has is left for `build_config` to refuse.
+    the command line. `build_config` refuses a name that no key has.
 
     >>> keyword_layers({"cell": "gru", "evaluation__every": 5})
     [('the argument cell', {'model.cell': 'gru'}),
@@ -316,7 +316,7 @@ def keyword_layers(keywords: Mapping[str, Any]) -> list[Layer]:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """A value as YAML would give it: paths as strings, tuples as lists, one text as a list."""
+    """A value as YAML would read it: paths as strings, tuples as lists, one text as a list."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if key in TEXTS and isinstance(value, str):

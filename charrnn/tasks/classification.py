@@ -1,7 +1,7 @@
 """The task classification: the class of a text, from its characters or its words (many to one).
 
-An embedding, recurrent layers, one vector pooled from their outputs, and a linear layer with one
-logit a class.
+The network has an embedding, recurrent layers, one vector pooled from their outputs, and a linear
+layer with one logit for each class.
 """
 
 from __future__ import annotations

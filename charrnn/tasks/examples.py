@@ -1,4 +1,4 @@
-"""What the tasks on examples share: each example is read whole, and nothing is carried on.
+"""The base of tasks on examples: each example is read whole, and no state is carried on.
 
 `TaskOnExamples` plans, trains, scores and describes; a task adds its network, its batches, its loss
 and its measures. The functions below it compute over examples and open trained networks.
@@ -77,8 +77,11 @@ def load(
 
 
 class Judged(NamedTuple):
-    """How good a model is: a summed loss in nats, the number of labels in the sum, and the task's
-    further measures. `part` says in words which examples were measured, if not all."""
+    """The measures of a model.
+
+    They are a summed loss in nats, the number of labels in the sum, and the task's further
+    measures. `part` says in words which examples were measured, if not all.
+    """
 
     nats: float
     labels: int
@@ -196,7 +199,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
 
     @staticmethod
     def facts(data: Any) -> dict[str, Any]:
-        """Return nothing: a checkpoint needs to know no more of the data."""
+        """Return nothing: a checkpoint needs no other facts about the data."""
         return {}
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
@@ -207,7 +210,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         )
 
     def estimate(self, step: int) -> Evaluation:
-        """Measure the model as it is on all of validation."""
+        """Measure the model with its present weights on all of validation."""
         began = time.perf_counter()
         judged = self.glance(self.model, self.data.splits["validation"], never)
         result = self._evaluation("validation", judged, step=step)
@@ -327,7 +330,7 @@ def between_ends(ids: Ids, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], N
 
 
 def refuse_empty(sizes: Iterable[int], what: str) -> None:
-    """Raise DataError naming the first text with no `what` in it; `sizes` are the texts'."""
+    """Raise DataError naming the first text with no `what` in it; `sizes` are their lengths."""
     for number, size in enumerate(sizes, 1):
         if not size:
             raise DataError(f"text {number:,} is empty; give texts with {what} in them")

@@ -266,7 +266,10 @@ class Generator:
         Raises CheckpointError for a checkpoint without the labels' frequencies.
         """
         if not checkpoint.metadata["corpus"].get("label_counts"):
-            raise CheckpointError(f"{checkpoint.path} does not say how frequent its classes are")
+            raise CheckpointError(
+                f"{checkpoint.path} does not record how frequent its classes are; use another "
+                "checkpoint"
+            )
         network, vocabularies = trained_network(Generation, checkpoint, device)
         return cls(network, vocabularies, checkpoint.metadata)
 
@@ -283,8 +286,7 @@ class Generator:
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
         """Return a label for each sample: `label`, or one drawn at its frequency in training.
 
-        The draw is the one at position 0. Raises DataError for a label that the model does not
-        know.
+        The draw uses position 0. Raises DataError for a label that the model does not have.
         """
         known = self.label.symbols
         if label is None:
@@ -295,8 +297,8 @@ class Generator:
         if label not in known:
             close = difflib.get_close_matches(label, known, 3, 0.5) or known[:5]
             raise DataError(
-                f"the model knows no class {shortened(label)}; give one of its {len(known):,}, as "
-                f"{', '.join(map(shortened, close))}"
+                f"the model has no class {shortened(label)}; choose one of its "
+                f"{len(known):,}, such as {', '.join(map(shortened, close))}"
             )
         return [label] * len(draws.samples)
 
@@ -320,7 +322,7 @@ class Generator:
         state = state._replace(label=self.label.encode(labels).astype(np.int64))  # type: ignore[arg-type]
         ids = between_ends(self.vocabulary.encode(prompt, unknown), self.vocabulary)[0]
         lanes = np.tile(ids, (samples, 1))
-        # Position 0 of the draws is the label's.
+        # Position 0 of the draws chose the label.
         return prime(self, lanes[:, 1:], Cursor(lanes[:, 0], state, position=1))
 
     def write(self, labels: Sequence[str], length: int, choice: Choice, draws: Draws) -> list[str]:

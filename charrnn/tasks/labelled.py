@@ -42,7 +42,7 @@ def read(
     """Read the labelled texts that a configuration names, as ids.
 
     Without a `vocabulary` (plain data), one is made of the training split; other symbols become
-    `<unk>`. `ends` are the symbols `<s>` and `</s>` for those who write texts. Raises DataError.
+    `<unk>`. `ends` are the symbols `<s>` and `</s>`, for tasks that write texts. Raises DataError.
     """
     loaded = load_labelled(config, texts)
     vocabularies: Vocabularies = (

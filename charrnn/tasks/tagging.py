@@ -146,7 +146,7 @@ def lookup_key(config: Config) -> Callable[[str], str]:
     """Return the function from a word to the spelling under which it is looked up.
 
     A model that reads a word's characters as well, with their case, looks it up in lower case, so
-    that it knows `Interested` from `interested`. Any other model looks it up as it stands.
+    that it knows `Interested` from `interested`. Any other model looks it up unchanged.
     """
     return str if config.model.words in ("lookup", ["lookup"]) else str.lower
 

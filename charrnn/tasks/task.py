@@ -1,4 +1,4 @@
-"""What a task is: the contract between a session and one module for each `--task`.
+"""The contract of a task, between a session and one module for each `--task`.
 
 A task knows its data, its network, its objective, how its model is measured, and what the model
 makes. `registry.TASKS` lists the tasks by name.
@@ -63,7 +63,7 @@ class Predictor(Protocol):
 
 
 class Alignment(NamedTuple):
-    """Where a decoder looked: weights (T, S), a row for each symbol of the output."""
+    """An alignment: where a decoder looked, as weights (T, S) with a row for each output symbol."""
 
     weights: NDArray[np.float64]
     source: list[str]
@@ -122,7 +122,7 @@ class Task(Protocol):
 
     @staticmethod
     def facts(data: Any) -> dict[str, Any]:
-        """Return what a checkpoint must know of the data beside its hash and its splits."""
+        """Return the facts about the data that a checkpoint needs beside hash and splits."""
         ...
 
     @staticmethod

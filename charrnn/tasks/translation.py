@@ -218,7 +218,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
     ) -> Judged:
         """Measure the surprisal of the targets, and the greedy translations of all sources.
 
-        These are measured by the share that is right to the last symbol, and by BLEU over words
+        The translations are measured by the share that is entirely right, and by BLEU over words
         between white space.
         """
         return self._judged(model, examples, examples, stop)
@@ -228,13 +228,13 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
     ) -> Judged:
         """Measure as `judge`, but translate only `DECODED` sources, evenly spread.
 
-        Translating takes one step a symbol, and so much longer than the surprisal.
+        Translating takes one step for each symbol, and so takes much longer than the surprisal.
         """
         some = examples[:: math.ceil(len(examples) / DECODED)]
         return self._judged(model, examples, some, stop)
 
     def final_seconds(self) -> float:
-        """Return an upper bound: the last estimate times as many more pairs to translate."""
+        """Return an upper bound: the time of the last estimate, scaled to translating all pairs."""
         return super().final_seconds() * math.ceil(len(self.data.splits["validation"]) / DECODED)
 
     def _judged(
@@ -295,7 +295,7 @@ def decode(
 
 
 def text_of(target: Vocabulary, hypothesis: Hypothesis) -> str:
-    """Return the text of a hypothesis on one line; bytes that are no character are U+FFFD."""
+    """Return the text of a hypothesis on one line; bytes that are not a character become U+FFFD."""
     stream = target.stream()
     return ("".join(map(stream.feed, hypothesis.ids)) + stream.finish()).replace("\n", " ")
 
@@ -346,7 +346,7 @@ class Translator:
         """
         if self.model.attention is None:
             raise ConfigError(
-                f"{self._path} has no attention to show; train with model.attention=general"
+                f"{self._path} was trained without attention; train with model.attention=general"
             )
         ((best, *_),) = self._search([text])
         source, ids = self.source.encode(text), np.array(best.ids, np.int64)

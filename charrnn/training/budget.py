@@ -12,7 +12,7 @@ EVALUATIONS = 12  # in a run with `evaluation.every: auto`, if the time allows (
 # Shares of a wall-clock budget:
 EVALUATING = 0.2  # for those evaluations: docs/experiments/budget-evaluations.md
 AIM = 0.97  # that the plan fills: a machine slows down more often than it speeds up
-LONG_SCORE = 0.15  # from which on the final unbroken score is left to `charrnn eval`
+LONG_SCORE = 0.15  # beyond this share the final unbroken score is left to `charrnn eval`
 
 
 def steps_bound(config: ResolvedConfig, batches_per_epoch: int) -> int | None:
@@ -95,6 +95,6 @@ def steps_in_time(
 def evaluation_interval(
     config: ResolvedConfig, total_steps: int, evaluations: int = EVALUATIONS
 ) -> int:
-    """Return the steps between evaluations: `evaluation.every`, or those that make so many."""
+    """Return the steps between evaluations: `evaluation.every`, or total / evaluations."""
     every = config.evaluation.every
     return every if every != "auto" else max(1, math.ceil(total_steps / evaluations))

@@ -78,7 +78,8 @@ def _cell_weights(model: ModelConfig, input_size: int, hidden_size: int) -> dict
         cell = make_cell(model.cell, input_size, hidden_size, _options(model), model.layer_norm)
     if not isinstance(cell, nn.Module):
         raise ConfigError(
-            f"the cell {model.cell} cannot be trained: it is no torch.nn.Module; use another cell"
+            f"the cell {model.cell} cannot be trained, because it is not a torch.nn.Module; "
+            "use another cell"
         )
     return dict(cell.named_parameters())
 
@@ -132,7 +133,7 @@ def build_words(model: ResolvedModel, words: int, characters: int) -> WordVector
             continue
         if not isinstance(size, int):
             raise ConfigError(
-                f"model.embedding_size = {size} is no width for composed words; give it a number"
+                f"model.embedding_size = {size} is not a width for composed words; give it a number"
             )
         character_width, hidden = model.character_embedding_size, model.character_hidden_size
         width += size
@@ -282,7 +283,7 @@ def adopt_weights(
 
 
 def _fits(weight: Tensor | None, other: Tensor | None, axis: SymbolAxis | None) -> bool:
-    """Whether two weights are there and have the same shape but for their axis of symbols."""
+    """Whether two weights exist and have the same shape, apart from their axis of symbols."""
     if weight is None or other is None or weight.dim() != other.dim():
         return False
     pairs = zip(weight.shape, other.shape, strict=True)

@@ -13,7 +13,7 @@ from charrnn.nn.fast.memory import keep_freed_memory
 from charrnn.training import lane_processes
 
 FEWEST_LANES = 8  # worth a process of their own (a round number)
-FEWEST_LANES_TIMES_WIDTH = 1024  # for which bfloat16 pays on a CPU; its runs were not kept
+FEWEST_LANES_TIMES_WIDTH = 1024  # from this on bfloat16 pays on a CPU; its runs were not kept
 BFLOAT16_CELLS = frozenset({"vanilla", "lstm", "gru"})  # with kernels for it on a CPU
 
 

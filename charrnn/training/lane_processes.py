@@ -87,7 +87,9 @@ class LaneProcesses:
         places = iter(_shared([leaf.shape for leaf in leaves(carry)], dtype))
         self.carry = map_state(lambda leaf: next(places).copy_(leaf), carry)
         self._lanes = _lanes_of(shares, model)
-        self._gradients = [_shared(shapes, dtype) for _ in shares[1:]]  # those of the workers
+        self._gradients = [
+            _shared(shapes, dtype) for _ in shares[1:]
+        ]  # the gradients of the workers
         self._workers: list[Worker] = []
         for rank, share in enumerate(shares[1:], 1):
             self._workers.append(self._fork(rank, share))

@@ -1,7 +1,7 @@
 """The contract between the trainer and whatever it trains on: batches, a loss, a carried state.
 
 A task is what a user names with `--task`; an objective is the part of it that the trainer sees.
-`charrnn.training.text_windows` and `charrnn.training.example_batches` have the two that there are.
+`charrnn.training.text_windows` and `charrnn.training.example_batches` define the two objectives.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ Planned = TypeVar("Planned", bound=Config)
 
 WIDEST = 65536
 
-# Settings that planning measures or derives from the width, and that no parameter depends on.
+# Settings that planning measures or derives from the width. They do not change the parameters.
 WITHOUT_PARAMETERS: dict[str, Any] = {
     "model.dropout": 0.0,
     "model.input_dropout": 0.0,

@@ -72,9 +72,9 @@ def plan(
     """Decide every `auto` of a configuration except `evaluation.every` and `checkpoints.every`.
 
     `characters` is the length of the training split and `vocabulary_size` its number of symbols.
-    The rules are smooth in the size of the text and in the time. What is not `auto` stays as it is,
-    so the plan of a plan is the same plan. Raises ConfigError if a precision or a number of
-    processes was chosen that the device does not have.
+    The rules are smooth in the size of the text and in the time. Settings that are not `auto` are
+    kept, so planning a planned configuration changes nothing. Raises ConfigError if a precision or
+    a number of processes was chosen that the device does not have.
 
     >>> planned = plan(Config(), 1_000_000, vocabulary_size=65, device=torch.device("cpu"))
     >>> planned.training.batch_size, planned.training.window, planned.model.hidden_size

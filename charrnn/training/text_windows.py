@@ -76,7 +76,7 @@ class TextWindows:
             window in twenty; the learning rate is scaled with the length (AWD-LSTM: Merity et al.
             2018, section 5)
         reset_probability: how often the state of a lane is zeroed at the start of a training window
-        seed: of what `random_windows` draws, together with the epoch
+        seed: decides the draws of `random_windows`, together with the epoch
         device: holds the batches
 
     Raises ConfigError where the training split has fewer symbols than lanes.
@@ -343,7 +343,7 @@ class TextWindows:
         return _pairs(torch.from_numpy(self.corpus.ids[positions].astype(np.int64)))
 
     def _read_on_gpu(self, at: Tensor, length: int, first: int) -> tuple[Tensor, Tensor]:
-        """Do the same with the ids, and the positions `at`, that lie on the GPU."""
+        """Do the same with ids and positions `at` that lie on the GPU."""
         assert self._ids_on_gpu is not None
         positions = at[:, None] + torch.arange(length + 1, device=at.device)
         positions.clamp_(first, len(self._ids_on_gpu) - 1)
@@ -371,5 +371,5 @@ def _pairs(ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _signed(ids: NDArray[Any]) -> Tensor:
-    """Make a tensor of ids in a type that torch indexes; of unsigned ones it only knows bytes."""
+    """Make a tensor of ids in a type that torch can index with; the only unsigned one is uint8."""
     return torch.from_numpy(ids.astype(np.uint8 if ids.dtype == np.uint8 else np.int32))

@@ -1,6 +1,6 @@
 """The training loop: truncated BPTT steps as a generator, evaluation, and state that can be saved.
 
-The trainer knows no text, no configuration and no files. The objective supplies batches and losses;
+The trainer uses no text, no configuration and no files. The objective supplies batches and losses;
 the caller iterates over the steps and decides when to evaluate, save, print or stop.
 """
 
@@ -53,7 +53,7 @@ class Score(NamedTuple):
 
 @dataclass
 class Progress:
-    """Where training stands: everything that is saved and is not a tensor."""
+    """The progress of training: everything that is saved and is not a tensor."""
 
     step: int = 0
     epoch: int = 0
@@ -217,7 +217,7 @@ class Trainer(Generic[Batch]):
         return loss
 
     def _clip_gradient(self, loss: Loss) -> None:
-        """Scale the gradient down to the norm `clip`, and see that it and the loss are finite."""
+        """Scale the gradient down to the norm `clip`, and check that it and the loss are finite."""
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         if self.not_finite is not None:
             bad = (~torch.isfinite(norm + loss.total.detach())).to(self.not_finite.dtype)
@@ -248,7 +248,7 @@ class Trainer(Generic[Batch]):
         return self._gradient(objective, batch, carry)
 
     def _shared_gradient(self, batch: Batch, seed: int) -> Loss:
-        """The gradient of a batch whose lanes are shared among processes, started if need be."""
+        """Compute a batch's gradient in processes that share its lanes; start them if needed."""
         if self.lane_processes is None:
             carry = self.objective.empty_carry(self.model) if self.carry is None else self.carry
             self.lane_processes = LaneProcesses(
@@ -414,7 +414,7 @@ def _diverged(where: str) -> DivergedError:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread: others would spin on cores where other processes compute."""
+    """Let torch use one thread: more would take cores from the other processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
