@@ -93,7 +93,7 @@ class CellEntry(NamedTuple):
     """One cell."""
 
     title: str
-    """The name shown in a banner; settings of the section `model` stand in braces."""
+    """The name shown in a banner; settings of the section `model` are in braces."""
     cell: str
     """The reference of its class, a `charrnn.nn.cells.base.Cell` that is called with the input
     width, the hidden width and those settings of the section `model` that its constructor names."""
@@ -214,5 +214,5 @@ def traits_of(task: str) -> tuple[str, ...]:
 
 
 def not_installed(kind: str, name: str) -> str:
-    """Say that no installed package provides a cell or a task, and what to do."""
+    """Write the message that no installed package provides a cell or a task."""
     return f"{kind} {name!r} is not installed; pip install the package that provides it"

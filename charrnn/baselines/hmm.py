@@ -32,7 +32,7 @@ as one matrix product a step:
     lane 3    x_15 x_16 x_17 x_18 x_19    starts from a guess
 
 Then each lane but the first is read once more, now from the state in which the lane before it
-ended. The second reading stops as soon as its state agrees with that of the first one, because from
+ended. The second reading stops as soon as its state agrees with the first reading's, because from
 there on both are the same. This happens soon: a step never increases the largest ratio between the
 entries of two states (Birkhoff 1957), and in practice the states agree after some tens of ids:
 
@@ -40,7 +40,7 @@ entries of two states (Birkhoff 1957), and in practice the states agree after so
     lane 1, second reading    end of lane 0  .    .  = agrees, stop
 
 A lane whose state changes up to its end changes the start of the next lane, which is then read
-again. The result is that of one unbroken pass, up to `AGREEMENT`.
+again. The result equals one unbroken pass, up to `AGREEMENT`.
 
 Baum, Petrie, Soules and Weiss (1970), A maximization technique occurring in the statistical
 analysis of probabilistic functions of Markov chains, Annals of Mathematical Statistics 41; Rabiner

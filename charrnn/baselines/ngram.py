@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 Smoothing: TypeAlias = Literal["kneser-ney", "witten-bell", "none"]
 Nodes: TypeAlias = NDArray[np.int64]
-"""N-grams of one length, each as its rank among those that were seen; UNSEEN for all others."""
+"""N-grams of one length, each as its rank among the seen ones; UNSEEN for all others."""
 
 UNSEEN = -1
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
@@ -245,8 +245,8 @@ class AdaptiveNgramModel:
 
     It starts from the counts of `model`. A symbol w after a context h adds one to the count of h w
     at the highest order. If that n-gram is new, it is a new continuation of h' w, which adds one at
-    the next lower order, and so on. The counts are those of both texts together; the discounts stay
-    those of `model`. `history` is the last ids before the text.
+    the next lower order, and so on. The counts are those of both texts together; the discounts of
+    `model` are kept. `history` is the last ids before the text.
 
     Raises ValueError for a model with another smoothing.
     """

@@ -17,8 +17,8 @@ import click
 def config() -> None:
     """Show the keys of the configuration with their values, meanings and sources.
 
-    The keys come in three groups: those for every run, those for research on the model and on
-    how it learns, and those of the protocol by which a run is measured and repeated.
+    The keys come in three groups: for every run, for research on the model and its learning, and
+    for the protocol by which a run is measured and repeated.
 
     \b
     Examples:

@@ -72,8 +72,8 @@ def _wrap_line(line: str, width: int) -> str:
 def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
     """Print a line on standard error, styled only on a terminal and never with NO_COLOR.
 
-    If standard error cannot be written, because the disk behind it is full or its reader has gone,
-    the line is dropped: a lost line must not end hours of training.
+    The line is dropped if it cannot be written (the disk is full, or the pipe is closed), because a
+    lost line must not end hours of training.
     """
     text = wrap_for(sys.stderr, visible(text))
     if is_terminal(sys.stderr) and not os.environ.get("NO_COLOR"):

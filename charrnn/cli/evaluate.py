@@ -154,7 +154,7 @@ def evaluate(run: str, **flags: Any) -> None:
 
     options = Options(**flags)
     options.check()
-    # The checkpoint is judged before torch is imported.
+    # The checkpoint is checked before torch is imported.
     checkpoint = find_checkpoint(run, warn, options.step, options.last)
     if options.novelty is not None:
         _print_novelty(checkpoint, options.novelty, options)

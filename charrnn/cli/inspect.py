@@ -61,7 +61,7 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
 def _facts(
     checkpoint: Checkpoint, config: Config, recorded_best: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Collect what `info --json` prints."""
+    """Collect the record that `info --json` prints."""
     from charrnn.data.vocabulary import read_vocabularies
     from charrnn.runs.checkpoint import SCHEMA
 
@@ -216,7 +216,7 @@ def list_runs(root: Path, as_json: bool) -> None:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    """Collect what `list --json` prints about a run; None for what cannot be read."""
+    """Collect the record that `list --json` prints; None for values that cannot be read."""
     from charrnn.runs.checkpoint import SCHEMA
     from charrnn.runs.checkpoint_check import loss_in
 

@@ -1,7 +1,7 @@
 """The command `charrnn`: its subcommands, and their errors as one line and an exit code.
 
 No module of `charrnn.cli` imports torch, numpy or pydantic at its top, so that `--help` is quick.
-Commands import what they need when they run.
+Commands import other modules only when they run.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class NamesOption(click.Option):
 def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add `--dynamic-rate` and `--dynamic-decay` to a command; both are None if not used.
 
-    `rate` and `decay` name their defaults in the help.
+    `rate` and `decay` describe the default values in the help.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:

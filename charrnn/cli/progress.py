@@ -33,13 +33,13 @@ BUDGETS = ("training.steps", "training.epochs", "training.max_time")
 
 
 def describe_arguments(arguments: list[str]) -> str:
-    """The first texts of a command, for the line that says what is being read."""
+    """Name the first texts of a command, for the line that says what is being read."""
     shown = ", ".join(arguments[:3]) or "the source of Python's standard library"
     return shown + (f" and {len(arguments) - 3} more" if len(arguments) > 3 else "")
 
 
 def show_banner(session: Session) -> None:
-    """Show what is about to be trained, on what, and where."""
+    """Show the model, the text and the device before training starts."""
     config, data, kind = session.config, session.data, session.experiment
     if session.resumed_from is not None:
         say(f"going on from {session.resumed_from}")

@@ -1,4 +1,4 @@
-"""A corpus: the ids of a text, kept in a cache on disk, its vocabulary and its splits.
+"""A corpus: the ids of a text (in a cache on disk), its vocabulary and its splits.
 
 The key of a cache entry is a hash of the text's bytes, the encoding, the error handling and the
 vocabulary, so an edited text never gets the ids of an earlier version. The text is read in chunks:
@@ -124,10 +124,10 @@ def load_corpus(
     """Read texts into ids, or take the ids from the cache, and split them.
 
     Without separate validation texts, `fractions` splits the main text by position into train,
-    validation and, if there are three fractions, test. `vocabulary` is either a kind, and then the
-    vocabulary is collected from all the texts (for words, from those that occur at least
-    `minimum_count` times), or a vocabulary to use, and then `unknown` says how to treat characters
-    that it lacks.
+    validation and, if there are three fractions, test. If `vocabulary` is a kind, a vocabulary is
+    collected from all the texts (for words, from the words that occur at least `minimum_count`
+    times). Otherwise it is the vocabulary to use, and `unknown` says how to treat characters that
+    it lacks.
 
     Raises DataError for a text that cannot be decoded, is empty or is too short to split, and
     StorageError if the cache cannot be written.

@@ -166,9 +166,9 @@ def read_labelled(
     - `folders`: a folder for each class, with its name; each file is an example.
     - `rows`: `text<TAB>class` on each line that is not blank.
 
-    `detect` chooses `rows` for a single document, for documents that are all named .tsv or .tab and
-    for documents with a tab in each first line; `folders` for several folders, if one of them has
-    several documents; and `files` otherwise. White space at the ends of a text or class is removed.
+    `detect` chooses `rows` for a single document, or if all documents are named .tsv or .tab, or if
+    the first line of each has a tab; `folders` for several folders, if one of them has several
+    documents; and `files` otherwise. White space at the ends of a text or class is removed.
     Examples that are equal in text and class are kept once.
 
     Raises DataError for a document without examples and for a row that is not text and class.

@@ -30,8 +30,8 @@ IN_MEMORY = 1 << 26  # ids: a text up to this size is kept in memory
 class IdFile:
     """Ids in a file that are indexed like an array and read on access.
 
-    This is not a memory map. With one, a file that becomes shorter would end the process with a bus
-    error, and pages that were read would count as its memory. Here, such a file raises DataError.
+    This is not a memory map. A memory map would end the process with a bus error if the file became
+    shorter, and its pages would count as memory of the process. Here, such a file raises DataError.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], count: int) -> None:

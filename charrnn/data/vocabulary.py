@@ -1,11 +1,12 @@
 """Vocabularies: convert text to ids and back, by character, byte or word, or whole tokens to ids.
 
 The symbols of a vocabulary have the ids 0 ... size-1. `to_data` returns plain data for a
-checkpoint. `read_vocabulary` restores the vocabulary of a text from it, and `read_tokens` that of
+checkpoint. `read_vocabulary` restores a vocabulary of a text from it, and `read_tokens` one of
 tokens.
 
 Special symbols are not text: `<unk>` stands for a symbol that is not in the vocabulary, `<s>` and
-`</s>` for a beginning and an end. Their ids come after all others, and no text is read as one.
+`</s>` for the beginning and the end of a text. Their ids come after all others, and no text is read
+as one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Unknown = Literal["error", "skip"]
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SPECIALS = (UNKNOWN, START, END)
-MOST_TOKENS = 1 << 16  # for which the header of a checkpoint has room
+MOST_TOKENS = 1 << 16  # tokens at most, since the header of a checkpoint must have room for them
 
 
 def id_type(size: int) -> np.dtype[Any]:

@@ -111,7 +111,7 @@ def choose_reading(
     """Return the `reading` with the chosen numbers that score the beginning of a split best.
 
     The learning rate comes first, then the decay, then the temperature, each among a few values;
-    numbers that are not to be chosen stay. n-grams play no part in the choice. Raises ConfigError
+    numbers that are already set stay. n-grams play no part in the choice. Raises ConfigError
     for a model that carries no state.
     """
     split_span = span_of(corpus, split)

@@ -1,8 +1,8 @@
 r"""Dynamic evaluation: a model goes on learning from the text on which it is scored.
 
-The text is read in segments of some 20 symbols. After a segment was scored, the weights take one
-step down its loss, and are pulled back towards their trained values (Krause et al. 2018, "Dynamic
-evaluation of neural sequence models", the RMS rule with a decay scaled by RMS):
+The text is read in segments of about 20 symbols. When a segment has been scored, the weights take
+one step down its loss, and are pulled back towards their trained values (Krause et al. 2018,
+"Dynamic evaluation of neural sequence models", the RMS rule with a decay scaled by RMS):
 
 .. math:: \theta \leftarrow \theta - \eta \frac{g}{s + \epsilon}
           + \min(1, \lambda s) \odot (\theta_0 - \theta)

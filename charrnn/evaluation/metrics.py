@@ -108,8 +108,8 @@ def bleu(
 
     .. math:: \mathrm{BLEU} = \min(1, e^{1 - r/c}) \left(\prod_{n=1}^{N} p_n\right)^{1/N}
 
-    p_n is the share of the candidates' n-grams that stand in a reference, each counted at most as
-    often as in the reference that has it most often; c is the length of all candidates; r is the
+    p_n is the share of the candidates' n-grams that occur in a reference; each n-gram counts at
+    most as often as it occurs in a single reference; c is the length of all candidates; r is the
     length of the references nearest in length to each candidate (of two equally near ones, the
     shorter). Counts are summed over the corpus before they are divided. Nothing is smoothed: the
     score is 0 where an order has no match.

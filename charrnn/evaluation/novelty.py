@@ -1,4 +1,4 @@
-"""How much of a text is copied: which spans of it stand verbatim in another text.
+"""Measure how much of a text is copied: which of its spans occur in another text.
 
 Spans of one length are compared by 64-bit hashes. The hash of a span is built by doubling, from the
 hashes of its two halves, so that all spans of length n take O(log n) passes over the text. A hash
@@ -24,10 +24,10 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio (Knuth)
 
 @dataclass(frozen=True)
 class Novelty:
-    """What a sample copies from a training text.
+    """The spans that a sample copies from a training text.
 
-    `shares[n]` is the share of the sample's spans of n symbols that stand in the training text;
-    `longest` is the length of the longest such span, `start` its place in the sample.
+    `shares[n]` is the share of the sample's spans of n symbols that also occur in the training
+    text; `longest` is the length of the longest such span, `start` its place in the sample.
     """
 
     shares: dict[int, float]
@@ -79,8 +79,8 @@ def novelty(sample: Points, train: Points) -> Novelty:
 def _hashes(points: Points, length: int) -> Hashes:
     """Hash every span of `length`.
 
-    The length is a sum of powers of two; the hash of a span combines those of spans of these
-    lengths, which stand one after another.
+    The length is a sum of powers of two; the hash of a span combines the hashes of consecutive
+    spans of these lengths.
     """
     count = len(points) - length + 1
     if count <= 0:
@@ -138,7 +138,7 @@ def _copied(sample: Points, train: Points, length: int) -> NDArray[np.bool_]:
 def _longest(sample: Points, train: Points) -> tuple[int, int]:
     """Find the length of the longest span in both texts, and where it begins in the sample.
 
-    By bisection: if a span stands in both texts, so do all shorter spans inside it.
+    By bisection: if a span occurs in both texts, so do all shorter spans inside it.
     """
     low, high, start = 0, min(len(sample), len(train)), 0
     while low < high:

@@ -52,7 +52,7 @@ class Evaluation:
 
     @property
     def nats_per_character(self) -> float:
-        """The mean loss under the name that fits a model of characters."""
+        """The mean loss, `nats`, under a name for models of characters."""
         return self.nats
 
     @property
@@ -92,7 +92,7 @@ def key_unit(unit: str) -> str:
     """Return the unit's name in keys of JSON and of files: "character" for a byte.
 
     Runs over bytes have always been recorded as `nats_per_character`. The key stays, so that old
-    runs can be read and resumed; only what people read says "byte".
+    runs can be read and resumed; text for people says "byte".
 
     >>> key_unit("byte"), key_unit("word")
     ('character', 'word')

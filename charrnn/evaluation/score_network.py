@@ -44,8 +44,8 @@ from charrnn.training.trainer import full_precision
 class Reading:
     """How a text is read while it is scored.
 
-    `temperature` divides the logits; `rates` are those of dynamic evaluation; `ngrams` counts as it
-    reads and is mixed in.
+    `temperature` divides the logits; `rates` are the rates of dynamic evaluation; `ngrams` counts
+    as it reads and is mixed in.
 
     >>> Reading(temperature=0.9, rates=Rates(0.01, 0.001)).protocol()
     'unbroken, dynamic (rate 0.01, decay 0.001, segments of 20), temperature 0.9'
@@ -156,8 +156,8 @@ def predictions(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits (T, V) and the symbols (T,) that came, in reading order.
 
-    With `adapting`, the logits are those of its model, which learns from each segment after the
-    segment was yielded.
+    With `adapting`, its model gives the logits, and learns from each segment once it has been
+    yielded.
     """
     objective, window = _windows(model, config, corpus), config.evaluation.window
     if adapting is not None:

@@ -187,7 +187,7 @@ def _log_softmax(logits: NDArray[np.floating[Any]]) -> Nats:
 def _best(values: Nats, count: int) -> _Extensions:
     """Return the `count` largest of each row of values (L, W, V), the largest first.
 
-    Among equal values the one that stands first wins.
+    Of equal values, the first one wins.
     """
     flat = values.reshape(len(values), -1)
     count = min(count, flat.shape[1])

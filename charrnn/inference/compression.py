@@ -202,7 +202,7 @@ class _Predictor:
             self._before = self._state
 
     def probabilities(self) -> NDArray[np.float64]:
-        """Return the probabilities (V + 1,) of what comes next, the escape last."""
+        """Return the probabilities (V + 1,) of the next symbol; the last one is the escape's."""
         escape = max(LEAST, self._escapes / self._read)
         return np.append(self._row * (1 - escape), escape)
 
@@ -255,7 +255,7 @@ def _symbols(content: bytes, vocabulary: Vocabulary) -> Iterator[tuple[int, int 
         yield from ((byte, None) for byte in content)
         return
     text = content.decode("utf-8", "surrogateescape")
-    # Special symbols such as <unk> stand for no text and have no bytes.
+    # Special symbols such as <unk> are not text and have no bytes.
     real = np.flatnonzero(vocabulary.byte_lengths())
     ids = {vocabulary.symbols[i]: int(i) for i in real}
     for piece in split_words(text) if vocabulary.kind == "word" else text:

@@ -7,7 +7,7 @@ The equations are those of `nn.cells` on the same weights, arranged for one step
 - lanes are columns: with torch's layout of matrices, W h is up to twice as fast in OpenBLAS as
   h W^T, and each gate is one block of memory.
 
-The logits equal those of torch up to the rounding of float32.
+The logits equal torch's up to the rounding of float32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_TABLE = 1 << 26  # numbers at most in the first layer's table
 class NumpyModel:
     """A stepper in the sampler's sense, over the weights of a language model by name.
 
-    Its state is that of the torch model with arrays in place of tensors: one entry (N, H) for each
+    Its state is the torch model's, with arrays in place of tensors: one entry (N, H) for each
     layer, for an LSTM the pair of hidden state and cell state.
     """
 

@@ -152,7 +152,7 @@ def sample(
 ) -> Iterator[NDArray[np.int64]]:
     """Yield ids (N,) for ever, one step of the stepper each.
 
-    After each, `cursor` says where the generation stands.
+    After each step, `cursor` is the position of the generation.
     """
     while True:
         logits, cursor.state = stepper.step(cursor.token, cursor.state)

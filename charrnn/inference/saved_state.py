@@ -1,4 +1,4 @@
-"""Save where a generation stands, and go on from there later: `charrnn sample --save-state`.
+"""Save the position of a generation, and go on from there later: `charrnn sample --save-state`.
 
 The file is a safetensors file like a checkpoint: the leaves of the hidden state, the last symbol of
 each lane, the seed, the sample numbers and the position of the draws.

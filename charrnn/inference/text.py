@@ -1,7 +1,7 @@
 """Write text with a trained model: ids from the sampler, decoded as they come.
 
-`Writing` is what `charrnn sample` does: one or several texts side by side, from a prompt or a saved
-state, in one go or turn by turn. Nothing here imports torch.
+`Writing` does the work of `charrnn sample`: it writes one or several texts side by side, from a
+prompt or a saved state, in one go or turn by turn. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Request:
 
 
 class Writing:
-    """Texts that a model writes side by side, one a lane, and where they stand.
+    """Texts that a model writes side by side, one in each lane, and their positions.
 
     `saved` is a state to go on from, with samples and a seed of its own. `labels` are the classes
     of the texts, empty where the model has none.
@@ -115,14 +115,14 @@ class Writing:
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Save where the texts stand, for a later `Writing`. Raises StorageError."""
+        """Save the positions of the texts, for a later `Writing`. Raises StorageError."""
         save_state(path, self.model, SavedState(self.cursor, self.seed, self.samples))
 
 
 def starting_id(vocabulary: Vocabulary, most_frequent: int) -> int:
     """Return the id after which a text without a prompt starts.
 
-    It is that of a newline, or the `most_frequent` one where the vocabulary has no newline.
+    It is the id of a newline, or `most_frequent` if the vocabulary has no newline.
     """
     if not vocabulary.unknown_characters("\n"):
         return int(vocabulary.encode("\n")[0])
@@ -194,7 +194,7 @@ class _Text:
             self._add(piece)
 
     def finish(self) -> None:
-        """End the text: add what the stream still holds back."""
+        """End the text: add the characters that the stream still holds back."""
         if piece := self._stream.finish():
             self._add(piece)
         self.running = False

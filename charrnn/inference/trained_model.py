@@ -2,8 +2,8 @@
 
 `TrainedModel` holds weights, vocabulary and configuration, and steps. The rest is elsewhere:
 writing in `inference.text`, saved states in `inference.saved_state`, scoring and adapting in
-`evaluation.score_network`. Nothing here imports torch before it is needed, so that sampling on a
-CPU does without it.
+`evaluation.score_network`. torch is imported only when it is needed, so sampling on a CPU does
+without it.
 """
 
 from __future__ import annotations
@@ -185,9 +185,9 @@ class TrainedModel:
         return self._stepper.initial_state(batch_size)
 
     def step(self, token: NDArray[np.int64], state: Any) -> tuple[NDArray[np.float32], Any]:
-        """Read one symbol a lane: ids (N,) and a state give logits (N, V) and the next state.
+        """Read one symbol per lane: ids (N,) and a state give logits (N, V) and the next state.
 
-        numpy computes it on a CPU, for the cells that it knows; torch computes all others.
+        On a CPU, numpy computes the cells of `numpy_stepper`; torch computes all others.
         """
         return self._stepper.step(token, state)
 
@@ -293,7 +293,7 @@ class TrainedModel:
         yield from generate_text(self, self.vocabulary, cursor, choice, draws, length)
 
     def sample_text(self, length: int = 500, prompt: str = "", **options: Any) -> str:
-        """Return what `sample` yields as one string."""
+        """Return the pieces of `sample` as one string."""
         return "".join(self.sample(length, prompt, **options))
 
     # Score and adapt (`evaluation.score_network`) ----------------------------------------------
@@ -304,8 +304,8 @@ class TrainedModel:
         """Score a text: one unbroken pass from the zero state, every symbol once.
 
         With `unknown="skip"`, characters that the vocabulary lacks are neither read nor scored;
-        `reading` asks for dynamic evaluation and the like (`score_network.Reading`). Raises
-        DataError for unknown characters otherwise, and for an empty text.
+        `reading` chooses dynamic evaluation and other ways to read (`score_network.Reading`).
+        Raises DataError for unknown characters otherwise, and for an empty text.
 
         ::
 

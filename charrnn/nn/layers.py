@@ -288,9 +288,9 @@ class Bidirectional(nn.Module):
     Output t merges the forward layer's output, which depends on the steps up to t, with the
     backward layer's, which depends on the steps from t on. `merge` is concatenate, sum, mean or
     product. With `lengths` each lane is read backwards from its own last real step. The state is a
-    pair; the backward layer's final state is that after the first step, which it reads last.
-    `step` raises TypeError, since an output depends on inputs to come. Raises ValueError for an
-    unknown `merge`, and for two widths where it does not concatenate.
+    pair; the backward layer's final state is that after the first step, which it reads last. `step`
+    raises TypeError, since an output depends on inputs to come. Raises ValueError for an unknown
+    `merge`, and for two different widths unless it is concatenate.
 
     >>> layer = Bidirectional(Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(3, 5)))
     >>> outputs, state = layer(torch.zeros(2, 7, 3), layer.initial_state(2))

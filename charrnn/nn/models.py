@@ -96,7 +96,7 @@ class LanguageModel(nn.Module):
 
 
 class Decoding(NamedTuple):
-    """The state of a decoder: that of its layers, and the memory that it attends to, if any."""
+    """The state of a decoder: its layers' state, and the memory that it attends to, if any."""
 
     layers: State
     memory: Memory | tuple[()]
@@ -211,7 +211,7 @@ class EncoderDecoder(nn.Module):
 
 
 def _final_parts(stack: Stack, state: State) -> list[list[Tensor]]:
-    """The parts of each layer's state, with those of two directions side by side."""
+    """The parts of each layer's state; the parts of two directions lie side by side."""
     parts_by_layer = []
     for layer, layer_state in zip(stack.layers, state, strict=True):
         directions = layer_state if isinstance(layer, Bidirectional) else (layer_state,)
@@ -241,7 +241,7 @@ def make_cell(
     options: Mapping[str, Any],
     layer_norm: bool = False,
 ) -> Cell:
-    """Make a cell with those of the `options` that its constructor names.
+    """Make a cell with the `options` that its constructor names, and without the others.
 
     Raises the errors of `cell_class`.
     """

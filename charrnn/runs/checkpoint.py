@@ -1,10 +1,10 @@
 """Read and write checkpoints: one safetensors file holds all that training needs to go on.
 
-The file's tensors are those of the model, the optimizer and the carried state. Its header holds
-the configuration, the vocabulary and the progress as JSON texts, and the SHA-256 of the whole file,
+The file's tensors are those of the model, the optimizer and the carried state. Its header holds the
+configuration, the vocabulary and the progress as JSON texts, and the SHA-256 of the whole file,
 computed with these 64 digits as zeros. There is no pickle, and no path or import is built from a
-header. The header is checked before any tensor is read, so a file from a stranger costs little to
-refuse. Nothing here imports torch: tensors are numpy arrays.
+header. The header is checked before any tensor is read, so a bad file is refused at little cost.
+Nothing here imports torch: tensors are numpy arrays.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def read_metadata(path: Path, check: Check | None = None) -> dict[str, Any]:
 def write_atomically(
     path: Path, content: bytes, verify: Callable[[Path], object] | None = None
 ) -> None:
-    """Replace `path` by a file with `content`, safe against a crash, or leave it as it was.
+    """Replace `path` by a file with `content`, safe against a crash, or leave it unchanged.
 
     The content goes to a temporary file in the same folder, which is synced to the disk, checked by
     `verify`, and renamed; then the folder is synced. Raises StorageError naming the path and the

@@ -70,8 +70,8 @@ class Run:
         """Hold the run directory as its only trainer; make it where it does not exist.
 
         The lock ends with the process; the same `Run` may take it several times. Half-written files
-        of killed processes are deleted. A directory that was made here and in which nothing was
-        recorded is removed again.
+        of killed processes are deleted. A directory that was made here is removed again if nothing
+        was recorded in it.
 
         Raises LockedError naming the process and the host that hold the lock, and, with `new`,
         ConfigError where the path is already used.
@@ -352,7 +352,7 @@ def find_run(name: str) -> Run | Path:
 def find_checkpoint(
     name: str, warn: Warn, step: int | None = None, last: bool = False
 ) -> Checkpoint:
-    """Load a checkpoint: of a run its best, its last or that of a step; or a checkpoint file.
+    """Load a checkpoint file, or a run's checkpoint: its best, its last or the one of a step.
 
     Raises CheckpointError.
     """

@@ -45,7 +45,7 @@ class Evaluated:
     seconds_left: float | None
     """An estimate of the time until the last step, evaluations left out."""
     sample: str
-    """A sample from the model as it is now."""
+    """A sample from the model with its present weights."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Finished:
     seconds: float
     """Time since the command began."""
     characters_per_second: float
-    """Speed of this start, with the time of evaluations and saving included."""
+    """The speed in this start, with evaluations and saving included."""
 
 
 Event = Planned | Stepped | Evaluated | Finished

@@ -84,7 +84,7 @@ class Pace:
 
 
 class Session:
-    """One start of a run: what is trained, in which directory, and how far it has come.
+    """One start of a run: its model, its data, its directory and its progress.
 
     Args:
         config: the configuration, with its `auto` values decided (`tasks.task.Task.plan`)
@@ -227,7 +227,7 @@ class Session:
         """Fix the number of steps that fit into the time that is left.
 
         The first evaluation of a run is slower than the others, so a second one is timed here,
-        with its sample and its checkpoint. `characters` are those of a step.
+        with its sample and its checkpoint. `characters` are the characters in a step.
         """
         step, step_seconds = self.trainer.progress.step, self.pace.step_seconds(settled=True)
         start = self.clock()
@@ -317,7 +317,7 @@ class Session:
         self.pace.skip()
 
     def sample_text(self, length: int) -> str:
-        """Sample from the model as it is now, with the same random draws at every step."""
+        """Sample from the model in its present state, with the same random draws every time."""
         with self.trainer.averaged():
             return self.experiment.sample(length)
 
@@ -332,7 +332,7 @@ class Session:
         """Score, compare with the best, and record a line of metrics.jsonl.
 
         Returns the line, the score and whether it is the best so far. Raises DivergedError for a
-        loss far above that of a uniform guess.
+        loss far above the loss of a uniform guess.
         """
         progress = self.trainer.progress
         train = self.trainer.interval_score()

@@ -228,7 +228,7 @@ def _fit_to_machine(config: Config, device_is_chosen: bool, warn: Warn) -> Confi
             choose()
         except ConfigError as error:
             warn(
-                f"not bit for bit what the run would have been: {error}; "
+                f"not bit for bit the same as an uninterrupted run: {error}; "
                 f"going on with {key} {value}"
             )
             instead[key] = value
@@ -325,4 +325,4 @@ def _restore(session: Session, checkpoint: Checkpoint, run: Run | None, warn: Wa
         )
     before = checkpoint.metadata.get("environment", {})
     for line in differences(before, session.about["environment"]):
-        warn(f"not bit for bit what the run would have been: {line}")
+        warn(f"not bit for bit the same as an uninterrupted run: {line}")

@@ -20,8 +20,8 @@ def process_settings(config: Config, device: torch.device) -> Iterator[None]:
 
     It restores the number of threads, whether only deterministic algorithms are used, the variable
     `CUBLAS_WORKSPACE_CONFIG`, and the random state of the CPU and, where this process uses CUDA, of
-    every GPU. What the C library does with freed memory cannot be read, so it is not restored:
-    freed memory stays with the process (`nn.fast.memory`).
+    every GPU. The C library's setting for freed memory cannot be read, so it is not restored: freed
+    memory stays with the process (`nn.fast.memory`).
     """
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()

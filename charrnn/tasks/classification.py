@@ -104,7 +104,7 @@ def last_outputs(stack: Stack, state: State) -> Tensor:
     """Return the last output (N, output_size) of a stack, of both directions where it has two.
 
     The last output of a layer is its hidden state, the first leaf of its state. With skip
-    connections the outputs of all layers are read, else those of the last one.
+    connections the outputs of all layers are read, else only the last layer's.
     """
     layers = [*zip(stack.layers, state, strict=True)]
     read = layers if stack.skip_connections else layers[-1:]
@@ -132,7 +132,7 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
 
     @staticmethod
     def defaults(config: Config, data: LabelledTexts) -> dict[str, Any]:
-        """Return settings that suit some ten thousand short texts."""
+        """Return settings that suit about ten thousand short texts."""
         words = data.vocabularies["text"].kind == "word"
         return {
             "training.epochs": 12.0,

@@ -90,7 +90,7 @@ class Judged(NamedTuple):
 
 
 class TaskOnExamples(ABC, Generic[Example, Batch]):
-    """A task on examples (`tasks.task.Task`), without what differs from task to task.
+    """The parts of a task on examples (`tasks.task.Task`) that all such tasks share.
 
     `unit` names one label of the loss, `noun` the examples; `guess` is the loss of a uniform guess
     in nats. A subclass implements the abstract methods, and `sample` and `predictor` of `Task`.
@@ -295,7 +295,7 @@ def in_order(parts: Iterable[tuple[list[int], Sequence[Result]]]) -> list[Result
 
 
 def few_enough(numbers: int) -> int:
-    """Return how many examples to compute at a time, if one takes at most so many numbers."""
+    """Return how many examples to compute at a time, if each takes at most `numbers` values."""
     return max(1, min(AT_A_TIME, MOST_LOGITS // numbers))
 
 
@@ -322,7 +322,7 @@ def ends_of(vocabulary: Vocabulary) -> tuple[int, int]:
 def between_ends(ids: Ids, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return a text (T,) as a decoder reads it, after `<s>`, and as it writes it, before `</s>`.
 
-    Both have T + 1 symbols: the second is what follows each symbol of the first.
+    Both have T + 1 symbols: the second text is the first one shifted by one symbol.
     """
     start, end = ends_of(vocabulary)
     ids = ids.astype(np.int64)

@@ -1,6 +1,6 @@
 """The task generation: texts of a given class (one to many).
 
-A language model of short texts reads a vector of the label beside the vector of each symbol.
+A language model of short texts reads the label's vector with the vector of each symbol.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ConditionedState(NamedTuple):
 
 
 class ConditionedLanguageModel(LanguageModel):
-    """P(text | label): a language model that reads the label's vector beside each symbol's.
+    """P(text | label): a language model that reads the label's vector with each symbol's vector.
 
     The label of a lane is a leaf of its state, so that it reaches `step` and `forward` like any
     state.
@@ -164,7 +164,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def defaults(config: Config, data: ExampleData[GenerationExample]) -> dict[str, Any]:
-        """Return settings that suit some ten thousand short texts."""
+        """Return settings that suit about ten thousand short texts."""
         return {
             "training.epochs": 20.0,
             "training.learning_rate": 2e-3,
@@ -207,7 +207,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     def judge(
         self, model: nn.Module, examples: Sequence[GenerationExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Measure the surprisal, of so many texts at a time that their logits fit."""
+        """Measure the surprisal, with as many texts at a time as their logits fit in memory."""
         text, _ = text_and_label(self.data.vocabularies)
         nats, longest = 0.0, max(map(self.length, examples))
         at_a_time = few_enough(longest * text.size)
@@ -226,7 +226,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
-        """Raise ConfigError: this model writes texts, and predicts nothing about them."""
+        """Raise ConfigError: this model writes texts and does not predict."""
         raise ConfigError(
             f"{checkpoint.path} writes texts of a class and cannot tell the class of a text; use "
             f"charrnn sample, or train a model of the task classification"

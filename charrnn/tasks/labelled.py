@@ -87,7 +87,7 @@ def text_and_label(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabul
         or not isinstance(label, TokenVocabulary)
     ):
         raise ConfigError(
-            "labelled texts have vocabularies of texts and of classes; use a checkpoint of them"
+            "labelled texts have vocabularies of texts and of classes; use one of their checkpoints"
         )
     return text, label
 

@@ -138,15 +138,15 @@ def parts_of(vocabularies: Vocabularies) -> Parts:
     ):
         return Parts(word, character, tag)
     raise ConfigError(
-        "a tagger has vocabularies of words, characters and tags; use a checkpoint of one"
+        "a tagger has vocabularies of words, characters and tags; use a tagger's checkpoint"
     )
 
 
 def lookup_key(config: Config) -> Callable[[str], str]:
     """Return the function from a word to the spelling under which it is looked up.
 
-    A model that reads a word's characters as well, with their case, looks it up in lower case, so
-    that it knows `Interested` from `interested`. Any other model looks it up unchanged.
+    A model that also reads the word's characters, with their case, looks it up in lower case, so
+    that `Interested` has the vector of `interested`. Any other model looks it up unchanged.
     """
     return str if config.model.words in ("lookup", ["lookup"]) else str.lower
 
@@ -242,7 +242,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
 
     @staticmethod
     def defaults(config: Config, data: TaggedSentences) -> dict[str, Any]:
-        """Return settings that suit some ten thousand sentences."""
+        """Return settings that suit about ten thousand sentences."""
         return {
             "training.epochs": 5.0,
             "training.batch_size": min(16, len(data.splits["train"])),

@@ -59,7 +59,7 @@ from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # examples in a sample
-DECODED = 200  # examples of validation during training; decoding takes one step a symbol
+DECODED = 200  # examples of validation during training; decoding takes one step per symbol
 
 
 class TranslationExample(NamedTuple):
@@ -123,7 +123,7 @@ def _both(vocabularies: Vocabularies) -> tuple[Vocabulary, Vocabulary]:
             ends_of(target)
             return source, target
     raise ConfigError(
-        "a translator has vocabularies of sources and of targets; use a checkpoint of one"
+        "a translator has vocabularies of sources and of targets; use a translator's checkpoint"
     )
 
 
@@ -170,7 +170,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     @staticmethod
     def defaults(config: Config, data: Pairs) -> dict[str, Any]:
-        """Return settings that suit some ten thousand short pairs."""
+        """Return settings that suit about ten thousand short pairs."""
         words = data.vocabularies["target"].kind == "word"
         return {
             "training.epochs": 20.0,
@@ -226,7 +226,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
     def glance(
         self, model: nn.Module, examples: Sequence[TranslationExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Measure as `judge`, but translate only `DECODED` sources, evenly spread.
+        """Measure like `judge`, but translate only `DECODED` evenly spread sources.
 
         Translating takes one step for each symbol, and so takes much longer than the surprisal.
         """

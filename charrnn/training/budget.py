@@ -10,7 +10,7 @@ from charrnn.config.resolved import ResolvedConfig
 
 EVALUATIONS = 12  # in a run with `evaluation.every: auto`, if the time allows (a round number)
 # Shares of a wall-clock budget:
-EVALUATING = 0.2  # for those evaluations: docs/experiments/budget-evaluations.md
+EVALUATING = 0.2  # for evaluations: docs/experiments/budget-evaluations.md
 AIM = 0.97  # that the plan fills: a machine slows down more often than it speeds up
 LONG_SCORE = 0.15  # beyond this share the final unbroken score is left to `charrnn eval`
 

@@ -1,6 +1,6 @@
 """Build networks, objectives and optimizers from a configuration.
 
-The configuration ends here: what is built takes plain values.
+This is the last module that reads the configuration: networks and optimizers take plain values.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def build_embedding(model: ResolvedModel, vocabulary: Vocabulary) -> tuple[nn.Mo
 
 
 def build_words(model: ResolvedModel, words: int, characters: int) -> WordVectors:
-    """Build the module that maps words to vectors, from their ids and those of their characters.
+    """Build the module that maps words to vectors, from the ids of words and characters.
 
     The last word is `<unk>`. Raises ConfigError.
     """
@@ -252,8 +252,8 @@ def adopt_weights(
 ) -> None:
     """Copy the weights of another language model, matching symbols by identity.
 
-    Along the axes of symbols (`symbol_axes`), entries of common symbols are copied and those of new
-    symbols keep their starting values; every other weight is copied whole. `config` describes
+    Along the axes of symbols (`symbol_axes`), entries of common symbols are copied and entries of
+    new symbols keep their starting values; every other weight is copied whole. `config` describes
     `model`. Raises ConfigError where the models differ in more than their symbols.
     """
     axes = symbol_axes(model, config)

@@ -68,7 +68,7 @@ def choose_processes(wanted: int | str, device: torch.device, lanes: int, thread
     """Return the number of processes that share the lanes, for the setting `processes`.
 
     `auto` is one for each CPU thread, but so few that each has at least 8 lanes. Raises ConfigError
-    if so many processes were chosen that some have no lane, or if they need another system.
+    if some of the chosen processes would have no lane, or if this system cannot fork them.
     """
     possible = device.type == "cpu" and lane_processes.available()
     if wanted == "auto":

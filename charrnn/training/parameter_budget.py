@@ -1,8 +1,8 @@
 """Choose the hidden width from a number of parameters, so that cells can be compared fairly.
 
 Runs that differ in `model.cell` alone differ in size as well: an LSTM has four times the weights of
-a vanilla cell of the same width. `model.parameters` sets the size instead, as a number or as that
-of another run, and `plan_within_budget` finds the width.
+a vanilla cell of the same width. `model.parameters` sets the size instead, as a number or as
+another run's number, and `plan_within_budget` finds the width.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fill in `auto` settings from the text and the hardware.
 
-`plan` decides every `auto` of a configuration except those that need a measured speed:
+`plan` decides every `auto` of a configuration except the values that need a measured speed:
 `charrnn.training.budget` turns a wall-clock budget into steps once the speed is known. Each group
 of constants names the pages of docs/experiments that it comes from; those for a GPU were not
 measured.
@@ -28,7 +28,8 @@ FEWEST_EPOCHS = 50
 FEWEST_STEPS = 2000
 
 # Lanes and windows: defaults-for-a-short-run.md (batch 32; a window of 64 beat one of 128) and
-# defaults-on-other-texts.md (twice the lanes are worse). A GPU is only busy with more work a step.
+# defaults-on-other-texts.md (twice the lanes are worse). A GPU is only busy with more work per
+# step.
 LONGEST_WINDOW = 64
 LONGEST_WINDOW_ON_GPU = 128
 SHORTEST_WINDOW = 8
@@ -57,7 +58,7 @@ OPERATIONS_A_WEIGHT = 6  # per character: a multiplication and an addition, in t
 # twice in the backward pass
 
 # Learning rate: defaults-for-a-short-run.md (4e-3 at width 256, 7e-3 at 192, a quarter for the
-# vanilla cell). The rates of the other optimizers are those that the field starts from.
+# vanilla cell). The rates of the other optimizers are the usual first choices.
 RATES = {"adam": 4e-3, "adamw": 4e-3, "rmsprop": 1e-3, "sgd": 1.0}
 WIDTH_OF_RATES = 256
 MOST_FOR_NARROW = 2.0

@@ -9,8 +9,8 @@ Training reads the text in **lanes**: as many places as the batch has rows, read
 
 Each batch is the next window of every lane, and its targets are the same windows one character
 later. The hidden state at the end of a window is carried, detached, into the next one: the forward
-pass is that of an uninterrupted lane, and gradients stop at the edges of the windows (Werbos 1990;
-Williams and Peng 1990). The batches of an epoch are a pure function of the position.
+pass is the same as over an uninterrupted lane, and gradients stop at the edges of the windows
+(Werbos 1990; Williams and Peng 1990). The batches of an epoch are a pure function of the position.
 """
 
 from __future__ import annotations
@@ -232,7 +232,8 @@ class TextWindows:
             row 1   E F G H
             row 2   I J . .
 
-        The last window may be longer than the rest of the text; what it reads there is not scored.
+        The last window may be longer than the rest of the text; symbols past the end are not
+        scored.
         """
         most = min(1 << 16, MOST_LOGITS // self.corpus.vocabulary.size)
         rows = max(1, most // self.window)
@@ -336,7 +337,7 @@ class TextWindows:
         return TextBatch(inputs.to(self.device), targets.to(self.device), count, borders, fresh)
 
     def _read(self, at: Positions, length: int, first: int) -> tuple[Tensor, Tensor]:
-        """Read inputs and targets; what lies outside the text is replaced by its nearest symbol."""
+        """Read inputs and targets; positions outside the text are moved to its nearest symbol."""
         if self._ids_on_gpu is not None:
             return self._read_on_gpu(torch.from_numpy(at).to(self.device), length, first)
         positions = np.clip(at[:, None] + np.arange(length + 1), first, len(self.corpus.ids) - 1)

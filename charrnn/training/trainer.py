@@ -163,7 +163,7 @@ class Trainer(Generic[Batch]):
     # Steps ---------------------------------------------------------------------------------------
 
     def run(self, steps: int) -> Iterator[Report]:
-        """Take `steps` steps from where training stands, and yield a report after each.
+        """Take `steps` more steps, and yield a report after each.
 
         Raises DivergedError, before the optimizer changes a weight, when a loss or a gradient is
         not finite.
@@ -176,7 +176,7 @@ class Trainer(Generic[Batch]):
             yield Report(self.progress.step, self.progress.epoch, scored, rate)
 
     def _batches(self) -> Iterator[Batch]:
-        """Yield the batches from where training stands, epoch after epoch without end."""
+        """Yield the batches from the present position, epoch after epoch without end."""
         while True:
             yield from self.shares[0].batches(self.progress.epoch, self.progress.batch)
             self.progress.epoch += 1
@@ -306,7 +306,7 @@ class Trainer(Generic[Batch]):
             self._exchange()
 
     def begin_averages(self) -> None:
-        """Set the averages to the weights as they are now."""
+        """Set the averages to the present weights."""
         for average, parameter in zip(self.averages, self.model.parameters(), strict=False):
             average.copy_(parameter.detach())
 
