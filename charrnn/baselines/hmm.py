@@ -131,9 +131,9 @@ class HiddenMarkovModel:
     ) -> HiddenMarkovModel:
         """Draw a model for `fit` to start from; the same seed gives the same model.
 
-        pi and the rows of A are draws from the flat Dirichlet distribution. The rows of B are such
-        draws times the frequencies in `ids` (T,). Rows that are nearly equal would be a saddle
-        point, where the fit gains less than its tolerance and stops.
+        pi and the rows of A are draws from the flat Dirichlet distribution. The rows of B are draws
+        of the same kind, multiplied by the frequencies in `ids` (T,) and normalised. Rows that are
+        nearly equal would be a saddle point, where the fit gains less than its tolerance and stops.
 
         Raises ValueError if there are no ids or no states, or an id is not in the vocabulary.
         """
@@ -385,7 +385,7 @@ def _read_again(
     """Read lanes again, each from the end of the lane before it, and correct `reading` in place.
 
     A lane is read until its state agrees with the earlier reading. Returns the lanes that did not
-    agree before their end, so that the lanes after them have to be read again.
+    agree before their end: the lanes after them must be read again.
     """
     states, totals = reading
     state = states[-1, lanes - 1]

@@ -6,9 +6,9 @@ without its first symbol. Every smoothing has the form
     P_k(w | h) = share_k(h w) + rest_k(h) P_{k-1}(w | h'),    P_0(w) = 1 / V,
 
 where k - 1 is the length of h. `share` is the probability from the n-grams of k symbols, and `rest`
-is the part of the probability that is left to the shorter context. If h was never seen before any
-symbol, share is 0 and rest is 1: the shorter context decides. With c for counts,
-c(h .) = sum_w c(h w) and N(h .) = |{w : c(h w) > 0}|:
+is the part of the probability that is left to the shorter context. If no symbol was ever seen after
+h, share is 0 and rest is 1: the shorter context decides. With c for counts, c(h .) = sum_w c(h w)
+and N(h .) = |{w : c(h w) > 0}|:
 
     Kneser-Ney, modified  share = (c(h w) - D(c(h w))) / c(h .),  rest = sum_w D(c(h w)) / c(h .)
     Witten-Bell           share = c(h w) / (c(h .) + N(h .)),     rest = N(h .) / (c(h .) + N(h .))
@@ -119,7 +119,7 @@ class NgramModel:
                 return_counts=True,
             )
             if k and self.smoothing == "kneser-ney":
-                # An n-gram of this level is a symbol that precedes an n-gram of the level below.
+                # Each n-gram of this level puts a symbol before an n-gram of the level below.
                 suffixes = np.bincount(nodes[first + 1], minlength=len(keys[-1]))
                 suffixes[nodes[:1]] += 1  # The beginning of the text.
                 counts[-1] = suffixes

@@ -38,7 +38,7 @@ def compress(
 
     The size is about the model's score in bits. FILE is any file, or - for standard input;
     characters outside of the vocabulary are escaped. Decompression needs the same model on the same
-    kind of machine. Both need the package: `pip install constriction`.
+    kind of machine. Both commands need the package `constriction` (`pip install constriction`).
 
     \b
     Examples:

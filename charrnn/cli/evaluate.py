@@ -53,7 +53,7 @@ class Options:
 
     @property
     def moved(self) -> dict[str, tuple[str, ...]]:
-        """The texts of the run that are given again, because they have moved."""
+        """The run's own texts, named again because they have moved."""
         return {"sources": self.data, "validation": self.validation, "test": self.test}
 
     @property
@@ -87,7 +87,7 @@ class Options:
             )
 
     def _temperature(self) -> float | None:
-        """The temperature, or None for one to be chosen."""
+        """The temperature; None if it is to be chosen."""
         from charrnn.errors import ConfigError
 
         if self.temperature == "auto":
@@ -115,7 +115,7 @@ class Options:
 @click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step.")
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default="error", show_default=True,
-              help="Characters of TEXT that the vocabulary lacks.")  # fmt: skip
+              help="What to do with characters that the vocabulary lacks.")  # fmt: skip
 @click.option("--encoding", default="utf-8", show_default=True, help="Encoding of TEXT.")
 @click.option("--errors", default="strict", show_default=True, help="What to do with bad bytes.")
 @click.option("--per-character", is_flag=True, help="Each character's surprisal, as JSON lines.")
@@ -135,10 +135,10 @@ class Options:
 def evaluate(run: str, **flags: Any) -> None:
     """Score RUN's best checkpoint on its own validation split, or on any TEXT.
 
-    The score is one unbroken pass from the zero state with every character scored once, in nats
-    and bits per character, and in bits per byte, which compares across vocabularies. TEXT is
-    whatever `charrnn train` reads; `-` is standard input. With --dynamic or --mix every character
-    is scored before anything is learned from it.
+    The score is in nats and bits per character, and in bits per byte, which can be compared across
+    vocabularies. It comes from one unbroken pass from the zero state that scores every character
+    once. TEXT is whatever `charrnn train` reads; `-` is standard input. With --dynamic or --mix
+    every character is scored before anything is learned from it.
 
     \b
     Examples:

@@ -96,7 +96,7 @@ def _facts(
 
 
 def count_parameters(sizes: Mapping[str, int], tied: bool) -> dict[str, int]:
-    """Count the parameters of each part of a model, in the order in which a symbol meets them.
+    """Count the parameters of each part of a model, in the order in which a symbol passes them.
 
     `sizes` maps the tensors of a checkpoint to their numbers of elements. An embedding that is
     `tied` to the head counts once, as the head.
@@ -326,7 +326,7 @@ def _columns_on_lines(widths: Sequence[int], room: int | None) -> list[list[int]
 
 
 def _spoken(unit: str | None, vocabulary: str | None) -> str:
-    """Name the unit of a score: where records of a byte vocabulary say character, say byte."""
+    """Name the unit of a score; a byte, not a character, if the vocabulary is one of bytes."""
     unit = unit or "character"
     return "byte" if (unit, vocabulary) == ("character", "byte") else unit
 

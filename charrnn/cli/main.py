@@ -53,7 +53,7 @@ USUAL = {
 
 
 class Commands(click.Group):
-    """The subcommands in the order in which a user meets them."""
+    """The subcommands, in the order in which a user needs them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they were added; click would sort them."""

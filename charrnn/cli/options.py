@@ -26,7 +26,7 @@ class Number(click.FloatRange):
 
 
 class NamesOption(click.Option):
-    """An option for one of a table's names, which are listed only when its help is shown."""
+    """An option that takes a name of a table; the names are listed only when its help is shown."""
 
     def __init__(self, *args: Any, names: Iterable[str], **options: Any) -> None:
         super().__init__(*args, **options)

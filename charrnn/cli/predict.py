@@ -47,8 +47,8 @@ def predict(
 ) -> None:
     """Predict with RUN's model for each TEXT, or for each line on standard input.
 
-    A classifier prints the class, its probability and the text, separated by tabs; a tagger each
-    word of the text with its tag, as word/TAG; a translator the translation alone.
+    A classifier prints the class, its probability and the text, separated by tabs. A tagger prints
+    each word with its tag, as word/TAG. A translator prints only the translation.
 
     \b
     Examples:

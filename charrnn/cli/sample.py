@@ -107,7 +107,7 @@ class Options:
               help="Number of samples, generated in one batch.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Repeats a sample; printed if chosen.")
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default="error", show_default=True,
-              help="Characters of the prompt that the vocabulary lacks.")  # fmt: skip
+              help="What to do with characters that the vocabulary lacks.")  # fmt: skip
 @click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step.")
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--save-state", type=click.Path(path_type=Path), help="Save the hidden state after.")
@@ -125,7 +125,7 @@ def sample(run: str, **flags: Any) -> None:
     RUN is a run directory, its name under runs/, or a checkpoint file. Each character is one step
     of the cell from the carried hidden state. Without a prompt, sampling starts after a newline. A
     model of the task generation writes texts of a class, one a line; without --label, classes are
-    drawn as often as they were trained on, and each text follows its class and a tab.
+    drawn with their frequency in training, and each text follows its class and a tab.
 
     \b
     Examples:

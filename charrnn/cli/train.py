@@ -16,7 +16,7 @@ from charrnn.registry import CELLS, TASKS
 if TYPE_CHECKING:
     from charrnn.config.merge import Layer
 
-# Flag, configuration key, placeholder, help: a text, or the names that it lists.
+# Flag, configuration key, placeholder, and help (a text, or the names that it lists).
 Flag = tuple[str, str, str, str | Iterable[str]]
 BUDGET_FLAGS: list[Flag] = [
     ("--steps", "training.steps", "N", "Budget: optimizer steps."),
@@ -70,7 +70,7 @@ def _flags(table: list[Flag]) -> Callable[[Any], Any]:
 
 
 def _flag_layers(table: list[Flag], values: Mapping[str, Any]) -> list[Layer]:
-    """The flags of a command that have a value, as settings; a budget replaces all others."""
+    """Return the flags that have a value, as settings; a budget replaces all other budgets."""
     from charrnn.config.strict_yaml import parse_yaml
     from charrnn.session.opening import replace_budgets
 
@@ -156,7 +156,7 @@ def train(
 )
 @_flags(BUDGET_FLAGS)
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default=None,
-              help="Characters that the model's vocabulary lacks.")  # fmt: skip
+              help="What to do with characters that the vocabulary lacks.")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Continue on another device.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
 @click.pass_obj

@@ -19,7 +19,8 @@ from charrnn.config.usual_names import KEYS, VALUES
 from charrnn.errors import ConfigError, did_you_mean
 from charrnn.registry import traits_of
 
-AnyConfig = TypeVar("AnyConfig", bound=Config)  # With its `auto` values, or resolved.
+# A configuration with its `auto` values, or a resolved one.
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 Layer = tuple[str, Mapping[str, Any]]
 """A source of values (the name of a file, a flag or a variable), and its values by dotted key."""
 
@@ -53,8 +54,11 @@ def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
 
 
 def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
-    """Merge and validate layers; refuse a key that the task does not use if it is not at its
-    default, unless that is `auto`, which planning resolves for every task."""
+    """Merge and validate layers.
+
+    A key that the task does not use must have its default. If the default is `auto`, any value is
+    allowed, because planning resolves `auto` for every task.
+    """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for source, layer in layers:

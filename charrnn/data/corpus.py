@@ -162,7 +162,7 @@ def load_corpus(
 def split_corpus(
     cached: CachedIds, fractions: Sequence[float], has_validation: bool, has_test: bool
 ) -> Corpus:
-    """Split cached ids by `fractions` and separate parts. Raises DataError for a short split."""
+    """Split cached ids by `fractions` and parts. Raises DataError if a split is too short."""
     ends = cached.part_ends
     spans = [Span(start, stop, False) for start, stop in pairwise([0, *ends])]
     if has_validation:
@@ -290,8 +290,7 @@ def _vocabulary_of(
 
 
 def _between_words(chunks: Iterator[str]) -> Iterator[str]:
-    """Cut a text's chunks anew, after the end of a line or before a space, so that no word is
-    cut."""
+    """Cut a text into new chunks, after a line or before a space, so that no word is cut."""
     left: list[str] = []
     for chunk in chunks:
         cut = max(chunk.rfind("\n") + 1, chunk.rfind(" "))

@@ -1,7 +1,7 @@
 """Choose rates of dynamic evaluation and a temperature on the beginning of a split.
 
-They are chosen on the first half of validation alone, so that the score of its second half is free
-of the choice; an `Evaluation` states the scores of both halves.
+Only the first half of validation is used, so the choice cannot flatter the score of the second
+half; an `Evaluation` has the scores of both halves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from charrnn.evaluation.score_network import (
 from charrnn.nn.models import LanguageModel
 from charrnn.runs.checkpoint import Arrays
 
-# Longer n-grams gain nothing where they go on counting (docs/experiments/dynamic-evaluation.md).
+# Longer n-grams gain nothing if they keep counting (docs/experiments/dynamic-evaluation.md).
 NGRAM_ORDER = 9
 CHOOSING = 30_000  # symbols at most that a choice is made on
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -38,10 +38,10 @@ TEMPERATURES = tuple(round(0.8 + 0.02 * i, 2) for i in range(21))
 
 @dataclass(frozen=True)
 class WantedReading:
-    """A reading in which None stands for a value to be chosen.
+    """The settings of a reading; None stands for a value to be chosen.
 
-    `learning` and `decay` are rates of dynamic evaluation and count only with `dynamic`; `mix` asks
-    for n-grams of the training split.
+    `learning` and `decay` are rates of dynamic evaluation, used only with `dynamic`; `mix` mixes in
+    n-grams of the training split.
     """
 
     dynamic: bool = False

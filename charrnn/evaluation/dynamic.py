@@ -56,8 +56,8 @@ class Rates:
 class Adapting(Generic[Model]):
     """A copy of a model that takes the steps of dynamic evaluation; the original is unchanged.
 
-    `moments` are second moments of the gradient by the names of the weights; they are used where
-    every weight has them.
+    `moments` are second moments of the gradient by the names of the weights; they are used if every
+    weight has one.
     """
 
     def __init__(self, model: Model, moments: Mapping[str, NDArray[Any]], rates: Rates) -> None:

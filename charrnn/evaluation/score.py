@@ -113,7 +113,7 @@ def evaluation_of_surprisals(
 
 
 class Scorer(Protocol):
-    """A model that scores ids without being stepped: an n-gram or a hidden Markov model."""
+    """A model that scores many ids at once: an n-gram or a hidden Markov model."""
 
     def surprisals(
         self, ids: NDArray[Any], start: int = 0, stop: int | None = None
@@ -127,7 +127,7 @@ def score_unbroken(
 ) -> Evaluation:
     """Score a split by a model without a carried state.
 
-    Every symbol is scored once, given the symbols before it, which may lie before the split. With
+    Every symbol is scored once, given the symbols before it, also those before the split. With
     nothing before the split, the first symbol costs ln V. Raises DataError for a split that the
     corpus does not have.
     """
@@ -155,7 +155,7 @@ def span_of(corpus: Corpus, split: str) -> Span:
 def until(stop: Callable[[], bool], items: Iterable[Item]) -> Iterator[Item]:
     """Yield `items`; raise KeyboardInterrupt as soon as `stop()` is true after one of them.
 
-    Scoring cannot be resumed in the middle, so a wish to stop ends it as Ctrl-C would.
+    Scoring cannot be resumed in the middle, so `stop` ends it like Ctrl-C.
 
     >>> list(until(lambda: False, "ab"))
     ['a', 'b']

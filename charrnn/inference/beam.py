@@ -29,8 +29,10 @@ Nats = NDArray[np.float64]
 
 
 class Hypothesis(NamedTuple):
-    """A sequence without its end symbol, its log-probability in nats (with that of the end), and
-    whether it ended before the limit."""
+    """A sequence without its end symbol, and whether it ended before the limit.
+
+    Its log-probability in nats includes the end symbol.
+    """
 
     ids: tuple[int, ...]
     log_probability: float
@@ -130,7 +132,7 @@ def _extend(beams: _Beams, logits: NDArray[np.floating[Any]]) -> _Extensions:
 def _hypotheses(
     beams: _Beams, extensions: _Extensions, row: int, places: Places, ended: int
 ) -> list[Hypothesis]:
-    """Turn the extensions at some places of a row into hypotheses; leave out the impossible."""
+    """Turn the extensions at some places of a row into hypotheses; leave out impossible ones."""
     hypotheses = []
     for place in places[np.isfinite(extensions.totals[row, places])]:
         ids = beams.sequences[row, extensions.parents[row, place]].tolist()

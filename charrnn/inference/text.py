@@ -52,11 +52,11 @@ class Writer(Stepper, Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What to write: after which text, how each symbol is chosen, and where a text ends.
+    """The options of writing: the text before, the choice of each symbol, and where a text ends.
 
     `length` is the largest number of symbols; `stop` ends a text that contains it; `before` is read
-    before the prompt and belongs to no text. Without a `seed` one is drawn, without a `label` the
-    classes are drawn at their frequency in training.
+    before the prompt and belongs to no text. Without a `seed`, one is drawn. Without a `label`, the
+    classes are drawn with their frequency in training.
     """
 
     prompt: str = ""
@@ -107,7 +107,7 @@ class Writing:
             self.cursor = prime(self.model, tokens, self.cursor)
 
     def write(self, write: Write | None = None) -> list[str]:
-        """Write on, and return the new text of each lane; see `generate_texts`."""
+        """Continue writing, and return the new text of each lane; see `generate_texts`."""
         request = self.request
         return generate_texts(
             self.model, self.model.vocabulary, self.cursor, request.choice, self.draws,

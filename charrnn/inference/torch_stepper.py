@@ -56,4 +56,5 @@ class TorchStepper:
         if len(ids) not in self._captured:
             self._captured[len(ids)] = Captured(lambda pair: self._model.step(*pair), (ids, state))
         logits, after = cast(tuple[Tensor, State], self._captured[len(ids)]((ids, state)))
-        return logits, map_state(torch.clone, after)  # The next step overwrites the graph's own.
+        # The next step overwrites the graph's memory.
+        return logits, map_state(torch.clone, after)

@@ -95,7 +95,7 @@ def check_language_model(config: Config, path: Path) -> None:
 
 
 def writer_of(checkpoint: Checkpoint) -> Any:
-    """Return the class of the model in a checkpoint that writes text (`text.Writer`).
+    """Return the class (a `text.Writer`) for a checkpoint with a model that writes text.
 
     Its `from_checkpoint` makes the model. Raises CheckpointError for a task that writes none.
     """
@@ -113,7 +113,7 @@ class TrainedModel:
     """A language model with its vocabulary and configuration; `charrnn.load` makes one.
 
     It is a stepper in the sampler's sense: `initial_state(batch)` and `step(token, state)`.
-    `abilities` are the uses that only some writers have; `end` is the id at which a text
+    `abilities` name the optional features of a writer that it has; `end` is the id at which a text
     ends by itself (None: texts do not end).
 
     `moments` are second moments of the gradient by weight name, for dynamic evaluation.

@@ -83,7 +83,7 @@ def unroll(
 class Zoneout:
     r"""A cell that randomly keeps old values of its state (Krueger et al. 2017, equations 2, 3).
 
-    With s~_t the state that the cell computes, in training each unit of each lane keeps its old
+    Let s~_t be the state that the cell computes. In training each unit of each lane keeps its old
     value with probability z; in evaluation d_t is replaced by its expectation z:
 
     .. math:: s_t = d_t \odot s_{t-1} + (1 - d_t) \odot \tilde s_t, \quad d_t \sim B(z)
@@ -128,10 +128,10 @@ class Zoneout:
 class Recurrent(nn.Module):
     """A layer that runs one cell over time: inputs (N, T, D) to outputs (N, T, output_size).
 
-    Where `charrnn.nn.fast` has a kernel or a scan for the cell, it is used; it computes the same
-    equations on the same parameters. `unroll` is used with `fused=False`, for other cells, and with
-    `zoneout`, which are the rates of `Zoneout`. In training `weight_dropout` falls on the matrix
-    `weight_hh` from hidden state to hidden state, with one mask for all steps of a call
+    A kernel or a scan of `charrnn.nn.fast` is used if there is one for the cell; it computes the
+    same equations on the same parameters. `unroll` is used with `fused=False`, for other cells, and
+    with `zoneout`, which are the rates of `Zoneout`. In training `weight_dropout` falls on the
+    matrix `weight_hh` from hidden state to hidden state, with one mask for all steps of a call
     (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018). Raises ValueError if the cell has
     no `weight_hh`.
 
@@ -210,9 +210,9 @@ class Stack(nn.Module):
     The state is a tuple with one entry for each layer, from the bottom up. `dropout` falls on the
     outputs that pass from one layer to the next (Zaremba et al. 2014), never on the state; with
     `locked` one mask serves all steps of a call (see `charrnn.nn.dropout.drop`). With
-    `skip_connections` the output is the outputs of all layers side by side, which gives a head a
-    path from each layer (Graves 2013), and `output_size` is the sum of the widths. Raises
-    ValueError where there are no layers.
+    `skip_connections` the outputs of all layers are concatenated, which gives a head a path from
+    each layer (Graves 2013), and `output_size` is the sum of the widths. Raises ValueError where
+    there are no layers.
 
     >>> layers = [Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(5, 4))]
     >>> stack = Stack(layers, skip_connections=True)
@@ -289,7 +289,7 @@ class Bidirectional(nn.Module):
     backward layer's, which depends on the steps from t on. `merge` is concatenate, sum, mean or
     product. With `lengths` each lane is read backwards from its own last real step. The state is a
     pair; the backward layer's final state is that after the first step, which it reads last. `step`
-    raises TypeError, since an output depends on inputs to come. Raises ValueError for an unknown
+    raises TypeError, since an output depends on future inputs. Raises ValueError for an unknown
     `merge`, and for two different widths unless it is concatenate.
 
     >>> layer = Bidirectional(Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(3, 5)))

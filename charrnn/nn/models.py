@@ -114,7 +114,8 @@ class EncoderDecoder(nn.Module):
 
     instead of h_t (Luong et al. 2015, global attention without input feeding). With every score,
     attention therefore comes after the recurrent layers, so that fused kernels can run these over a
-    whole target. Bahdanau et al. (2015) put it before them, where each step waits for the last.
+    whole target. Bahdanau et al. (2015) put it before them, where each step waits for the one
+    before.
 
     >>> encoder, decoder = (recurrent_stack(8, cell="gru", hidden_sizes=(16,)) for _ in range(2))
     >>> read, written, head = nn.Embedding(30, 8), nn.Embedding(40, 8), nn.Linear(16, 40)
@@ -269,9 +270,9 @@ def recurrent_stack(
 
     `cell` is a name in `charrnn.registry.CELLS`; `layer_norm` takes the cell's variant with layer
     normalisation. `activation`, `forget_bias`, `recurrence_depth` and `transform_bias` go to the
-    cells that have them. A `bidirectional` layer is two layers of that width, side by side. Of
-    `dropouts` the stack uses `layers`, `weight`, `zoneout` and `locked`. Raises ValueError for an
-    unknown cell.
+    cells that have them. A `bidirectional` layer is two layers of that width, side by side. The
+    stack uses the fields `layers`, `weight`, `zoneout` and `locked` of `dropouts`. Raises
+    ValueError for an unknown cell.
 
     >>> recurrent_stack(10, cell="gru", hidden_sizes=(8, 6), bidirectional=True).output_size
     12

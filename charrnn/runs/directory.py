@@ -211,7 +211,7 @@ class Run:
     def prune(self, step: int, keep_last: int, best_step: int | None) -> None:
         """Delete old checkpoints, after that of `step` was written and verified.
 
-        Kept are the last `keep_last` up to `step`, the best, and all after `step`.
+        The last `keep_last` up to `step`, the best, and all after `step` are kept.
         """
         steps = [s for s in self.steps() if s <= step]
         for old in steps[:-keep_last]:
@@ -235,8 +235,9 @@ class Run:
     def record_score(self, score: Mapping[str, Any]) -> bool:
         """Add a score of the best checkpoint to best.json if it has none; say whether it did.
 
-        Nothing is added while a trainer is at work here, since that will score the checkpoint
-        itself, or where the directory cannot be written, since scoring a run only reads it.
+        Nothing is added while a trainer is at work here, because it will score the checkpoint
+        itself. Nothing is added either if the directory cannot be written, because scoring needs no
+        write access.
         """
         best = self.read_best()
         if not best or best.get("score") is not None or best["step"] != score["step"]:

@@ -246,7 +246,7 @@ class Session:
     def _fix_steps(
         self, total: int, speed: float | None, evaluations: int = EVALUATIONS
     ) -> Planned:
-        """Plan `total` steps: set the schedule, write the plan down, and say so."""
+        """Plan `total` steps: set the schedule, record the plan, and return the event."""
         every = evaluation_interval(self.config, total, evaluations)
         saves = self.config.checkpoints.every
         self.config = with_values(
@@ -303,7 +303,7 @@ class Session:
         return lambda step: step >= last or self.clock() >= self._max_time / 2
 
     def _evaluate_and_save(self, report: Report) -> Iterator[Event]:
-        """Evaluate, save, and after a warm-up plan the rest in between."""
+        """Evaluate and save; after a warm-up, plan the other steps in between."""
         speed = self.pace.since_last_asked()
         line, score, is_best = self._evaluate(speed, report.learning_rate)
         text = self.sample_text(self.config.evaluation.sample_length)

@@ -105,7 +105,7 @@ def _shape_of(config: Config) -> dict[str, Any]:
 
 
 def clock_from(began: float) -> Callable[[], float]:
-    """A clock that gives the seconds since `began`, a reading of `time.monotonic`."""
+    """Return a clock of the seconds since `began`, a time of `time.monotonic`."""
     return lambda: time.monotonic() - began
 
 
@@ -158,7 +158,8 @@ def resume_run(
     if isinstance(place, Run):
         if out is not None:
             raise ConfigError(
-                "a run goes on in its own directory; a new directory is for a checkpoint file"
+                "a run goes on in its own directory; leave out the new directory, or name a "
+                "checkpoint file"
             )
         target: Run | None = place
     else:

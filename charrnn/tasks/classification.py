@@ -54,7 +54,8 @@ class Classifier(nn.Module):
     """Logits (N, C) of the classes of N texts, given as ids (N, T) with `lengths` (N,).
 
     Recurrent layers run over the embedded text. `pooling` makes one vector of their outputs: the
-    last one (of each direction the one computed last), their mean, or their maximum over the text.
+    last one (with two directions, the last one of each), their mean, or their maximum over the
+    text.
     """
 
     def __init__(

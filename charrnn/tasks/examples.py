@@ -158,7 +158,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
     def glance(
         self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
     ) -> Judged:
-        """Measure a model during training; a quicker way than `judge`, where there is one."""
+        """Measure a model during training, in a quicker way than `judge` if there is one."""
         return self.judge(model, examples, stop)
 
     # The same for all tasks ----------------------------------------------------------------------
@@ -205,8 +205,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
         """Raise ConfigError: only a language model starts from another model."""
         raise ConfigError(
-            f"only a language model starts from another model; train the {self.config.task} "
-            f"without one"
+            "only a language model can start from another model; leave out the model to start from"
         )
 
     def estimate(self, step: int) -> Evaluation:
@@ -218,7 +217,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         return result
 
     def final_seconds(self) -> float:
-        """Return the seconds of the last estimate, which `final` will take again."""
+        """Return the seconds of the last estimate; `final` will take as long."""
         return self._seconds
 
     def final(
@@ -253,7 +252,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         at_a_time: int = AT_A_TIME,
         stop: Callable[[], bool] = never,
     ) -> Iterator[tuple[list[int], Result]]:
-        """Yield what `compute` makes of a model and each batch, with the numbers of its examples.
+        """Yield the result of `compute` for a model and each batch, with the indices in the batch.
 
         Raises KeyboardInterrupt once `stop` says so.
         """
@@ -270,7 +269,7 @@ def outputs(
     compute: Callable[[Any, Batch], Result],
     at_a_time: int = AT_A_TIME,
 ) -> Iterator[tuple[list[int], Result]]:
-    """Yield what `compute` makes of a model and each batch, with the numbers of its examples.
+    """Yield the result of `compute` for a model and each batch, with the indices in the batch.
 
     The shortest examples come first. The model is in evaluation mode, without gradients.
     """

@@ -234,7 +234,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
 
 def surprisals(model: Any, batch: GenerationBatch) -> Tensor:
-    """Return -ln P (N, T) of each target given label and symbols before it; 0 in the padding."""
+    """Return -ln P (N, T) of each target, given label and earlier symbols; 0 in the padding."""
     state = model.initial_state(len(batch.labels))._replace(label=batch.labels)
     logits, _ = model(batch.inputs, state)
     return functional.cross_entropy(

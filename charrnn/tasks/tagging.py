@@ -154,7 +154,7 @@ def lookup_key(config: Config) -> Callable[[str], str]:
 class Lexicon:
     """Turns tokens into `Word`s; `training` are the tokens of the training split.
 
-    A rare word is at times replaced by `<unk>` in training, so that `<unk>` gets a vector.
+    A rare word is sometimes replaced by `<unk>` in training, so that `<unk>` gets a vector.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ def steps_in_time(
 
     Args:
         taken: steps that were taken already
-        seconds_left: what remains of the budget
+        seconds_left: the rest of the budget
         costs: measured so far
         every: steps between evaluations, if the user chose it
 

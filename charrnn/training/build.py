@@ -106,7 +106,7 @@ def build_embedding(model: ResolvedModel, vocabulary: Vocabulary) -> tuple[nn.Mo
         return _lookup(model, vocabulary.size)
     if not isinstance(vocabulary, WordVocabulary):
         raise ConfigError(
-            f"model.words = {', '.join(model.word_parts)} reads words by their characters, and "
+            f"model.words = {', '.join(model.word_parts)} reads words by their characters, but "
             f"this is a {vocabulary.kind} vocabulary; set data.vocabulary to "
             f"word, or model.words to lookup"
         )

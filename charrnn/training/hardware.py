@@ -12,9 +12,9 @@ from charrnn.errors import ConfigError
 from charrnn.nn.fast.memory import keep_freed_memory
 from charrnn.training import lane_processes
 
-FEWEST_LANES = 8  # worth a process of their own (a round number)
-FEWEST_LANES_TIMES_WIDTH = 1024  # from this on bfloat16 pays on a CPU; its runs were not kept
-BFLOAT16_CELLS = frozenset({"vanilla", "lstm", "gru"})  # with kernels for it on a CPU
+FEWEST_LANES = 8  # lanes at least for a process of their own (a round number)
+FEWEST_LANES_TIMES_WIDTH = 1024  # bfloat16 pays on a CPU from here on (no page has these runs)
+BFLOAT16_CELLS = frozenset({"vanilla", "lstm", "gru"})  # have kernels for bfloat16 on a CPU
 
 
 def choose_device(wanted: str) -> torch.device:
