@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
     DONE = 0, "done"
     ERROR = 1, "error"
-    USAGE = 2, "usage or configuration"  # click ends with 2 as well
+    USAGE = 2, "usage or configuration"  # click also exits with 2
     DATA = 3, "data"
     CHECKPOINT = 4, "checkpoint"
     LOCKED = 5, "another trainer is at work in the run"

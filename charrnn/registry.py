@@ -84,7 +84,7 @@ class Table(Mapping[str, Entry]):
 
         references: dict[str, set[str]] = {}
         for point in entry_points(group=self.group):
-            reference = point.value.partition("[")[0].strip()  # Without extras.
+            reference = point.value.partition("[")[0].strip()  # Leave out the names of extras.
             references.setdefault(point.name, set()).add(reference)
         return {name: sorted(references[name]) for name in sorted(references)}
 
@@ -137,8 +137,8 @@ class TaskEntry(NamedTuple):
     task: str
     """The reference of its class (`charrnn.tasks.task.Task`)."""
     read: str = ""
-    """The reference of the function that reads its data from a configuration, the texts that it
-    names and a vocabulary or None."""
+    """The reference of the function that reads its data. It takes a configuration, the texts that
+    the configuration names, and a vocabulary or None."""
     writer: str = ""
     """The reference of the class that writes for `charrnn sample`, as
     `charrnn.inference.trained_model.TrainedModel` does; or of None, if nothing writes."""

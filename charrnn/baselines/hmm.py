@@ -61,10 +61,10 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 
 SMOOTHING = 1e-5
-NUMBERS = 1 << 22  # float64 numbers in the states of a block, K for each id
+NUMBERS = 1 << 22  # float64 numbers in the states of a block, with K of them for each id
 AGREEMENT = 1e-12  # relative: two readings of a lane agree if every entry is as close as this,
 NEGLIGIBLE = 1e-30  # absolute: or closer than this
-ROUNDS = 8  # in which lanes are read again side by side; then they are read one by one
+ROUNDS = 8  # rounds of reading lanes again side by side; then they are read one by one
 
 
 class Iteration(NamedTuple):
@@ -299,7 +299,7 @@ class Expectations:
         self._transposed = np.ascontiguousarray(transitions.T)
         self._emissions = emissions
         states = len(transitions)
-        self._after = np.full(states, 1 / states)  # b of the block's last id
+        self._after = np.full(states, 1 / states)  # b_t of the last id of the block
         self._next = np.zeros(states)  # B_j(x_t) b_t(j) / n_t of the first id of the next block
         self.first = np.empty(0)  # (K,): P(z_0 = i | x)
         self.pairs = np.zeros((states, states))  # sum of P(z_t = i, z_{t+1} = j | x) / A_ij

@@ -121,7 +121,7 @@ class NgramModel:
             if k and self.smoothing == "kneser-ney":
                 # Each n-gram of this level puts a symbol before an n-gram of the level below.
                 suffixes = np.bincount(nodes[first + 1], minlength=len(keys[-1]))
-                suffixes[nodes[:1]] += 1  # The beginning of the text.
+                suffixes[nodes[:1]] += 1  # The beginning of the text counts as a symbol.
                 counts[-1] = suffixes
             keys.append(level_keys)
             counts.append(occurrences)

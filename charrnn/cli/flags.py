@@ -6,8 +6,8 @@ import re
 
 import click
 
-# A setting by its full name, but not where it is assigned or suggested as a key: in
-# "training.steps = 0: ..." and "did you mean training.steps?" the key itself is the subject.
+# The full name of a setting. A name in an assignment ("training.steps = 0: ...") or in a suggestion
+# ("did you mean training.steps?") does not match, since the key itself is meant there.
 _SETTING = re.compile(
     r"(?<![\w./])(?<!did you mean )"
     r"((?:data|model|training|evaluation|checkpoints)\.[a-z_]+)"

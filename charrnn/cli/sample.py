@@ -264,7 +264,7 @@ def _converse(writing: Writing) -> None:
             warn(str(error))
             continue
         (last_piece,) = writing.write(write)
-        click.echo(nl=not last_piece.endswith("\n"))  # Flushes as well.
+        click.echo(nl=not last_piece.endswith("\n"))  # click.echo also flushes.
 
 
 class _Output:

@@ -340,7 +340,7 @@ def _form(documents: Sequence[Document], texts: Sequence[str]) -> Form:
 
 
 def _names(document: Document) -> tuple[str, str]:
-    """Return the names of a document's folder and of the document without its suffix."""
+    """Return the name of a document's folder, and its own name without the suffix."""
     return _path(document).parent.name, PurePath(_file_name(document)).stem
 
 

@@ -110,7 +110,7 @@ class Sources:
 class Scratch:
     """A temporary folder that is locked while its process lives.
 
-    A new one first deletes the folders beside it that killed processes left behind.
+    Before a new one is made, folders that killed processes left behind are deleted.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -160,7 +160,7 @@ def find_sources(arguments: Sequence[str], retry_seconds: float = 1.0) -> Source
 
 
 def _find(arguments: Sequence[str], temporary: list[Scratch], retry_seconds: float) -> Sources:
-    """Find documents, and append the temporary folders that are made on the way."""
+    """Find documents; append the temporary folders that are made for them to `temporary`."""
     documents: list[Document] = []
     kept: list[str] = []
     skipped = 0

@@ -85,7 +85,7 @@ def _hashes(points: Points, length: int) -> Hashes:
     count = len(points) - length + 1
     if count <= 0:
         return np.empty(0, np.uint64)
-    power = _mix(points.astype(np.uint64) + np.uint64(1))  # of spans of `size` symbols
+    power = _mix(points.astype(np.uint64) + np.uint64(1))  # the factor for spans of `size` symbols
     result: Hashes | None = None
     offset, size = 0, 1
     while True:
@@ -130,7 +130,7 @@ def _copied(sample: Points, train: Points, length: int) -> NDArray[np.bool_]:
     begins = _candidates(sample, train, length)
     copied = begins >= 0
     spans = np.flatnonzero(copied)
-    for offset in range(length):  # Equal hashes are not yet equal spans.
+    for offset in range(length):  # Spans with equal hashes may differ.
         copied[spans] &= sample[spans + offset] == train[begins[spans] + offset]
     return copied
 

@@ -54,7 +54,7 @@ class _Beams(NamedTuple):
     """The L lanes that are still searched, with W hypotheses each."""
 
     lanes: Places  # (L,) the numbers of the lanes
-    state: Any  # of the stepper, L * W rows
+    state: Any  # the state of the stepper, L * W rows
     tokens: Places  # (L * W,) the last symbol of each hypothesis
     totals: Nats  # (L, W) log-probabilities, -inf for a hypothesis that does not exist
     sequences: Places  # (L, W, t) the symbols so far
@@ -63,7 +63,7 @@ class _Beams(NamedTuple):
 class _Extensions(NamedTuple):
     """The best extensions of each lane's hypotheses by one symbol, the best first: (L, K) each."""
 
-    parents: Places  # the number of the hypothesis
+    parents: Places  # the numbers of the extended hypotheses
     symbols: Places
     totals: Nats
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from charrnn.evaluation.dynamic import Rates
 
 MAGIC = b"charrnn\x01"
-ESCAPES = 1e-3  # escapes counted before the first symbol
+ESCAPES = 1e-3  # the count of escapes before the first symbol
 LEAST = 2.0**-22  # the least probability that the coder's 24 bits can hold
 
 START = len(MAGIC) + 8  # where the header begins
@@ -117,7 +117,10 @@ def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
                 pieces.append(bytes([decoder.decode(stream.model.Uniform(256))]))
             predictor.read(symbol)
             progress(i + 1)
-    except (AssertionError, UnicodeEncodeError) as error:  # Impossible symbols, or no text.
+    except (
+        AssertionError,
+        UnicodeEncodeError,
+    ) as error:  # The symbols are impossible, or they are not text.
         raise DataError(OTHERWISE) from error
     content = b"".join(pieces)
     if hashlib.sha256(content).hexdigest() != header.sha256:

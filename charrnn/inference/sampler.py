@@ -131,7 +131,7 @@ class Cursor:
 
     token: NDArray[np.int64]  # (N,) the last ids, which the stepper has not read yet
     state: Any
-    position: int = 0  # of the next draw
+    position: int = 0  # the position of the next draw
 
 
 def prime(stepper: Stepper, tokens: NDArray[np.int64], cursor: Cursor | None = None) -> Cursor:

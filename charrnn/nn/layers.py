@@ -165,7 +165,9 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, State]:
         if self.training and self.weight_dropout:
             weight: Tensor = self.cell.weight_hh  # type: ignore[attr-defined]
-            if isinstance(weight, nn.Parameter):  # Within the call below it is dropped already.
+            if isinstance(
+                weight, nn.Parameter
+            ):  # In the call below, dropout has already been applied.
                 dropped = functional.dropout(weight, self.weight_dropout)
                 return functional_call(  # type: ignore[no-any-return]
                     self, {"cell.weight_hh": dropped}, (inputs, state, lengths)

@@ -29,8 +29,8 @@ from charrnn.errors import CheckpointError, StorageError
 FORMAT = 1
 SUFFIX = ".safetensors"
 MAX_HEADER = 16 << 20
-MAX_VALUES = 100_000  # in the header's JSON, so that parsing it has a bound as well
-SCHEMA = 1  # of the JSON that commands print and of metrics.jsonl
+MAX_VALUES = 100_000  # values in the header's JSON: a bound on the work of parsing it
+SCHEMA = 1  # the version of the JSON that commands print, and of metrics.jsonl
 _TEMPORARY = ".writing-"
 _ZEROS = "0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')

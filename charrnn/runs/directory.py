@@ -42,8 +42,8 @@ from charrnn.runs.checkpoint import (
 from charrnn.runs.checkpoint_check import check_layout, usable_best
 
 _STEP = re.compile(r"step-(\d{8,18})\.safetensors")
-_OF_LOCK = {"lock", "owner.json", "checkpoints"}  # made by taking the lock
-_OF_START = {"environment.json", "config.yaml"}  # written before the first checkpoint
+_OF_LOCK = {"lock", "owner.json", "checkpoints"}  # files that taking the lock makes
+_OF_START = {"environment.json", "config.yaml"}  # files written before the first checkpoint
 
 Warn = Callable[[str], None]
 
@@ -137,7 +137,7 @@ class Run:
             return False
         try:
             with filelock.FileLock(self.path / "lock").acquire(timeout=0):
-                return False  # It was killed.
+                return False  # The trainer was killed.
         except (filelock.Timeout, OSError, NotImplementedError):
             return True
 

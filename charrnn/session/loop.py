@@ -42,7 +42,7 @@ from charrnn.training.budget import (
 from charrnn.training.build import build_optimizer
 from charrnn.training.trainer import Report, Trainer
 
-HOPELESS = 10.0  # times the loss of a uniform guess: a run does not recover from there
+HOPELESS = 10.0  # times the loss of a uniform guess: a run does not recover from such a loss
 
 
 def never() -> bool:

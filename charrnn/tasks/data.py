@@ -83,8 +83,8 @@ def data_of_checkpoint(
 
     Returns the configuration, with absolute paths, and the data. `moved` names texts to use in
     place of the recorded "sources", "validation" or "test". A text that could be read only once
-    comes from the cache. Raises DataError for one that is no longer there, and for characters that
-    the vocabulary lacks.
+    comes from the cache. Raises DataError for a text that is no longer there, and for characters
+    that the vocabulary lacks.
     """
     try:
         recorded = checkpoint.metadata["corpus"]
@@ -116,7 +116,7 @@ def data_of_checkpoint(
             raise DataError(
                 f"{error}; if the run's text has moved, name it with data.sources"
             ) from error
-        data = read_data(config, texts)  # In the run's own way, so the cache usually has it.
+        data = read_data(config, texts)  # As the run read it, so the cache usually has it.
         if data.vocabulary_data != vocabulary:
             data = read_data(config, texts, vocabulary)
     if data.sha256 != sha256:

@@ -42,7 +42,7 @@ Read = TypeVar("Read", Labelled, Tagged, Pair)
 Result = TypeVar("Result")
 
 NOT_CACHED = "0" * 64
-AT_A_TIME = 256  # examples in scoring
+AT_A_TIME = 256  # examples at a time in scoring
 BUDGETS = ("training.max_time", "training.epochs", "training.steps")
 
 

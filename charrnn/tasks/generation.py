@@ -55,7 +55,7 @@ from charrnn.tasks.task import Predictor
 from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.text_windows import NOT_SCORED
 
-SHOWN = 3  # labels in a sample, and texts of each
+SHOWN = 3  # labels in a sample, and texts of each label
 
 
 class GenerationExample(NamedTuple):

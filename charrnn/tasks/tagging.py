@@ -1,7 +1,7 @@
 """The task tagging: a tag for each word of a sentence (many to many, aligned).
 
 The vector of a word is looked up, composed from its characters, or both; recurrent layers read the
-sentence, and a linear layer gives one logit a tag for each word.
+sentence, and a linear layer gives each word one logit for each tag.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Word(NamedTuple):
     text: str
     id: int
     characters: Ids
-    seen: bool  # in training, in this spelling
-    chance: float  # that it is replaced by <unk> in training
+    seen: bool  # whether it occurs in training in this spelling
+    chance: float  # probability that it is replaced by <unk> in training
 
 
 class TaggingExample(NamedTuple):
@@ -83,7 +83,7 @@ class TaggingBatch(NamedTuple):
     ids: Tensor  # (W,)
     characters: Tensor  # (W, L), 0 past a word's end
     spelled: Tensor  # (W,) the number of characters
-    chances: Tensor  # (W,) that a word is replaced by <unk> in training
+    chances: Tensor  # (W,) probabilities of <unk> in place of a word in training
 
 
 TaggedSentences: TypeAlias = ExampleData[TaggingExample]

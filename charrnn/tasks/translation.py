@@ -59,7 +59,7 @@ from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # examples in a sample
-DECODED = 200  # examples of validation during training; decoding takes one step per symbol
+DECODED = 200  # examples decoded during training, since decoding takes one step per symbol
 
 
 class TranslationExample(NamedTuple):

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from charrnn.config.resolved import ResolvedConfig
 
-EVALUATIONS = 12  # in a run with `evaluation.every: auto`, if the time allows (a round number)
+EVALUATIONS = (
+    12  # evaluations of a run with `evaluation.every: auto`, if time allows (a round number)
+)
 # Shares of a wall-clock budget:
-EVALUATING = 0.2  # for evaluations: docs/experiments/budget-evaluations.md
-AIM = 0.97  # that the plan fills: a machine slows down more often than it speeds up
+EVALUATING = 0.2  # spent on evaluations: docs/experiments/budget-evaluations.md
+AIM = 0.97  # filled by the plan: a machine slows down more often than it speeds up
 LONG_SCORE = 0.15  # beyond this share the final unbroken score is left to `charrnn eval`
 
 
@@ -59,7 +61,7 @@ class Costs:
     """Seconds that the parts of a run take, measured during the warm-up."""
 
     step: float
-    evaluation: float  # with its sample and its checkpoint
+    evaluation: float  # one evaluation, with its sample and its checkpoint
     final_score: float  # the unbroken score of the best checkpoint
 
 

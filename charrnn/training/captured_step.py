@@ -48,7 +48,7 @@ class CapturedStep(Generic[Batch]):
         self._step = step
         self._set_rate = set_rate
         self._graph: Captured | None = None
-        self._form: list[Any] = []  # of the batches that the graph is for
+        self._form: list[Any] = []  # the form of the batches that the graph is for
         self._plain_in_a_row = 0
         self._scored, self._rate = 0, 1.0  # the values when the step was captured
 

@@ -35,7 +35,7 @@ LONGEST_WINDOW_ON_GPU = 128
 SHORTEST_WINDOW = 8
 MOST_LANES = 32
 MOST_LANES_ON_GPU = 64
-WINDOWS_A_LANE = 8  # at least, which bounds the lanes on a short text
+WINDOWS_A_LANE = 8  # the fewest windows in a lane, which bounds the number of lanes on a short text
 
 # Width: defaults-for-a-short-run.md (192 for two minutes, 256 for ten). A wide model learns a short
 # text by heart, so the width also grows with the square root of the text: dropout-and-passes.md.

@@ -33,9 +33,9 @@ from charrnn.nn.models import LanguageModel
 from charrnn.nn.state import State, detach, zero_lanes
 from charrnn.training.objective import Loss
 
-NOT_SCORED = -100  # in place of a target; cross_entropy's `ignore_index`
-MOST_LOGITS = 1 << 25  # computed at a time in scoring: 128 MiB in float32
-SHORTEST_WINDOW, WINDOW_DEVIATION = 5, 5  # of random windows: Merity et al. 2018, section 5
+NOT_SCORED = -100  # stands for a target that is not scored: cross_entropy's `ignore_index`
+MOST_LOGITS = 1 << 25  # logits computed at a time in scoring: 128 MiB in float32
+SHORTEST_WINDOW, WINDOW_DEVIATION = 5, 5  # for random windows: Merity et al. 2018, section 5
 FULL_WINDOWS = 0.95  # the share of random windows that are not half as long
 
 Positions = NDArray[np.int64]
@@ -129,7 +129,7 @@ class TextWindows:
                 )
             self.batches_per_epoch = math.ceil(self.lane_length / window)
         self._all_lanes = batch_size
-        self._own_lanes = range(batch_size)  # fewer in a share
+        self._own_lanes = range(batch_size)  # a share has fewer
 
     def share(self, rank: int, count: int) -> TextWindows:
         """Return the same objective on the lanes from rank/count to (rank + 1)/count of all."""

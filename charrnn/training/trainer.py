@@ -23,7 +23,7 @@ from charrnn.training.objective import Batch, Loss, Objective
 
 Schedule = Callable[[int], float]
 """The learning rate of a step, counted from 0."""
-SEEDS_OF_A_RUN = 1_000_003  # between the seeds of two runs, so that they seldom share one
+SEEDS_OF_A_RUN = 1_000_003  # the distance of two runs' seeds, so that they seldom share one
 
 
 class Report(NamedTuple):
@@ -31,7 +31,7 @@ class Report(NamedTuple):
 
     step: int  # counted from 1
     epoch: int  # counted from 0
-    scored: int  # characters
+    scored: int  # the number of characters that were scored
     learning_rate: float
 
 
@@ -59,7 +59,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0  # the number of the next batch within the epoch
     learning_rate_factor: float = 1.0  # the product of all drops of the plateau schedule
-    interval_characters: int = 0  # in the training loss since the last evaluation
+    interval_characters: int = 0  # characters in the training loss since the last evaluation
 
 
 class Trainer(Generic[Batch]):
@@ -339,7 +339,7 @@ class Trainer(Generic[Batch]):
         tensors |= {f"average/{name}": value for name, value in self._averages().items()}
         for name, parameter in zip(self._names(), self._parameters(), strict=True):
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                if value is not None:  # SGD without momentum keeps None in its place.
+                if value is not None:  # SGD without momentum has None here.
                     tensors[f"optimizer/{name}/{key}"] = value
         if self.carry is not None:
             for i, leaf in enumerate(leaves(self.carry)):

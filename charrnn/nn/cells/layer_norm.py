@@ -77,8 +77,8 @@ class LayerNormLSTMCell(LSTMCell):
 class LayerNormGRUCell(GRUCell):
     r"""Gated recurrent unit with layer normalisation (Ba et al. 2016, appendix).
 
-    The equations of `GRUCell` with four LNs: for the products with the input and for those with the
-    state, one over both gates together and one over the candidate:
+    The equations of `GRUCell` with four LNs. The products with the input have one LN over both
+    gates together and one over the candidate; so do the products with the state:
 
     .. math::
         (r, z) &= \sigma(LN(W_{h,rz} h_{t-1}) + LN(W_{i,rz} x_t) + b_{i,rz} + b_{h,rz}) \\

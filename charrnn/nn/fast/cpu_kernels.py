@@ -326,6 +326,6 @@ def _gru_factors(blocks: Tensor, candidate: Tensor, previous: Tensor) -> Tensor:
     torch.mul(1 - update, 1 - candidate * candidate, out=of_x_n)
     torch.mul(of_x_n, reset, out=of_h_n)
     torch.mul(of_h_n, doubled_h_n, out=of_reset)
-    of_reset.mul_(0.5 - 0.5 * reset)  # Half of 1 - r, as h_n is doubled.
+    of_reset.mul_(0.5 - 0.5 * reset)  # Half of 1 - r, because h_n is doubled.
     torch.mul(previous - candidate, update - update * update, out=of_update)
     return factors
