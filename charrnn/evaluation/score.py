@@ -26,7 +26,7 @@ UNBROKEN = "unbroken"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A mean loss with its unit, how many units were scored, on which split and how.
+    """A mean loss with its unit, the number of units, the split and the protocol.
 
     `nats` is the mean loss of one `unit` (character, byte, word, label, token) and `count` the
     number of units scored. `halves` are the mean losses of the first and the second half of them.

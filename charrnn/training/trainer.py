@@ -384,7 +384,7 @@ class Trainer(Generic[Batch]):
             self.carry = replace_leaves(empty, iter([x.to(device, copy=True) for x in saved]))
 
     def _parameters(self) -> list[nn.Parameter]:
-        """The parameters in the optimizer's order, by which its state is numbered."""
+        """The parameters in the order in which the optimizer numbers its state."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _names(self) -> list[str]:
