@@ -62,7 +62,7 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The total loss in bits over the text's bytes in UTF-8; compares across vocabularies."""
+        """The total loss in bits per byte (UTF-8) of the text; comparable across vocabularies."""
         return self.bits * self.count / self.byte_count if self.byte_count else None
 
     def record(self) -> dict[str, Any]:

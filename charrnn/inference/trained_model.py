@@ -223,8 +223,8 @@ class TrainedModel:
         """
         if self.vocabulary.kind != "word" or split_words(word) != [word]:
             raise DataError(
-                f"{shortened(word)} is not a single word, or the vocabulary ({self.vocabulary.kind}) "
-                "is not one of words; give one word to a model of words"
+                f"{shortened(word)} is not a single word, or the {self.vocabulary.kind} vocabulary "
+                "has no words; give one word to a model of words"
             )
         import torch
 
@@ -381,7 +381,7 @@ class TrainedModel:
         )
 
     def _corpus(self, text: str, unknown: Unknown, nothing: str) -> Corpus:
-        """Make a corpus of a text. Raises DataError, beginning with `nothing`, for an empty text."""
+        """Make a corpus of a text. Raises DataError, beginning with `nothing`, if it is empty."""
         from charrnn.data.corpus import corpus_of_text
 
         corpus = corpus_of_text(text, self.vocabulary, unknown)
