@@ -87,7 +87,7 @@ def _program(context: click.Context) -> click.Group:
 
 
 def _command_named(context: click.Context, words: tuple[str, ...]) -> click.Context | None:
-    """Make the context of the command that the words name, one word for each level of groups."""
+    """Make the click context of the command that the words name, such as `config show`."""
     current = context.find_root()
     for word in words:
         group = current.command

@@ -292,7 +292,7 @@ class Bidirectional(nn.Module):
     product. With `lengths` each lane is read backwards from its own last real step. The state is a
     pair; the backward layer's final state is that after the first step, which it reads last. `step`
     raises TypeError, since an output depends on future inputs. Raises ValueError for an unknown
-    `merge`, and for two different widths unless it is concatenate.
+    `merge`, and for layers of two widths, unless they are concatenated.
 
     >>> layer = Bidirectional(Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(3, 5)))
     >>> outputs, state = layer(torch.zeros(2, 7, 3), layer.initial_state(2))
