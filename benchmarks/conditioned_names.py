@@ -52,7 +52,10 @@ def main() -> None:
 def measure(
     generator: str, classifier: str, names: str, count: int, seed: int, temperature: float
 ) -> dict[str, Any]:
-    """The object to print. Raises DataError where the runs were not trained on the same split."""
+    """Measure and return the object to print.
+
+    Raises DataError if the runs were not trained on the same split.
+    """
     checkpoints = [find_checkpoint(run, tell) for run in (generator, classifier)]
     configs, splits = split_of_both(checkpoints, names)
     writer = writer_of(checkpoints[0]).from_checkpoint(checkpoints[0])
@@ -103,7 +106,7 @@ def measure(
 def split_of_both(
     checkpoints: list[Checkpoint], names: str
 ) -> tuple[list[Config], dict[str, list[Any]]]:
-    """The configurations of both runs, and the split of the names that both were trained on."""
+    """Return the configurations of both runs, and the split of the names they were trained on."""
     configs = [config_from_data(c.metadata["config"], str(c.path)) for c in checkpoints]
     about = [
         (c.metadata["corpus"]["sha256"], c.metadata["corpus"]["splits"], config.data.split_by)
@@ -126,7 +129,7 @@ def split_of_both(
 
 
 def tell(text: str) -> None:
-    """Print a line for people."""
+    """Print a line to standard error."""
     print(text, file=sys.stderr)
 
 

@@ -1,7 +1,7 @@
 """Write pairs of strings: `python benchmarks/copying.py copy|reverse --count N --seed S`.
 
 Each line is a random string of 5 to 30 letters, a tab, and the same string or the string backwards.
-They are for `charrnn train --task translation`; the commands are in configs/copying.yaml.
+`charrnn train --task translation` learns from them; configs/copying.yaml has the commands.
 """
 
 from __future__ import annotations

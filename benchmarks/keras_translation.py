@@ -31,13 +31,13 @@ Array = NDArray[Any]
 
 
 def read(path: Path, count: int) -> tuple[list[str], list[str]]:
-    """The sources and targets of the first rows, targets with their start and end."""
+    """Return the sources and targets of the first rows, targets with their start and end."""
     rows = [line.split("\t")[:2] for line in path.read_text("utf-8").split("\n")[:count] if line]
     return [row[0] for row in rows], [START + row[1] + END for row in rows]
 
 
 def one_hot(texts: list[str]) -> tuple[Array, list[str]]:
-    """One-hot texts (N, T, V), padded to the longest, and the characters in them."""
+    """Return one-hot vectors (N, T, V) of texts, padded to the longest, and their characters."""
     characters = sorted({FILL}.union(*texts))
     place = {character: i for i, character in enumerate(characters)}
     longest = max(map(len, texts))
@@ -46,7 +46,7 @@ def one_hot(texts: list[str]) -> tuple[Array, list[str]]:
 
 
 def network(source_size: int, target_size: int) -> Any:
-    """Encoder and decoder, with a softmax over the next character of a target."""
+    """Build encoder and decoder, with a softmax over the next character of a target."""
     import keras
     from keras import layers
 
@@ -106,7 +106,7 @@ def main() -> None:
             "padded": done.history["val_loss"][0],
             "masked": float(nats[real].mean(dtype=np.float64)),
         }
-        # Keras's own loss agrees with the one computed from the probabilities.
+        # Keras's own loss must agree with the loss computed from the probabilities.
         assert abs(losses["padded"] - nats.mean(dtype=np.float64)) < 1e-3 * losses["padded"]
         for name, loss in losses.items():
             best[name] = min(best[name], (loss, epoch))

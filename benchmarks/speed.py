@@ -29,7 +29,7 @@ SYMBOLS, EMBEDDING, LAYERS, WINDOW = 65, 64, 2, 64
 
 
 def repeat(step: Callable[[], object], seconds: float) -> float:
-    """Calls per second, from the median of as many as fit after three to warm up."""
+    """Return calls per second: after three calls to warm up, the median of all that fit in."""
     for _ in range(3):
         step()
     times: list[float] = []
@@ -45,7 +45,7 @@ def repeat(step: Callable[[], object], seconds: float) -> float:
 
 
 def train_nn(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """The loop around `nn.LSTM`, `nn.GRU`, `nn.RNN` as tutorials have it."""
+    """Train by a loop around `nn.LSTM`, `nn.GRU` or `nn.RNN`, as tutorials write it."""
     import torch
     from torch import nn
 
@@ -83,7 +83,7 @@ def train_nn(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 @contextmanager
 def our_session(cell: str, width: int, lanes: int, steps: int, **more: object) -> Iterator[Any]:
-    """Start a session of ours on random text, of the same shape, without evaluations."""
+    """Start a session of charrnn on random text, with a model of the same shape; no evaluations."""
     import random
     import tempfile
 
@@ -117,14 +117,14 @@ def our_session(cell: str, width: int, lanes: int, steps: int, **more: object) -
 
 
 def train_ours(cell: str, width: int, lanes: int, seconds: float, **more: object) -> float:
-    """Steps of our trainer, with gradient clipping."""
+    """Train by steps of our trainer, with gradient clipping."""
     with our_session(cell, width, lanes, 10**6, **more) as session:
         steps = session.trainer.run(10**9)
         return repeat(lambda: next(steps), seconds) * lanes * WINDOW
 
 
 def train_plain(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """The same with the plain equations: one call of the cell for each character."""
+    """Train with the plain equations: one call of the cell for each character."""
     from charrnn.nn.layers import Recurrent
 
     with our_session(cell, width, lanes, 10**6) as session:
@@ -136,7 +136,7 @@ def train_plain(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 
 def train_whole(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """A whole run of ours as `charrnn train` drives it, by wall time, without evaluations."""
+    """Train a whole run as `charrnn train` does, without evaluations, and take the wall time."""
     from charrnn.session.events import Stepped
 
     at: list[float] = []  # when each step was done
@@ -148,7 +148,7 @@ def train_whole(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 
 def train_jax(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """JAX and Flax: `nn.RNN` over `OptimizedLSTMCell` and its kin, optax's Adam, one jit a step."""
+    """Train in JAX: Flax's `nn.RNN` over `OptimizedLSTMCell` or the like, optax's Adam, one jit."""
     import flax.linen as fnn
     import jax
     import optax
@@ -197,7 +197,7 @@ def train_jax(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 
 def train_keras(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """Keras on JAX: `train_on_batch` of a compiled Sequential model (its state starts at zero)."""
+    """Train in Keras on JAX: `train_on_batch` of a compiled model, each batch from a zero state."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
     import numpy as np
@@ -222,7 +222,7 @@ def train_keras(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 
 def sample_nn(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """`nn.LSTM` stepped by hand, as tutorials have it."""
+    """Sample by stepping `nn.LSTM` in a loop, as tutorials write it."""
     import torch
     from torch import nn
 
@@ -242,7 +242,7 @@ def sample_nn(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 
 def sample_ours(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """Our sampler on the numpy stepper."""
+    """Sample by our sampler on the numpy stepper."""
     import numpy as np
 
     from charrnn.inference.numpy_stepper import NumpyModel
@@ -271,7 +271,7 @@ def sample_ours(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 
 def sample_jax(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """Flax's cells in a `lax.scan` over 200 characters that is compiled as one."""
+    """Sample by Flax's cells in a `lax.scan` over 200 characters, compiled into one program."""
     import flax.linen as fnn
     import jax
     from jax import numpy as jnp
@@ -306,7 +306,7 @@ def sample_jax(cell: str, width: int, lanes: int, seconds: float) -> float:
 
 
 def peak(cell: str, width: int, lanes: int, seconds: float) -> float:
-    """Floating-point operations a second in a large float32 matrix product."""
+    """Measure floating-point operations per second in a large float32 matrix product."""
     import torch
 
     a = torch.ones(2048, 2048)
@@ -351,7 +351,7 @@ def fresh(task: str, who: str, cell: str, width: int, lanes: int, seconds: float
 
 
 def operations(cell: str, width: int) -> int:
-    """Multiplications and additions for one character, forward and backward."""
+    """Count the multiplications and additions for one character, forward and backward."""
     gates = {"lstm": 4, "gru": 3, "vanilla": 1}[cell]
     inputs = [EMBEDDING] + [width] * (LAYERS - 1)
     weights = sum(gates * width * (i + width) for i in inputs) + SYMBOLS * width
@@ -359,7 +359,7 @@ def operations(cell: str, width: int) -> int:
 
 
 def first_character(rounds: int) -> dict[str, float]:
-    """Seconds from the start of the process to the end of `charrnn sample -n 1`."""
+    """Measure the seconds from the start of the process to the end of `charrnn sample -n 1`."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -386,7 +386,7 @@ def first_character(rounds: int) -> dict[str, float]:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -70,7 +70,7 @@ html_theme_options = {
 
 
 class Source(SphinxDirective):
-    """The source of `package.module:Name`, as it is now, with the place where it stands.
+    """The present source of `package.module:Name`, with its file and line.
 
     `body` leaves out its docstring. What is not found fails the build.
     """
@@ -79,7 +79,7 @@ class Source(SphinxDirective):
     option_spec = {"body": directives.flag}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
-        """A block of code, and a line that names its file."""
+        """Return a block of code, and a line that names its file."""
         try:
             thing = resolve_name(self.arguments[0])
         except (ImportError, AttributeError) as error:
@@ -103,13 +103,13 @@ def _without_docstring(code: str) -> str:
 
 
 class Drawing(SphinxDirective):
-    """A drawing from `pictures/`, put into the page so that it takes the page's colours."""
+    """A drawing from `pictures/`, inlined so that it has the colours of the page."""
 
     required_arguments = 1
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        """A figure; the content is its caption."""
+        """Return a figure; the directive's content is its caption."""
         path = Path(self.env.srcdir) / "pictures" / f"{self.arguments[0]}.svg"
         self.env.note_dependency(str(path))
         caption = nodes.container()
@@ -123,14 +123,14 @@ class Commands(SphinxDirective):
     """Every command, in the order in which `charrnn --help` lists them."""
 
     def run(self) -> list[nodes.Node]:
-        """What sphinx-click makes of the group."""
+        """Return what sphinx-click generates for the group of commands."""
         text = ["```{eval-rst}", ".. click:: charrnn.cli.main:cli", "   :prog: charrnn"]
         text += ["   :nested: full", f"   :commands: {','.join(cli.commands)}", "```"]
         return self.parse_text_to_nodes("\n".join(text), allow_section_headings=True)
 
 
 def _examples_as_code(app: Sphinx, ctx: Any, lines: list[str]) -> None:
-    """Set what click keeps as it is (`\\b`: examples, exit codes) as code."""
+    """Show paragraphs that click does not rewrap (`\\b`: examples, exit codes) as code."""
     text, lines[:] = [*lines], []
     for line in text:
         kept = line.removeprefix("| ")
@@ -142,12 +142,12 @@ def _examples_as_code(app: Sphinx, ctx: Any, lines: list[str]) -> None:
 
 
 class PublicNames(SphinxDirective):
-    """The public names in sections, one a line as `Title: name name`; each must be there once."""
+    """The public names in sections, each a line `Title: name name`; each name must occur once."""
 
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        """A section for each line, documented by autodoc."""
+        """Return a section for each line, documented by autodoc."""
         import charrnn
 
         listed, text = [], []
@@ -173,7 +173,7 @@ class ConfigurationKeys(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """A definition list, parsed as Markdown."""
+        """Return a definition list, parsed as Markdown."""
         section, usual = self.arguments[0], flatten(Config().model_dump())
         schema = Config.model_json_schema()
         lines = []
@@ -191,14 +191,14 @@ class ConfigurationKeys(SphinxDirective):
 
 
 def _shown(value: Any) -> str:
-    """A default as YAML has it."""
+    """Format a default as in YAML."""
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)
 
 
 def _kind(key: str, schema: dict[str, Any]) -> str:
-    """The type of a key in words, from the JSON schema."""
+    """Describe the type of a key in words, from the JSON schema."""
     part = schema
     for name in key.split("."):
         part = _resolved(part["properties"][name], schema)
@@ -236,7 +236,7 @@ def _in_words(part: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add what is generated from the package."""
+    """Register the directives that generate text from the package."""
     app.add_directive("source", Source)
     app.add_directive("drawing", Drawing)
     app.add_directive("commands", Commands)

@@ -1,18 +1,20 @@
-"""Run what the pages show, and write down what it printed: `python docs/run.py [PAGE]...`.
+"""Run the commands and snippets in the pages and update the output shown there.
+
+`python docs/run.py [PAGE]...`
 
 Two kinds of fenced block are executed:
 
-- `console`: each line that begins with `$ ` is a command, what follows it is what it printed;
-- `python`: a snippet; what it printed stands in an `output` block right after it.
+- `console`: a line that begins with `$ ` is a command, and the lines after it are its output;
+- `python`: a snippet, with its output in an `output` block right after it.
 
-The pages of a folder run one after another, in the order of its index, in one copy of the
-checkout's example data, so that a page can sample from a run that an earlier page trained. A page's
-snippets share their names. A command that fails is an error.
+The pages of a folder run one after another, in the order of its index, in one folder with a copy of
+the example data, so that a page can sample from a run that an earlier page trained. The snippets of
+a page share their variables. A command that fails is an error.
 
-Long output is shortened by lines `...`. As many lines stay before, between and after them as there
-are in the page; after a `...` the output goes on at the next line that begins with the same word. A
-block that is marked `varies` (as in `console varies`) shows a model's own writing, which
-differs between processors. `tests/test_docs.py` runs all of it again and compares with `alike`.
+Long output is shortened by lines `...`. As many lines are kept before, between and after them as
+the page has; after a `...` the output continues at the next line that begins with the same word. A
+block that is marked `varies` (as in `console varies`) shows text that a model wrote, which differs
+between processors. `tests/test_docs.py` runs everything again and compares by `alike`.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ DECIMAL = re.compile(r"(\d[\d,]*\.\d+)")
 
 
 class Session:
-    """A folder to run in, the names of the snippets run so far, and a way to run both kinds."""
+    """A folder in which commands and snippets run, with the variables of the snippets so far."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,7 +73,7 @@ class Session:
 
     @contextlib.contextmanager
     def here(self) -> Iterator[io.StringIO]:
-        """Be in the folder, with everything that is printed caught."""
+        """Work in the folder and capture everything that is printed."""
         caught = io.StringIO()
         environment = ENVIRONMENT | {"CHARRNN_CACHE_DIR": str(self.folder / ".cache")}
         with (
@@ -83,7 +85,7 @@ class Session:
             yield caught
 
     def command(self, line: str) -> str:
-        """What a command prints to both streams. Raises RuntimeError where it fails."""
+        """Run a command and return its output, both streams. Raises RuntimeError if it fails."""
         with self.here() as caught:
             if line.startswith("charrnn ") and not re.search(r"[|;<>&]", line):
                 code, printed = _charrnn(shlex.split(line)[1:]), caught.getvalue()
@@ -103,13 +105,13 @@ class Session:
         return printed
 
     def snippet(self, code: str, place: str) -> str:
-        """What a snippet prints."""
+        """Run a snippet and return its output."""
         with self.here() as caught:
             exec(compile(code, place, "exec"), self.names)  # noqa: S102 -- our own pages
         return caught.getvalue()
 
     def rerun(self, block: re.Match[str]) -> str:
-        """A block with what it prints now."""
+        """Run a block and return it with its new output."""
         if block["console"] is None:
             printed = self.snippet(block["python"], "a snippet")
             code = f"```python\n{block['python']}```\n"
@@ -137,7 +139,7 @@ def _charrnn(arguments: list[str]) -> int:
 
 
 def _commands(console: str) -> Iterator[tuple[str, str]]:
-    """Each command, which may go on over lines that end with a backslash, and its output."""
+    """Yield each command and its output. A backslash at the end continues a command's line."""
     for part in re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]:
         command = re.match(r"(?:.*\\\n)*.*\n", part)
         assert command
@@ -145,7 +147,7 @@ def _commands(console: str) -> Iterator[tuple[str, str]]:
 
 
 def _shortened(printed: str, shown: str) -> str:
-    """What was printed, cut where what was shown before is cut."""
+    """Shorten new output in the same way as the output shown before."""
     lines = [line.rstrip() for line in printed.splitlines()]
     pieces = [[]]  # type: list[list[str]]
     for line in shown.splitlines():
@@ -169,8 +171,11 @@ def _shortened(printed: str, shown: str) -> str:
 
 
 def alike(shown: str, now: str) -> bool:
-    """Whether two blocks say the same. Times, speeds and what a model in training writes may
-    differ, and other numbers with a decimal point by a twentieth or by 0.02."""
+    """Return whether two blocks agree.
+
+    Times, speeds and samples during training may differ; other numbers with a decimal point may
+    differ by a twentieth or by 0.02.
+    """
     header = shown.partition("\n")[0]
     if header.endswith(" varies") or "\n```output varies\n" in shown:
         return True
@@ -187,7 +192,7 @@ def _stable(block: str) -> str:
 
 
 def pages(folder: str) -> list[Path]:
-    """The pages of a folder in the order of its index; of a page at the top, itself."""
+    """Return the pages of a folder in the order of its index, or the one page of that name."""
     if folder.endswith(".md"):
         return [ROOT / folder]
     index = DOCS / folder / "index.md"
@@ -197,7 +202,7 @@ def pages(folder: str) -> list[Path]:
 
 
 def run_folder(folder: str, scratch: Path) -> Iterator[tuple[Path, str, str]]:
-    """Every block of a folder's pages: the page, the block as it stands, and as it is now."""
+    """Yield for every block of a folder's pages: the page, the block, and the updated block."""
     session = Session(scratch)
     for page in pages(folder):
         session.names = {}
@@ -206,7 +211,7 @@ def run_folder(folder: str, scratch: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def main(names: list[str]) -> None:
-    """Write what is printed now into the pages that are named, or into all."""
+    """Update the output in the named pages, by default in all."""
     wanted = {Path(name).resolve() for name in names}
     for folder in FOLDERS:
         if wanted and not wanted & set(pages(folder)):

@@ -1,4 +1,4 @@
-"""List every error and warning of the package with its file and line, to be read as one text.
+"""List every error and warning of the package with its file and line, for reading them together.
 
 python scripts/messages.py [FILE OR FOLDER]...
 """
@@ -25,12 +25,12 @@ class Message(NamedTuple):
 
 
 def name_of(function: ast.expr) -> str:
-    """The last name of what is called: `fail` in `self.fail(...)`."""
+    """Return the last part of a called name: `fail` in `self.fail(...)`."""
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def text_of(node: ast.expr) -> str:
-    """The text of a string, an f-string or a sum of them; other expressions stand in braces."""
+    """Return the text of a string, an f-string or a sum of them; other expressions in braces."""
     match node:
         case ast.Constant(value=str(text)):
             return text
@@ -44,7 +44,7 @@ def text_of(node: ast.expr) -> str:
 
 
 def messages_in(path: Path) -> Iterator[Message]:
-    """The messages of a module, in its order."""
+    """Yield the messages of a module."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if not isinstance(node, ast.Call) or not node.args:
             continue
@@ -54,7 +54,7 @@ def messages_in(path: Path) -> Iterator[Message]:
 
 
 def main() -> None:
-    """Print the messages of the files and folders that are named, or of the package."""
+    """Print the messages of the named files and folders, by default of the package."""
     for root in map(Path, sys.argv[1:] or [PACKAGE]):
         for path in sorted(root.rglob("*.py")) if root.is_dir() else [root]:
             for message in sorted(messages_in(path)):

@@ -23,7 +23,7 @@ COLUMNS = 74
 
 
 def charrnn(*words: str) -> tuple[str, str]:
-    """Run one command; what it wrote to standard output and to standard error."""
+    """Run one command and return its standard output and standard error."""
     done = subprocess.run(
         [sys.executable, "-m", "charrnn", *words], capture_output=True, text=True, check=True
     )
@@ -31,7 +31,7 @@ def charrnn(*words: str) -> tuple[str, str]:
 
 
 def session(text: Path, run: Path, max_time: str) -> list[str]:
-    """Train and sample; the lines that a terminal would show, shortened."""
+    """Train and sample, and return the lines that a terminal would show, shortened."""
     _, progress = charrnn("train", str(text), "--max-time", max_time, "--out", str(run))
     lines = [line for line in progress.splitlines() if not line.startswith("    ")]
     steps = [line for line in lines if line.startswith("step ")]
@@ -55,7 +55,7 @@ def session(text: Path, run: Path, max_time: str) -> list[str]:
 
 
 def draw(lines: list[str], run: Path, baseline: float, out: Path) -> None:
-    """The terminal on the left, the curve on the right."""
+    """Draw the terminal on the left and the curve on the right."""
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [line for line in metrics if "train" in line]
     steps = [line["step"] for line in curve]

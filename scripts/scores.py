@@ -35,7 +35,7 @@ class Recipe:
     header: dict[str, list[str]]
 
     def text(self, key: str) -> str:
-        """The value of a key that occurs once in the header."""
+        """Return the value of a key that occurs at most once in the header."""
         return self.header[key][0]
 
 

@@ -1,4 +1,4 @@
-"""Numbers in words, to learn from in seconds: `python numbers.py languages|digits [--count N]`.
+"""Write numbers in words, as small data: `python numbers.py languages|digits [--count N]`.
 
 `languages` prints the numbers from 0 to 99 in English, German, French and Spanish, each with a tab
 and the language: texts and their classes. `digits` prints English numbers below 1,000, each with a
@@ -36,7 +36,7 @@ SPANISH_TENS = "treinta cuarenta cincuenta sesenta setenta ochenta noventa".spli
 
 
 def english(number: int) -> str:
-    """A number from 0 to 999."""
+    """Write a number from 0 to 999."""
     if number >= 100:
         rest = f" and {english(number % 100)}" if number % 100 else ""
         return f"{ENGLISH[number // 100]} hundred{rest}"
@@ -47,7 +47,7 @@ def english(number: int) -> str:
 
 
 def german(number: int) -> str:
-    """A number from 0 to 99."""
+    """Write a number from 0 to 99."""
     if number < 20:
         return GERMAN[number]
     ones, tens = GERMAN[number % 10].removesuffix("s"), GERMAN_TENS[number // 10 - 2]
@@ -56,7 +56,7 @@ def german(number: int) -> str:
 
 
 def french(number: int) -> str:
-    """A number from 0 to 99."""
+    """Write a number from 0 to 99."""
     if number < 20:
         return FRENCH[number]
     tens, ones = FRENCH_TENS[number // 10 - 2], number % 10
@@ -69,7 +69,7 @@ def french(number: int) -> str:
 
 
 def spanish(number: int) -> str:
-    """A number from 0 to 99."""
+    """Write a number from 0 to 99."""
     if number < 30:
         return SPANISH[number]
     tens = SPANISH_TENS[number // 10 - 3]

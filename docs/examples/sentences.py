@@ -26,14 +26,14 @@ PLACES = "in on by near under".split()
 
 
 class Grammar:
-    """Draws sentences, and adds up the surprisal of what it drew, in nats."""
+    """Draw sentences, and add up the surprisal of every choice, in nats."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)  # noqa: S311
         self.nats = 0.0
 
     def sentence(self) -> Iterator[Tagged]:
-        """A subject, a verb, an object and, one time in four, a place."""
+        """Draw a subject, a verb, an object and, one time in four, a place."""
         plural = self.happens(0.5)
         yield from self.noun_phrase(plural)
         yield self.one_of(VERBS if plural else THIRD), "VERB"
@@ -44,20 +44,20 @@ class Grammar:
         yield ".", "PUNCT"
 
     def noun_phrase(self, plural: bool) -> Iterator[Tagged]:
-        """A determiner, one time in three an adjective, a noun."""
+        """Draw a determiner, one time in three an adjective, and a noun."""
         yield self.one_of(["the", "the", "some"] if plural else ["the", "the", "a"]), "DET"
         if self.happens(1 / 3):
             yield self.one_of(ADJECTIVES), "ADJ"
         yield self.one_of(PLURAL if plural else SINGULAR), "NOUN"
 
     def happens(self, probability: float) -> bool:
-        """A coin that falls on its face with this probability."""
+        """Return True with this probability."""
         happened = self.draw.random() < probability
         self.nats -= math.log(probability if happened else 1 - probability)
         return happened
 
     def one_of(self, words: list[str]) -> str:
-        """One of the words; one that is listed twice is twice as likely."""
+        """Draw one of the words; a word that is listed twice is twice as likely."""
         word = self.draw.choice(words)
         self.nats -= math.log(words.count(word) / len(words))
         return word
