@@ -112,8 +112,7 @@ def build_embedding(model: ResolvedModel, vocabulary: Vocabulary) -> tuple[nn.Mo
         )
     if vocabulary.specials != (UNKNOWN,):
         raise ConfigError(
-            f"composed words allow no other special symbol than {UNKNOWN}; set model.words "
-            "to lookup"
+            f"composed words allow no special symbol but {UNKNOWN}; set model.words to lookup"
         )
     characters = word_characters(vocabulary)
     vectors = build_words(model, vocabulary.size, characters.size)
