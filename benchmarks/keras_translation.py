@@ -37,7 +37,7 @@ def read(path: Path, count: int) -> tuple[list[str], list[str]]:
 
 
 def one_hot(texts: list[str]) -> tuple[Array, list[str]]:
-    """Return the texts as one-hot vectors (N, T, V), padded to the longest, and their characters."""
+    """Return texts as one-hot vectors (N, T, V), padded to the longest, and their characters."""
     characters = sorted({FILL}.union(*texts))
     place = {character: i for i, character in enumerate(characters)}
     longest = max(map(len, texts))

@@ -3,8 +3,9 @@
 `python benchmarks/rare_words.py RUN RUN TEXT`
 
 Each RUN is a language model of words that was trained on the first part of TEXT. The validation
-split of TEXT is scored in one unbroken pass. The scores are grouped by how often the input word (the
-word before the predicted one) occurs in training. Words outside the vocabulary are read as `<unk>`.
+split of TEXT is scored in one unbroken pass. The scores are grouped by how often the input word
+(the word before the predicted one) occurs in training. Words outside the vocabulary are read as
+`<unk>`.
 """
 
 from __future__ import annotations
