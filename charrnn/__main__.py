@@ -1,10 +1,10 @@
-"""`python -m charrnn`, and what the command `charrnn` runs."""
+"""The entry point of `python -m charrnn` and of the command `charrnn`."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C while it is still being imported is no traceback either."""
+    """Run the command line. Ctrl-C during its import does not print a traceback either."""
     try:
         from charrnn.cli.main import main as run
 

@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
     DONE = 0, "done"
     ERROR = 1, "error"
-    USAGE = 2, "usage or configuration"  # click ends with 2 as well
+    USAGE = 2, "usage or configuration"  # click also exits with 2
     DATA = 3, "data"
     CHECKPOINT = 4, "checkpoint"
     LOCKED = 5, "another trainer is at work in the run"
@@ -83,7 +83,7 @@ class StorageError(CharrnnError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is Python's, numpy's or torch's way of saying that memory ran out."""
+    """Whether an error of Python, numpy or torch says that memory ran out."""
     signs = ("out of memory", "can't allocate memory", "bad_alloc")
     text = str(error).lower()
     return isinstance(error, MemoryError) or (

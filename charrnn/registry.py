@@ -47,9 +47,9 @@ def resolve(reference: str) -> Any:
 class Table(Mapping[str, Entry]):
     """Entries by name: our own, then those of installed packages.
 
-    Installed packages are asked once, when a name is not one of ours or when all names are listed.
-    A name of ours always means our entry. `entry` makes an installed entry from its name and its
-    reference. Raises ConfigError where two packages provide the name that is looked up.
+    Installed packages are searched once, when a name is not one of ours or when all names are
+    listed. A name of ours always means our entry. `entry` makes an installed entry from its name
+    and its reference. Raises ConfigError where two packages provide the name that is looked up.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Table(Mapping[str, Entry]):
 
         references: dict[str, set[str]] = {}
         for point in entry_points(group=self.group):
-            reference = point.value.partition("[")[0].strip()  # Without extras.
+            reference = point.value.partition("[")[0].strip()  # Leave out the names of extras.
             references.setdefault(point.name, set()).add(reference)
         return {name: sorted(references[name]) for name in sorted(references)}
 
@@ -93,7 +93,7 @@ class CellEntry(NamedTuple):
     """One cell."""
 
     title: str
-    """The name shown in a banner; settings of the section `model` stand in braces."""
+    """The name shown in a banner; settings of the section `model` are in braces."""
     cell: str
     """The reference of its class, a `charrnn.nn.cells.base.Cell` that is called with the input
     width, the hidden width and those settings of the section `model` that its constructor names."""
@@ -132,22 +132,22 @@ def one_of(names: Iterable[str]) -> str:
 
 
 class TaskEntry(NamedTuple):
-    """One task. What its entry leaves out, its class has under the same name."""
+    """One task. Its class has the fields that its entry leaves out, under the same names."""
 
     task: str
     """The reference of its class (`charrnn.tasks.task.Task`)."""
     read: str = ""
-    """The reference of the function that reads its data from a configuration, the texts that it
-    names and a vocabulary or None."""
+    """The reference of the function that reads its data. It takes a configuration, the texts that
+    the configuration names, and a vocabulary or None."""
     writer: str = ""
     """The reference of the class that writes for `charrnn sample`, as
-    `charrnn.inference.trained_model.TrainedModel` does; or of None."""
+    `charrnn.inference.trained_model.TrainedModel` does; or of None, if nothing writes."""
     traits: tuple[str, ...] = ()
     """Its traits (`charrnn.config.schema.TRAITS`): a key of the configuration that needs a trait is
     refused for a task without it."""
     shapes: str = ""
-    """The reference of a function that lists the tensors of its checkpoints without torch, where
-    there is one (`charrnn.runs.checkpoint_check.numpy_tensors`)."""
+    """The reference of a function that lists the tensors of its checkpoints without torch, such as
+    `charrnn.runs.checkpoint_check.numpy_tensors`; empty if there is none."""
 
 
 TASKS: Table[TaskEntry] = Table(
@@ -214,5 +214,5 @@ def traits_of(task: str) -> tuple[str, ...]:
 
 
 def not_installed(kind: str, name: str) -> str:
-    """Say that no installed package provides a cell or a task, and what to do."""
+    """Write the message that no installed package provides a cell or a task."""
     return f"{kind} {name!r} is not installed; pip install the package that provides it"

@@ -1,7 +1,7 @@
 """Hidden Markov models of ids: a baseline that remembers one of K states and nothing else.
 
-This module knows neither text nor torch. A hidden state z_t in [0, K) emits the id x_t in [0, V),
-and then the state z_{t+1} follows:
+This module depends on neither text nor torch. A hidden state z_t in [0, K) emits the id x_t in [0,
+V), and then the state z_{t+1} follows:
 
     pi_i = P(z_0 = i),    A_ij = P(z_{t+1} = j | z_t = i),    B_iv = P(x_t = v | z_t = i).
 
@@ -32,15 +32,15 @@ as one matrix product a step:
     lane 3    x_15 x_16 x_17 x_18 x_19    starts from a guess
 
 Then each lane but the first is read once more, now from the state in which the lane before it
-ended. The second reading stops as soon as its state agrees with that of the first one, because from
-there on both are the same. It does so soon: a step never increases the largest ratio between the
+ended. The second reading stops as soon as its state agrees with the first reading's, because from
+there on both are the same. This happens soon: a step never increases the largest ratio between the
 entries of two states (Birkhoff 1957), and in practice the states agree after some tens of ids:
 
     lane 1, first reading     guess  .    .    .    .    end
     lane 1, second reading    end of lane 0  .    .  = agrees, stop
 
 A lane whose state changes up to its end changes the start of the next lane, which is then read
-again. The result is that of one unbroken pass, up to `AGREEMENT`.
+again. The result equals one unbroken pass, up to `AGREEMENT`.
 
 Baum, Petrie, Soules and Weiss (1970), A maximization technique occurring in the statistical
 analysis of probabilistic functions of Markov chains, Annals of Mathematical Statistics 41; Rabiner
@@ -61,14 +61,14 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 
 SMOOTHING = 1e-5
-NUMBERS = 1 << 22  # float64 numbers in the states of a block, K for each id
+NUMBERS = 1 << 22  # float64 numbers in the states of a block, with K of them for each id
 AGREEMENT = 1e-12  # relative: two readings of a lane agree if every entry is as close as this,
 NEGLIGIBLE = 1e-30  # absolute: or closer than this
-ROUNDS = 8  # of reading lanes again together; then one by one, which costs one pass at most
+ROUNDS = 8  # rounds of reading lanes again side by side; then they are read one by one
 
 
 class Iteration(NamedTuple):
-    """The model after `number` re-estimations, and ln P(text) by it in nats."""
+    """The model after `number` re-estimations, and its ln P(text) in nats."""
 
     number: int
     log_likelihood: float
@@ -131,14 +131,16 @@ class HiddenMarkovModel:
     ) -> HiddenMarkovModel:
         """Draw a model for `fit` to start from; the same seed gives the same model.
 
-        pi and the rows of A are draws from the flat Dirichlet distribution. The rows of B are such
-        draws times the frequencies in `ids` (T,). Rows that are nearly equal would be a saddle
-        point, where the fit gains less than its tolerance and stops.
+        pi and the rows of A are draws from the flat Dirichlet distribution. The rows of B are draws
+        of the same kind, multiplied by the frequencies in `ids` (T,) and normalised. Rows that are
+        nearly equal would be a saddle point, where the fit gains less than its tolerance and stops.
 
         Raises ValueError if there are no ids or no states, or an id is not in the vocabulary.
         """
         if states < 1 or not len(ids):
-            raise ValueError(f"{states} states of {len(ids)} ids: both must be above 0")
+            raise ValueError(
+                f"a model needs at least one state and one id; received {states} and {len(ids)}"
+            )
         counts = np.bincount(_checked(ids, vocabulary_size), minlength=vocabulary_size)
         generator = np.random.default_rng(seed)
         emissions = counts * generator.dirichlet(np.ones(vocabulary_size), states)
@@ -193,8 +195,11 @@ class HiddenMarkovModel:
     def _reestimated(
         self, blocks: Sequence[NDArray[np.int64]], starts: Sequence[Array], last: LaneReading
     ) -> HiddenMarkovModel:
-        """The next model of Baum-Welch. Blocks are read again from their `starts`, the last one
-        first, so that one reading is in memory at a time."""
+        """Compute the next model of Baum-Welch.
+
+        Blocks are read again from their `starts`, the last one first, so that one reading is in
+        memory at a time.
+        """
         emissions = np.ascontiguousarray(self.emissions.T)
         expected = Expectations(self.transitions, emissions)
         expected.add(blocks[-1], last)
@@ -294,7 +299,7 @@ class Expectations:
         self._transposed = np.ascontiguousarray(transitions.T)
         self._emissions = emissions
         states = len(transitions)
-        self._after = np.full(states, 1 / states)  # b of the block's last id
+        self._after = np.full(states, 1 / states)  # b_t of the last id of the block
         self._next = np.zeros(states)  # B_j(x_t) b_t(j) / n_t of the first id of the next block
         self.first = np.empty(0)  # (K,): P(z_0 = i | x)
         self.pairs = np.zeros((states, states))  # sum of P(z_t = i, z_{t+1} = j | x) / A_ij
@@ -380,7 +385,7 @@ def _read_again(
     """Read lanes again, each from the end of the lane before it, and correct `reading` in place.
 
     A lane is read until its state agrees with the earlier reading. Returns the lanes that did not
-    agree before their end, so that the lanes after them have to be read again.
+    agree before their end: the lanes after them must be read again.
     """
     states, totals = reading
     state = states[-1, lanes - 1]
@@ -413,8 +418,8 @@ def _advance(
 def _blocks(ids: NDArray[np.int64], states: int) -> Iterator[NDArray[np.int64]]:
     """Cut ids (T,) into blocks (length, lanes); each column is a lane, and lanes follow in order.
 
-    A block has about as many lanes as steps, so that there are few steps and each is worth it. Ids
-    that do not fill a block go to the next one.
+    A block has about as many lanes as steps, so that there are few steps with much work in each.
+    Ids that do not fill a block go to the next one.
     """
     most = max(1, NUMBERS // states)
     begin = 0
@@ -430,7 +435,9 @@ def _distributions(name: str, values: NDArray[Any]) -> Array:
     """Return rows that sum to 1 as float64. Raises ValueError for any others."""
     rows = np.array(values, np.float64)
     if not (rows >= 0).all() or not np.allclose(rows.sum(axis=-1), 1, rtol=0, atol=1e-8):
-        raise ValueError(f"the {name} are not distributions: numbers of at least 0 that sum to 1")
+        raise ValueError(
+            f"the {name} are not distributions; give numbers of at least 0 that sum to 1"
+        )
     return rows
 
 

@@ -1,14 +1,14 @@
 """Character n-grams with interpolated smoothing: a baseline that counts instead of training.
 
-This module knows neither text nor torch. A context h is the last symbols before w, and h' is h
+This module depends on neither text nor torch. A context h is the last symbols before w, and h' is h
 without its first symbol. Every smoothing has the form
 
     P_k(w | h) = share_k(h w) + rest_k(h) P_{k-1}(w | h'),    P_0(w) = 1 / V,
 
 where k - 1 is the length of h. `share` is the probability from the n-grams of k symbols, and `rest`
-is the part of the probability that is left to the shorter context. If h was never seen before any
-symbol, share is 0 and rest is 1: the shorter context decides. With c for counts,
-c(h .) = sum_w c(h w) and N(h .) = |{w : c(h w) > 0}|:
+is the part of the probability that is left to the shorter context. If no symbol was ever seen after
+h, share is 0 and rest is 1: the shorter context decides. With c for counts, c(h .) = sum_w c(h w)
+and N(h .) = |{w : c(h w) > 0}|:
 
     Kneser-Ney, modified  share = (c(h w) - D(c(h w))) / c(h .),  rest = sum_w D(c(h w)) / c(h .)
     Witten-Bell           share = c(h w) / (c(h .) + N(h .)),     rest = N(h .) / (c(h .) + N(h .))
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 Smoothing: TypeAlias = Literal["kneser-ney", "witten-bell", "none"]
 Nodes: TypeAlias = NDArray[np.int64]
-"""N-grams of one length, each as its rank among those that were seen; UNSEEN for all others."""
+"""N-grams of one length, each as its rank among the seen ones; UNSEEN for all others."""
 
 UNSEEN = -1
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
@@ -119,9 +119,9 @@ class NgramModel:
                 return_counts=True,
             )
             if k and self.smoothing == "kneser-ney":
-                # An n-gram of this level is a symbol that precedes an n-gram of the level below.
+                # Each n-gram of this level puts a symbol before an n-gram of the level below.
                 suffixes = np.bincount(nodes[first + 1], minlength=len(keys[-1]))
-                suffixes[nodes[:1]] += 1  # The beginning of the text.
+                suffixes[nodes[:1]] += 1  # The beginning of the text counts as a symbol.
                 counts[-1] = suffixes
             keys.append(level_keys)
             counts.append(occurrences)
@@ -177,7 +177,7 @@ class NgramModel:
     def _probabilities(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Compute P of each id given the ids before it, shape (T,)."""
         probabilities = np.full(len(ids), 1 / self.vocabulary_size)
-        contexts = np.zeros(len(ids), np.int64)  # Of each id from position k on.
+        contexts = np.zeros(len(ids), np.int64)  # The context of each id from position k on.
         for k, level in enumerate(self._levels[: len(ids)]):
             nodes = level.find(contexts * self.vocabulary_size + ids[k:])
             probabilities[k:] = level.share[nodes] + level.rest[contexts] * probabilities[k:]
@@ -245,8 +245,8 @@ class AdaptiveNgramModel:
 
     It starts from the counts of `model`. A symbol w after a context h adds one to the count of h w
     at the highest order. If that n-gram is new, it is a new continuation of h' w, which adds one at
-    the next lower order, and so on. The counts are those of both texts together; the discounts stay
-    those of `model`. `history` is the last ids before the text.
+    the next lower order, and so on. The counts are those of both texts together; the discounts of
+    `model` are kept. `history` is the last ids before the text.
 
     Raises ValueError for a model with another smoothing.
     """

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from charrnn.errors import ConfigError, StorageError, require_extra
 
-CELL = 0.22  # inches of a cell's side
-MOST = 300  # symbols along a side
+CELL = 0.22  # inches: the side of a cell
+MOST = 300  # symbols at most on each axis
 
 
 def require_pictures(path: Path) -> None:
-    """Raise ConfigError without matplotlib, or for a name that it cannot write."""
+    """Raise ConfigError without matplotlib, or for a type of file that it cannot write."""
     require_extra("matplotlib", "pictures", "a picture")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

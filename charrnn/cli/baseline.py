@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--errors", metavar="HOW", help="What to do with bad bytes: strict, replace, ...")
 @click.option("--sample", "length", type=click.IntRange(min=0), metavar="LENGTH",
               help="Also generate text of this many symbols.")  # fmt: skip
-@click.option("--prompt", metavar="TEXT", help="Text to start it with.")
+@click.option("--prompt", metavar="TEXT", help="Text to start the sample with.")
 @click.option("--temperature", type=Number(min=0), metavar="X", default=1.0, show_default=True,
               help="Below 1 is safer, above 1 wilder; 0 takes the likeliest.")  # fmt: skip
 @click.option(
@@ -63,11 +63,11 @@ def baseline(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Score a model of TEXT that is not a network, as a score that a network should beat.
+    """Score n-grams or a hidden Markov model of TEXT.
 
-    TEXT is read and split as in `charrnn train`. N-grams are counted in the training split; a
-    hidden Markov model is fitted to it by Baum-Welch. Both are scored on every symbol of
-    validation, given all the text before it. This takes seconds.
+    A network should beat this score. TEXT is read and split as in `charrnn train`. N-grams are
+    counted in the training split; a hidden Markov model is fitted to it by Baum-Welch. Both are
+    scored on every symbol of validation, given all the text before it. This takes seconds.
 
     \b
     Examples:
@@ -173,7 +173,9 @@ def _sample(
 
     vocabulary, train = corpus.vocabulary, corpus.splits["train"]
     if missing := vocabulary.unknown_characters(prompt):
-        raise DataError(f"the text has no {name_characters(missing)}; leave them out of the prompt")
+        raise DataError(
+            f"the text lacks symbols of the prompt: {name_characters(missing)}; leave them out"
+        )
     if seed is None:
         seed = secrets.randbits(32)
         if temperature > 0:

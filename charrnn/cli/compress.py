@@ -23,7 +23,7 @@ SUFFIX = ".charrnn"
 @click.argument("run", metavar="RUN")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
-              help="Where to [FILE.charrnn; standard output for -].")  # fmt: skip
+              help="Where to write [FILE.charrnn; standard output for -].")  # fmt: skip
 @click.option("--dynamic", is_flag=True, help="Learn from the text while coding it.")
 @dynamic_rates("0.01", "0.001")
 def compress(
@@ -34,11 +34,11 @@ def compress(
     dynamic_rate: float | None,
     dynamic_decay: float | None,
 ) -> None:
-    """Compress FILE with the probabilities of RUN's best model, to about its score in bits.
+    """Compress FILE with the probabilities of RUN's best model.
 
-    FILE is any file, or - for standard input; characters outside of the vocabulary are escaped.
-    Decompression needs the same model on the same kind of machine. Both need the package:
-    `pip install constriction`.
+    The size is about the model's score in bits. FILE is any file, or - for standard input;
+    characters outside of the vocabulary are escaped. Decompression needs the same model on the same
+    kind of machine. Both commands need the package `constriction` (`pip install constriction`).
 
     \b
     Examples:
@@ -68,7 +68,7 @@ def compress(
 @click.argument("run", metavar="RUN")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
-              help="Where to [FILE without .charrnn; standard output for -].")  # fmt: skip
+              help="Where to write [FILE without .charrnn; standard output for -].")  # fmt: skip
 def decompress(run: str, file: Path, out: Path | None) -> None:
     """Bring back the file that `charrnn compress` compressed with the same RUN.
 

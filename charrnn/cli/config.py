@@ -17,8 +17,8 @@ import click
 def config() -> None:
     """Show the keys of the configuration with their values, meanings and sources.
 
-    The keys come in three groups: those for every run, those for research on the model and on
-    how it learns, and those of the protocol by which a run is measured and repeated.
+    The keys come in three groups: for every run, for research on the model and its learning, and
+    for the protocol by which a run is measured and repeated.
 
     \b
     Examples:
@@ -61,7 +61,7 @@ def schema() -> None:
 
 @config.command()
 def defaults() -> None:
-    """Print every key with its default, its meaning and, if not all, the tasks that use it."""
+    """Print every key with its default, its meaning and the tasks that use it, if not all do."""
     from charrnn.config.merge import describe_keys, flatten
     from charrnn.config.schema import Config, tasks_with
 
@@ -74,7 +74,7 @@ def defaults() -> None:
         tasks = tasks_with(key)
         meaning = described[key] + (f" For {', '.join(tasks)}." if tasks else "")
         start = f"{key:<{width}}  {json.dumps(values[key]):<10}  "
-        if columns is None:  # One line for each key, for grep and its like.
+        if columns is None:  # One line for each key, for tools such as grep.
             return start + meaning
         indent = " " * (4 if columns < 2 * len(start) else len(start))
         return textwrap.fill(start + meaning, columns - 1, subsequent_indent=indent)

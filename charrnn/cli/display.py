@@ -1,4 +1,4 @@
-"""Print for people: lines, wrapped where there is a terminal, and a progress bar."""
+"""Print for people: lines, which are wrapped on a terminal, and a progress bar."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def columns_of(stream: Any) -> int | None:
     if not is_terminal(stream):
         return None
     try:
-        return os.get_terminal_size(stream.fileno()).columns or 80  # A new terminal may say 0.
+        # A new terminal may report a width of 0.
+        return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
 
@@ -40,9 +41,9 @@ def columns_of(stream: Any) -> int | None:
 def wrap_for(stream: Any, text: str) -> str:
     """Wrap lines between words to the terminal behind `stream`; leave them whole elsewhere.
 
-    The second and later parts of a line stand below its text if it begins with a label, as
-    `model   2 x LSTM`, and four columns from the left if not. A word that is longer than a line, as
-    a path, is left in one piece.
+    The second and later parts of a line stand below its text if it begins with a label, such as
+    `model   2 x LSTM`, and four columns from the left if not. A word that is longer than a line,
+    such as a path, is not broken.
     """
     columns = columns_of(stream)
     if columns is None:
@@ -71,8 +72,8 @@ def _wrap_line(line: str, width: int) -> str:
 def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
     """Print a line on standard error, styled only on a terminal and never with NO_COLOR.
 
-    If standard error cannot be written, because the disk behind it is full or its reader has gone,
-    the line is dropped: that is no reason to end what may be hours of training.
+    The line is dropped if it cannot be written (the disk is full, or the pipe is closed), because a
+    lost line must not end hours of training.
     """
     text = wrap_for(sys.stderr, visible(text))
     if is_terminal(sys.stderr) and not os.environ.get("NO_COLOR"):
@@ -125,7 +126,7 @@ def duration(seconds: float) -> str:
 
 
 def describe_model(config: Config) -> str:
-    """Describe a model: `2 x LSTM 256, embedding 64, dropout 0.25`, and options that are on."""
+    """Describe a model: `2 x LSTM 256, embedding 64, dropout 0.25`, then other options in use."""
     from charrnn.config.schema import unused_keys
 
     model, ignored = config.model, unused_keys(config.task)
@@ -163,7 +164,7 @@ def describe_model(config: Config) -> str:
 
 
 def _has_cell_state(cell: str) -> bool:
-    """Whether the state of a cell has a second part, which `model.zoneout_cell` is about."""
+    """Whether the state of a cell has a second part, to which `model.zoneout_cell` applies."""
     from charrnn.nn.models import cell_class
     from charrnn.nn.state import leaves
 
@@ -200,7 +201,7 @@ def show_evaluation(result: Evaluation) -> None:
 
 
 class Bar:
-    """A progress bar on a terminal; nothing where there is none."""
+    """A progress bar on a terminal; without a terminal it shows nothing."""
 
     def __init__(self, shown: bool, unit: str = "step") -> None:
         self._shown = shown and is_terminal(sys.stderr)
@@ -232,7 +233,7 @@ class Bar:
             self._bar.refresh()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from charrnn.inference.trained_model import TrainedModel
     from charrnn.runs.checkpoint import Checkpoint
 
-SHOWN = 200  # characters of a copied span
-ORDER = 7  # of the n-grams of --compare
+SHOWN = 200  # characters of a copied span that are printed
+ORDER = 7  # symbols in the longest n-gram of --compare
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Options:
 
     @property
     def moved(self) -> dict[str, tuple[str, ...]]:
-        """The texts of the run that are given again, because they have moved."""
+        """The run's own texts, named again because they have moved."""
         return {"sources": self.data, "validation": self.validation, "test": self.test}
 
     @property
@@ -74,17 +74,20 @@ class Options:
         from charrnn.errors import ConfigError
 
         if self.text and self.split:
-            raise ConfigError("--split is about the run's own text; leave TEXT out")
+            raise ConfigError("--split chooses a part of the run's own text; leave out TEXT")
         if self.compare and (self.text or self.per_character):
-            raise ConfigError("--compare scores a split; leave TEXT and --per-character out")
+            raise ConfigError("--compare scores a split; leave out TEXT and --per-character")
         self._temperature()
         rates = (self.dynamic_rate, self.dynamic_decay) != (None, None)
         scores = (self.text, self.split, self.per_character, self.mix, self.compare, self.dynamic)
         if self.novelty is not None and (any(scores) or rates):
-            raise ConfigError("--novelty is about SAMPLE alone; leave out TEXT and what is scored")
+            raise ConfigError(
+                "--novelty only compares SAMPLE with the training text; leave out TEXT and the "
+                "options for scores"
+            )
 
     def _temperature(self) -> float | None:
-        """The temperature, or None for one to be chosen."""
+        """The temperature; None if it is to be chosen."""
         from charrnn.errors import ConfigError
 
         if self.temperature == "auto":
@@ -106,13 +109,13 @@ class Options:
 @click.argument("text", nargs=-1, metavar="[TEXT]...")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default=None,
               help="A split of the run's own text [validation].")  # fmt: skip
-@click.option("--data", multiple=True, metavar="DATA", help="The run's text, where it has moved.")
-@click.option("--validation", multiple=True, metavar="DATA", help="Likewise, the validation text.")
-@click.option("--test", multiple=True, metavar="DATA", help="Likewise, the test text.")
+@click.option("--data", multiple=True, metavar="DATA", help="The run's text, if it has moved.")
+@click.option("--validation", multiple=True, metavar="DATA", help="Its validation text, if moved.")
+@click.option("--test", multiple=True, metavar="DATA", help="Its test text, if it has moved.")
 @click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step.")
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default="error", show_default=True,
-              help="Characters of TEXT that the vocabulary lacks.")  # fmt: skip
+              help="What to do with characters that the vocabulary lacks.")  # fmt: skip
 @click.option("--encoding", default="utf-8", show_default=True, help="Encoding of TEXT.")
 @click.option("--errors", default="strict", show_default=True, help="What to do with bad bytes.")
 @click.option("--per-character", is_flag=True, help="Each character's surprisal, as JSON lines.")
@@ -124,18 +127,18 @@ class Options:
 @click.option("--temperature", metavar="X", default="1", show_default=True,
               help="Divides the logits; auto chooses it on validation's first half.")  # fmt: skip
 @click.option("--novelty", type=click.Path(path_type=Path), metavar="SAMPLE",
-              help="How much of a sample stands verbatim in the training text.")  # fmt: skip
+              help="How much of a sample is copied from the training text.")  # fmt: skip
 @click.option("--compare", is_flag=True,
-              help="Beside it a Kneser-Ney 7-gram model of the training split.")  # fmt: skip
+              help="Also score a Kneser-Ney 7-gram model of the training split.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def evaluate(run: str, **flags: Any) -> None:
     """Score RUN's best checkpoint on its own validation split, or on any TEXT.
 
-    The score is one unbroken pass from the zero state with every character scored once, in nats
-    and bits per character, and in bits per byte, which compares across vocabularies. TEXT is
-    whatever `charrnn train` reads; `-` is standard input. With --dynamic or --mix every character
-    is scored before anything is learned from it.
+    The score is in nats and bits per character, and in bits per byte, which can be compared across
+    vocabularies. It comes from one unbroken pass from the zero state that scores every character
+    once. TEXT is whatever `charrnn train` reads; `-` is standard input. With --dynamic or --mix
+    every character is scored before anything is learned from it.
 
     \b
     Examples:
@@ -151,7 +154,7 @@ def evaluate(run: str, **flags: Any) -> None:
 
     options = Options(**flags)
     options.check()
-    # The checkpoint is judged before torch is imported.
+    # The checkpoint is checked before torch is imported.
     checkpoint = find_checkpoint(run, warn, options.step, options.last)
     if options.novelty is not None:
         _print_novelty(checkpoint, options.novelty, options)
@@ -164,7 +167,7 @@ def evaluate(run: str, **flags: Any) -> None:
 
 
 def _is_plain(options: Options) -> bool:
-    """Whether a split is scored as it is, by the protocol of the run's own task."""
+    """Whether no option changes how the run's own task scores a split."""
     changed = options.text or options.dynamic or options.mix or options.per_character
     rates = options.dynamic_rate is not None or options.dynamic_decay is not None
     heated = options.temperature == "auto" or float(options.temperature) != 1
@@ -187,7 +190,7 @@ def _print_task_score(checkpoint: Checkpoint, options: Options) -> None:
 
 
 def _print_reading(checkpoint: Checkpoint, options: Options, wanted: WantedReading) -> None:
-    """Score a text or a split with a language model, read in the wanted way."""
+    """Score a text or a split with a language model, read as the options say."""
     from charrnn.errors import ConfigError
     from charrnn.inference.trained_model import TrainedModel
     from charrnn.tasks.data import data_of_checkpoint, read_for
@@ -198,7 +201,7 @@ def _print_reading(checkpoint: Checkpoint, options: Options, wanted: WantedReadi
     if wanted.needs_corpus or not options.text:
         corpus = data_of_checkpoint(model.config, checkpoint, options.moved, warn)[1]
     elif any(options.moved.values()):
-        raise ConfigError("--data is about the run's own text; leave TEXT out")
+        raise ConfigError("--data says where the run's own text is; leave out TEXT")
     if wanted.is_open:
         say("choosing on the first half of validation")
     reading = wanted.settled(model.model, model.config, corpus, model.moments)
@@ -228,7 +231,7 @@ def _warn_of_unknown(model: TrainedModel, text: str, options: Options) -> None:
 
     missing = model.vocabulary.unknown_characters(text)
     if missing and options.unknown == "skip":
-        warn(f"neither read nor scored: {name_characters(missing)}")
+        warn(f"left out, since the model's vocabulary lacks them: {name_characters(missing)}")
 
 
 def _print_surprisals(model: TrainedModel, scores: Iterable[tuple[str, float]]) -> None:
@@ -244,7 +247,7 @@ def _print_surprisals(model: TrainedModel, scores: Iterable[tuple[str, float]]) 
 def _print_comparison(
     checkpoint: Checkpoint, result: Evaluation, corpus: Corpus, as_json: bool
 ) -> None:
-    """Print a score, beside it that of n-grams of the training split, and which is better."""
+    """Print a score and that of n-grams of the training split, and say which is better."""
     from charrnn.evaluation.choose_reading import training_ngrams
     from charrnn.evaluation.score import score_unbroken
 
@@ -265,7 +268,7 @@ def _print_comparison(
 def _print_score(
     checkpoint: Checkpoint, result: Evaluation, as_json: bool, more: Mapping[str, Any] = {}
 ) -> None:
-    """Print a score; in JSON with the model that it is of, and with `more`."""
+    """Print a score; as JSON, add a description of the model, and `more`."""
     from charrnn.evaluation.score import describe_scored
 
     if as_json:
@@ -277,7 +280,7 @@ def _print_score(
 
 
 def _print_novelty(checkpoint: Checkpoint, path: Path, options: Options) -> None:
-    """Print how much of a sample stands verbatim in the text that the model was trained on."""
+    """Print how much of a sample is copied from the text that the model was trained on."""
     from charrnn.config.merge import config_from_data
     from charrnn.evaluation.novelty import novelty_in
     from charrnn.inference.trained_model import check_language_model
@@ -301,6 +304,6 @@ def _print_novelty(checkpoint: Checkpoint, path: Path, options: Options) -> None
     for length, share in novelty.shares.items():
         click.echo(f"{f'{length} {unit}s':20}{share:.2%}")
     say(
-        f"each share is of the spans of {path} that stand in the {copied.train_length:,} {unit}s "
-        f"of the training text"
+        f"each share counts the spans of {path} that also occur in the {copied.train_length:,} "
+        f"{unit}s of the training text"
     )

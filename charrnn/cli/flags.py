@@ -6,8 +6,8 @@ import re
 
 import click
 
-# A setting by its full name, but not where it is assigned or suggested as a key: in
-# "training.steps = 0: ..." and "did you mean training.steps?" the key itself is the subject.
+# The full name of a setting. A name in an assignment ("training.steps = 0: ...") or in a suggestion
+# ("did you mean training.steps?") does not match, since the key itself is meant there.
 _SETTING = re.compile(
     r"(?<![\w./])(?<!did you mean )"
     r"((?:data|model|training|evaluation|checkpoints)\.[a-z_]+)"
@@ -16,10 +16,10 @@ _SETTING = re.compile(
 
 
 def in_flags(message: str, command: click.Command) -> str:
-    """The message with each setting that `command` has a flag for named by that flag.
+    """Replace the settings in a message by the flags that `command` has for them.
 
-    A flag belongs to the setting that its parameter is named after, as `training__steps`, or to
-    the one that ends like it, as `unknown` to `data.unknown`. The text itself, `data.sources`, is
+    A flag with the parameter `training__steps` sets `training.steps`; a flag with the parameter
+    `unknown` sets the setting that ends in it, `data.unknown`. The text, `data.sources`, is set by
     `--data` or the argument DATA.
     """
     flags: dict[str, str] = {}

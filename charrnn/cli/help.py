@@ -70,7 +70,7 @@ def _wrap(text: str, indent: str) -> str:
 
 
 def _entry_named(name: str, glossary: dict[str, str]) -> str | None:
-    """The heading of an entry that has this name but for case, hyphens and a plural."""
+    """Find the heading that equals this name, apart from case, hyphens and a plural."""
     headings = {_plain(heading): heading for heading in glossary}
     plain = _plain(name)
     return headings.get(plain) or headings.get(plain.removesuffix("s"))
@@ -87,7 +87,7 @@ def _program(context: click.Context) -> click.Group:
 
 
 def _command_named(context: click.Context, words: tuple[str, ...]) -> click.Context | None:
-    """The context of the command that the words name, one word for each level of groups."""
+    """Make the context of the command that the words name, one word for each level of groups."""
     current = context.find_root()
     for word in words:
         group = current.command

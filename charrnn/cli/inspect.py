@@ -61,7 +61,7 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
 def _facts(
     checkpoint: Checkpoint, config: Config, recorded_best: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Collect what `info --json` prints."""
+    """Collect the record that `info --json` prints."""
     from charrnn.data.vocabulary import read_vocabularies
     from charrnn.runs.checkpoint import SCHEMA
 
@@ -96,7 +96,7 @@ def _facts(
 
 
 def count_parameters(sizes: Mapping[str, int], tied: bool) -> dict[str, int]:
-    """Count the parameters of each part of a model, in the order in which a symbol meets them.
+    """Count the parameters of each part of a model, in the order in which a symbol passes them.
 
     `sizes` maps the tensors of a checkpoint to their numbers of elements. An embedding that is
     `tied` to the head counts once, as the head.
@@ -128,7 +128,7 @@ _PLACES = (
 
 
 def _place(part: str) -> tuple[int, int, str]:
-    """Where a part of a model stands in a list: kinds of parts in order, layers by number."""
+    """Return the key to sort a part of a model by: first its kind, then the layer's number."""
     kind = next(i for i, pattern in enumerate(_PLACES) if re.fullmatch(pattern, part))
     number = part.rpartition(" ")[2]
     return kind, int(number) if number.isdigit() else 0, part
@@ -194,9 +194,9 @@ def _show_training(facts: Mapping[str, Any], config: Config) -> None:
 def list_runs(root: Path, as_json: bool) -> None:
     """List the runs below ROOT (runs/) with their models, scores and states.
 
-    The score is that of the best checkpoint: on all of the validation split once the run has
-    finished, and until then that of its best evaluation. A run is running (a trainer is at work
-    in it), finished, or stopped (charrnn resume goes on with it).
+    The score of a finished run is that of its best checkpoint on the whole validation split; until
+    then, it is that of the best evaluation. A run is running (a process is training it), finished,
+    or stopped (charrnn resume goes on with it).
 
     \b
     Examples:
@@ -216,7 +216,7 @@ def list_runs(root: Path, as_json: bool) -> None:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    """Collect what `list --json` prints about a run; None for what cannot be read."""
+    """Collect the record that `list --json` prints; None for values that cannot be read."""
     from charrnn.runs.checkpoint import SCHEMA
     from charrnn.runs.checkpoint_check import loss_in
 
@@ -290,7 +290,7 @@ def _state(run: Run, about: Mapping[str, Any]) -> str:
 
 
 def _show_table(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print each run below a line of headings; numbers stand on the right of their columns."""
+    """Print each run below a line of headings; numbers are aligned on the right."""
     heads = (
         "run", "task", "cell", "widths", "parameters", "seed", "step", "score", "state", "age",
         "protocol",
@@ -309,7 +309,7 @@ def _show_table(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _columns_on_lines(widths: Sequence[int], room: int | None) -> list[list[int]]:
-    """Share the columns of a table among as few lines as fit into `room`; None has room for all.
+    """Divide the columns of a table into lines of at most `room`; None means a single line.
 
     >>> _columns_on_lines([30, 20, 20, 20], 80), _columns_on_lines([30, 20, 20, 20], None)
     ([[0, 1, 2], [3]], [[0, 1, 2, 3]])
@@ -326,7 +326,7 @@ def _columns_on_lines(widths: Sequence[int], room: int | None) -> list[list[int]
 
 
 def _spoken(unit: str | None, vocabulary: str | None) -> str:
-    """The unit of a score in words: records of a byte vocabulary call a byte a character."""
+    """Name the unit of a score; a byte, not a character, if the vocabulary is one of bytes."""
     unit = unit or "character"
     return "byte" if (unit, vocabulary) == ("character", "byte") else unit
 
@@ -377,7 +377,7 @@ def vocab(run: str, as_json: bool) -> None:
 
 
 def _describe_symbol(symbol: str | int, kind: str) -> str:
-    """Show a byte in hexadecimal, a character with its code point, and a word as it is."""
+    """Show a byte in hexadecimal, a character with its code point, and a word unchanged."""
     if isinstance(symbol, int):
         return f"0x{symbol:02X}"
     printed = symbol if symbol.isprintable() else ascii(symbol)[1:-1]

@@ -1,7 +1,7 @@
-"""The command `charrnn`: its subcommands, and the end of each by one line and an exit code.
+"""The command `charrnn`: its subcommands, and their errors as one line and an exit code.
 
 No module of `charrnn.cli` imports torch, numpy or pydantic at its top, so that `--help` is quick.
-Commands import what they need when they run.
+Commands import other modules only when they run.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ USUAL = {
 
 
 class Commands(click.Group):
-    """The subcommands in the order in which a user meets them."""
+    """The subcommands, in the order in which a user needs them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """List the commands as they were added, where click would sort them."""
+        """List the commands in the order in which they were added; click would sort them."""
         return list(self.commands)
 
     def resolve_command(
@@ -134,14 +134,14 @@ def main() -> None:
     try:
         code = _run(began)
     except BrokenPipeError:
-        # Whoever reads has read enough. The interpreter must not try to flush once more.
+        # The reader has closed the pipe. The interpreter must not try to flush once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = ExitCode.DONE
     sys.exit(code)
 
 
 def _accept_all_text() -> None:
-    """Escape characters that the locale cannot write; read bytes that are no text as surrogates."""
+    """Escape characters that the locale cannot write; read undecodable bytes as surrogates."""
     for stream, errors in (
         (sys.stdout, "backslashreplace"),
         (sys.stderr, "backslashreplace"),
@@ -159,7 +159,7 @@ def _run(began: float) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except SystemExit:
-        return ExitCode.DONE  # Click leaves this way once whoever reads a pipe has read enough.
+        return ExitCode.DONE  # Click exits this way when the reader has closed the pipe.
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)

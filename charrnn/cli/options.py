@@ -26,7 +26,7 @@ class Number(click.FloatRange):
 
 
 class NamesOption(click.Option):
-    """An option for one of a table's names, which are listed only when its help is shown."""
+    """An option that takes a name of a table; the names are listed only when its help is shown."""
 
     def __init__(self, *args: Any, names: Iterable[str], **options: Any) -> None:
         super().__init__(*args, **options)
@@ -40,13 +40,13 @@ class NamesOption(click.Option):
 def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add `--dynamic-rate` and `--dynamic-decay` to a command; both are None if not used.
 
-    `rate` and `decay` say in the help what is used then.
+    `rate` and `decay` describe the default values in the help.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         command = click.option(
             "--dynamic-decay", type=Number(min=0, max=100), metavar="X",
-            help=f"Its pull back to the trained weights [{decay}].",
+            help=f"The pull of dynamic evaluation back to the trained weights [{decay}].",
         )(command)  # fmt: skip
         return click.option(
             "--dynamic-rate", type=Number(min=0, max=100, min_open=True), metavar="X",
@@ -58,7 +58,7 @@ def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Calla
 
 @contextmanager
 def naming_rate_flag() -> Iterator[None]:
-    """Name the flag in the error of dynamic evaluation with too high a learning rate."""
+    """Name the flag in the error that the learning rate of dynamic evaluation is too high."""
     from charrnn.errors import DivergedError
 
     try:

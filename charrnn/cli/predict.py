@@ -13,7 +13,7 @@ import click
 
 from charrnn.cli.display import is_terminal, say, visible, warn
 
-AT_A_TIME = 256  # lines of standard input, unless somebody types them
+AT_A_TIME = 256  # lines of standard input in a batch; typed lines come one at a time
 
 
 @click.command()
@@ -47,8 +47,8 @@ def predict(
 ) -> None:
     """Predict with RUN's model for each TEXT, or for each line on standard input.
 
-    A classifier prints the class, its probability and the text, separated by tabs; a tagger each
-    word of the text with its tag, as word/TAG; a translator the translation alone.
+    A classifier prints the class, its probability and the text, separated by tabs. A tagger prints
+    each word with its tag, as word/TAG. A translator prints only the translation.
 
     \b
     Examples:
@@ -86,14 +86,14 @@ def _search(
     attention: Path | None,
     text: tuple[str, ...],
 ) -> None:
-    """Set the beam, and draw the attention; raise ConfigError for no translator (`reason`)."""
+    """Set the beam, and draw the attention. Raises ConfigError if the model is not a translator."""
     from charrnn.cli.alignment_picture import require_pictures, save_alignment
     from charrnn.errors import ConfigError
     from charrnn.tasks.task import Searching
 
     if not isinstance(predictor, Searching):
         raise ConfigError(
-            f"--beam and --attention are for translations, and {reason}; leave them out"
+            f"--beam and --attention are for translations, but {reason}; leave them out"
         )
     predictor.beam = beam or 1
     if attention is None:
@@ -106,7 +106,10 @@ def _search(
 
 
 def _lines_of_stdin() -> Iterator[str]:
-    """Yield the lines of standard input without their ends. Raises DataError for other bytes."""
+    """Yield the lines of standard input without their ends.
+
+    Raises DataError for bytes that are not UTF-8.
+    """
     from charrnn.errors import DataError
 
     for number, line in enumerate(sys.stdin.buffer, 1):

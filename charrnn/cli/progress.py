@@ -33,13 +33,13 @@ BUDGETS = ("training.steps", "training.epochs", "training.max_time")
 
 
 def describe_arguments(arguments: list[str]) -> str:
-    """The first texts of a command, for the line that says what is being read."""
+    """Name the first texts of a command, for the line that says what is being read."""
     shown = ", ".join(arguments[:3]) or "the source of Python's standard library"
     return shown + (f" and {len(arguments) - 3} more" if len(arguments) > 3 else "")
 
 
 def show_banner(session: Session) -> None:
-    """Show what is about to be trained, on what, and where."""
+    """Show the model, the text and the device before training starts."""
     config, data, kind = session.config, session.data, session.experiment
     if session.resumed_from is not None:
         say(f"going on from {session.resumed_from}")
@@ -67,7 +67,7 @@ def show_banner(session: Session) -> None:
 
 
 def _describe_choices(chosen: dict[str, Any]) -> str:
-    """The settings that were decided for the user, as far as no other line shows them."""
+    """List the settings that were chosen for the user and that no other line shows."""
     shown = {
         key.rpartition(".")[2]: f"{value:g}" if isinstance(value, float) else str(value)
         for key, value in chosen.items()
@@ -200,7 +200,8 @@ def _show_end(path: Path, event: Finished, use: str) -> None:
     elif key := next((key for key in event.best if key.startswith("nats_per_")), None):
         say(
             f"best    step {event.best['step']:,}: validation {event.best[key]:.4f} "
-            f"{key.replace('_', ' ')} ({event.best['protocol']}); charrnn eval scores it whole"
+            f"{key.replace('_', ' ')} ({event.best['protocol']}); "
+            "charrnn eval scores the whole split"
         )
     say(f"files   {path}")
     say(f"next    charrnn {use} {path}")
@@ -261,7 +262,7 @@ def _emitter() -> Callable[[dict[str, Any]], None]:
 class Stopper:
     """Ask for an orderly end on Ctrl-C or SIGTERM; leave at once on a second Ctrl-C.
 
-    `exit_code` is that of the signal that has arrived last, and `DONE` before any.
+    `exit_code` is that of the last signal; before the first one, it is `DONE`.
     """
 
     def __init__(self) -> None:
@@ -276,7 +277,7 @@ class Stopper:
         return self.exit_code != ExitCode.DONE
 
     def restore(self) -> None:
-        """Put back the handlers of before."""
+        """Restore the earlier signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from charrnn.inference.text import Writing
 
 REREAD = 2000  # characters at the end of the text of --adapt-to, read again for the hidden state
-MANY = 64  # samples from which on a GPU, where there is one, steps faster than a CPU
+MANY = 64  # from this many samples on, a GPU is faster than a CPU
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,25 @@ class Options:
 
         if self.stop == "":
             raise ConfigError(
-                "--stop is empty, which ends a sample nowhere; give it a TEXT, or leave it out"
+                "--stop is empty and would never end a sample; give it a TEXT, or leave it out"
             )
         if self.prompt is not None and self.prompt_file is not None:
             raise ConfigError("give either --prompt or --prompt-file, not both")
         if self.load_state is not None and self.adapt_to is not None:
             raise ConfigError(
-                "--load-state is of the model before --adapt-to; leave one of them out"
+                "--load-state and --adapt-to exclude each other, since a saved state fits only the "
+                "model that saved it; leave one out"
             )
         if self.adapt_to is None and (self.dynamic_rate, self.dynamic_decay) != (None, None):
-            raise ConfigError(
-                "--dynamic-rate and --dynamic-decay are for --adapt-to; give it a FILE"
-            )
+            raise ConfigError("--dynamic-rate and --dynamic-decay need --adapt-to; give it a FILE")
         if self.load_state is not None and self.num_samples != 1:
-            raise ConfigError("--load-state has its own samples; leave out --num-samples")
+            raise ConfigError(
+                "the state of --load-state sets the number of samples; leave out --num-samples"
+            )
         if self.interactive and (self.as_json or self.num_samples != 1):
-            raise ConfigError("--interactive keeps one state; leave out --num-samples and --json")
+            raise ConfigError(
+                "--interactive continues one sample, as text; leave out --num-samples and --json"
+            )
 
     @property
     def wanted_abilities(self) -> dict[str, str]:
@@ -98,13 +101,13 @@ class Options:
               help="Only the fewest symbols that together have this probability.")  # fmt: skip
 @click.option("--min-p", type=click.FloatRange(min=0, max=1),
               help="Only symbols at least this fraction as likely as the likeliest.")  # fmt: skip
-@click.option("--label", metavar="CLASS", help="What to write a text of, where it was learned.")
+@click.option("--label", metavar="CLASS", help="Class of the text, for a model with classes.")
 @click.option("--stop", metavar="TEXT", help="End a sample when it has generated TEXT.")
 @click.option("--num-samples", type=click.IntRange(1, 65536), default=1, show_default=True,
-              help="Samples, stepped together as one batch.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), help="Repeats a sample; printed when chosen.")
+              help="Number of samples, generated in one batch.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), help="Repeats a sample; printed if chosen.")
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default="error", show_default=True,
-              help="Characters of the prompt that the vocabulary lacks.")  # fmt: skip
+              help="What to do with characters that the vocabulary lacks.")  # fmt: skip
 @click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step.")
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--save-state", type=click.Path(path_type=Path), help="Save the hidden state after.")
@@ -115,14 +118,14 @@ class Options:
 @click.option("--interactive", is_flag=True, help="A prompt that keeps the state between turns.")
 @click.option("--device", default="auto", show_default=True,
               help="auto, cpu, cuda, cuda:N, mps; auto takes a GPU for many samples.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a sample.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each sample.")
 def sample(run: str, **flags: Any) -> None:
     """Generate text with the best checkpoint of RUN.
 
     RUN is a run directory, its name under runs/, or a checkpoint file. Each character is one step
     of the cell from the carried hidden state. Without a prompt, sampling starts after a newline. A
     model of the task generation writes texts of a class, one a line; without --label, classes are
-    drawn as often as they were trained on, and each text follows its class and a tab.
+    drawn with their frequency in training, and each text follows its class and a tab.
 
     \b
     Examples:
@@ -175,11 +178,11 @@ def _load_model(run: str, options: Options) -> Any:
     for ability, flag in options.wanted_abilities.items():
         if ability not in writer.abilities:
             task = checkpoint.metadata["config"].get("task", "language_model")
-            raise ConfigError(f"{flag} means nothing to a model of the task {task}; leave it out")
+            raise ConfigError(f"{flag} has no effect on a model of the task {task}; leave it out")
     device = options.device
     if device == "auto" and options.num_samples < MANY:
         device = "cpu"
-    if device != "cpu":  # numpy steps on a CPU; torch, which is slow to import, is not needed.
+    if device != "cpu":  # On a CPU, numpy takes the steps: torch is slow to import and not needed.
         from charrnn.training.hardware import choose_device
 
         device = str(choose_device(device))
@@ -220,7 +223,7 @@ def _stream(writing: Writing, prompt: str) -> None:
 
 
 def _print_samples(writing: Writing, model: Any, as_json: bool) -> None:
-    """Print finished texts: as JSON lines, one a line after its class, or below a heading."""
+    """Print finished texts as JSON lines, as lines that begin with the class, or below headings."""
     from charrnn.runs.checkpoint import SCHEMA
 
     write, request = _Output(), writing.request
@@ -243,7 +246,9 @@ def _converse(writing: Writing) -> None:
     from charrnn.errors import ConfigError, DataError
 
     if len(writing.samples) != 1:
-        raise ConfigError("--interactive keeps one state; this one has several samples")
+        raise ConfigError(
+            "--interactive continues one sample, but the saved state has several; use another state"
+        )
     say("type a line for the model to go on from; end with Ctrl-D")
     write, vocabulary = _Output(), writing.model.vocabulary
     while True:
@@ -259,12 +264,15 @@ def _converse(writing: Writing) -> None:
             warn(str(error))
             continue
         (last_piece,) = writing.write(write)
-        click.echo(nl=not last_piece.endswith("\n"))  # Flushes as well.
+        click.echo(nl=not last_piece.endswith("\n"))  # click.echo also flushes.
 
 
 class _Output:
-    """Text on standard output: at once on a terminal, with control characters escaped, and
-    elsewhere flushed ten times a second."""
+    """Writes text to standard output.
+
+    A terminal gets it at once, with control characters escaped. Elsewhere it is flushed ten times
+    a second.
+    """
 
     def __init__(self) -> None:
         self._terminal = is_terminal(sys.stdout)

@@ -16,7 +16,7 @@ from charrnn.registry import CELLS, TASKS
 if TYPE_CHECKING:
     from charrnn.config.merge import Layer
 
-# Flag, configuration key, placeholder, help: a text, or the names that it lists.
+# Flag, configuration key, placeholder, and help (a text, or the names that it lists).
 Flag = tuple[str, str, str, str | Iterable[str]]
 BUDGET_FLAGS: list[Flag] = [
     ("--steps", "training.steps", "N", "Budget: optimizer steps."),
@@ -33,7 +33,7 @@ FLAGS: list[Flag] = [
         "--parameters",
         "model.parameters",
         "N|RUN",
-        "Width for N parameters (500k), or RUN's number.",
+        "Choose the width for N parameters (500k), or as many as RUN has.",
     ),
     ("--embedding-size", "model.embedding_size", "N", "Embedding width, or one_hot."),
     ("--dropout", "model.dropout", "P", "Dropout between layers."),
@@ -48,13 +48,13 @@ FLAGS: list[Flag] = [
         "--errors",
         "data.errors",
         "HOW",
-        "Treatment of bytes that cannot be decoded: strict, replace, ...",
+        "What to do with bytes that cannot be decoded: strict, replace, ...",
     ),
     (
         "--unknown",
         "data.unknown",
         "HOW",
-        "Characters that a vocabulary taken from a run lacks: error, skip.",
+        "What to do with characters that a run's vocabulary lacks: error, skip.",
     ),
 ]
 
@@ -70,7 +70,7 @@ def _flags(table: list[Flag]) -> Callable[[Any], Any]:
 
 
 def _flag_layers(table: list[Flag], values: Mapping[str, Any]) -> list[Layer]:
-    """The flags of a command that have a value, as settings; a budget replaces all others."""
+    """Return the flags that have a value, as settings; a budget replaces all other budgets."""
     from charrnn.config.strict_yaml import parse_yaml
     from charrnn.session.opening import replace_budgets
 
@@ -107,7 +107,7 @@ def train(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Train a model on DATA, or on the source of Python itself when there is none.
+    """Train a model on DATA, or else on Python's standard library.
 
     DATA is files, folders, patterns, URLs, `-` for standard input, or the named corpus
     `shakespeare`; .gz, .bz2, .xz and .zst files are decompressed. Settings that you do not give
@@ -156,7 +156,7 @@ def train(
 )
 @_flags(BUDGET_FLAGS)
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default=None,
-              help="Characters that the model's vocabulary lacks.")  # fmt: skip
+              help="What to do with characters that the vocabulary lacks.")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Continue on another device.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
 @click.pass_obj
@@ -173,7 +173,7 @@ def resume(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Continue RUN where it stopped, exactly as if it had not.
+    """Continue RUN where it stopped, as if it had never stopped.
 
     RUN is a run directory, its name under runs/, or a checkpoint file (which begins a new run
     directory). A new budget counts from the start of the run for --steps and --epochs, and from

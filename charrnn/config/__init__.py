@@ -1,1 +1,1 @@
-"""The keys, their YAML, and which layer of settings wins."""
+"""The keys of the configuration, their YAML, and how layers of settings are merged."""

@@ -19,7 +19,8 @@ from charrnn.config.usual_names import KEYS, VALUES
 from charrnn.errors import ConfigError, did_you_mean
 from charrnn.registry import traits_of
 
-AnyConfig = TypeVar("AnyConfig", bound=Config)  # With its `auto` values, or resolved.
+# A configuration with its `auto` values, or a resolved one.
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 Layer = tuple[str, Mapping[str, Any]]
 """A source of values (the name of a file, a flag or a variable), and its values by dotted key."""
 
@@ -28,8 +29,8 @@ def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     """Merge layers that a user wrote, later ones winning; return the source of each key as well.
 
     A key that the task does not use is refused, whatever its value. A layer that sets most keys of
-    a section is the `config.yaml` of a run: there, such a key may have its default, or what `auto`
-    was resolved to.
+    a section is taken for the `config.yaml` of a run: there, an unused key may have its default, or
+    the value that `auto` was resolved to.
 
     Raises ConfigError naming the key, the value, its source and the values that are allowed.
 
@@ -53,8 +54,11 @@ def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
 
 
 def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
-    """Merge and validate layers; refuse a key that the task does not use if it is not at its
-    default, unless that is `auto`, which planning resolves for every task."""
+    """Merge and validate layers.
+
+    A key that the task does not use must have its default. If the default is `auto`, any value is
+    allowed, because planning resolves `auto` for every task.
+    """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for source, layer in layers:
@@ -78,7 +82,7 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
 def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
     """Whether a layer sets most keys of the section of `key`, as the `config.yaml` of a run does.
 
-    That of an older version may lack some keys.
+    The `config.yaml` of an older version may lack some keys.
     """
     section = key.rpartition(".")[0]
     known = [name for name in all_keys() if name.rpartition(".")[0] == section]
@@ -92,14 +96,15 @@ def _unused(key: str, value: Any, source: str, task: str) -> str:
 def _check_minimum_count(
     config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]
 ) -> None:
-    """Refuse a minimum count that nothing would be counted for."""
+    """Refuse a minimum count where nothing is counted."""
     key, kind = "data.minimum_count", config.data.vocabulary
     if by_hand.get(key, 1) == 1 or kind == "word":
         return
     shown = f"{sources[key]}: {key} = {by_hand[key]!r}"
     if "running text" in traits_of(config.task):
         raise ConfigError(
-            f"{shown} counts words in a {config.task}; leave it out, or set data.vocabulary to word"
+            f"{shown} counts words, but the vocabulary is not one of words; leave it out, or set "
+            "data.vocabulary to word"
         )
     if kind == "byte":
         raise ConfigError(f"{shown} is not used by a vocabulary of bytes; leave it out")
@@ -111,7 +116,7 @@ def _check_layers(config: Config, by_hand: Mapping[str, Any], sources: Mapping[s
     if isinstance(layers, int) and isinstance(widths, list) and layers != len(widths):
         raise ConfigError(
             f"{sources['model.layers']}: model.layers = {layers}, but model.hidden_size lists "
-            f"{len(widths)} widths, one a layer; leave model.layers out, or list {layers}"
+            f"{len(widths)} widths, one for each layer; leave model.layers out, or list {layers}"
         )
 
 
@@ -211,13 +216,13 @@ def dump_yaml(config: Config) -> str:
 
 
 def _check_key(key: str, source: str) -> None:
-    """Raise ConfigError with the most likely key if there is no such key."""
+    """Raise ConfigError, with the most likely key, if the key does not exist."""
     keys = all_keys()
     if key in keys:
         return
     sections = {known.split(".")[0] for known in keys if "." in known}
     if key in sections:
-        raise ConfigError(f"{source}: {key!r} is a section; set one of its keys, as {key}.KEY")
+        raise ConfigError(f"{source}: {key!r} is a section; set one of its keys, such as {key}.KEY")
     name = _name_of(key)
     elsewhere = [known for known in keys if _name_of(known) == name]
     hint = (

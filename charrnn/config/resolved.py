@@ -1,4 +1,4 @@
-"""A configuration without `auto`: what training and networks are built from."""
+"""A configuration without `auto`, from which training and networks are built."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from charrnn.config.schema import (
 )
 from charrnn.errors import ConfigError
 
-# Keys that older checkpoints lack. A model with its weights already loaded, or one that is not
-# trained any further, computes the same whatever they are.
+# Keys that older checkpoints lack. They matter only for initial weights or for further training,
+# not for a trained model.
 UNIMPORTANT_ONCE_TRAINED = {
     "model.embedding_scale": 1.0,
     "model.words": "lookup",
@@ -83,8 +83,8 @@ def resolved(config: Config) -> ResolvedConfig:
     missing = [key for key in auto if key not in UNIMPORTANT_ONCE_TRAINED]
     if missing:
         raise ConfigError(
-            f"{', '.join(missing)}: still 'auto', which only the start of a training run decides; "
-            f"give a value"
+            f"{', '.join(missing)}: still 'auto', which is decided only when training starts; "
+            f"give it a value"
         )
     filled = with_values(config, {key: UNIMPORTANT_ONCE_TRAINED[key] for key in auto})
     return ResolvedConfig.model_validate(filled.model_dump())

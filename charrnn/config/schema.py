@@ -32,9 +32,10 @@ Auto = Literal["auto"]
 
 @dataclass(frozen=True)
 class NameIn:
-    """A name in a table of the registry, judged and described as a `Literal` of its names.
+    """A name in a table of the registry, checked like a `Literal` of the table's names.
 
-    The names are listed only for a message or a JSON schema, because that asks all packages.
+    The names are listed only for a message or a JSON schema, because that searches all installed
+    packages.
     """
 
     table: Table[Any]
@@ -63,7 +64,7 @@ _DURATION = re.compile(
 
 
 def parse_duration(value: Any) -> Any:
-    """Convert `90`, `90s`, `2m` or `1h30m` to seconds; return `auto` and numbers as they are.
+    """Convert `90`, `90s`, `2m` or `1h30m` to seconds; return `auto` and numbers unchanged.
 
     Raises ValueError for any other text.
 
@@ -83,7 +84,7 @@ _COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmM])", re.ASCII)
 
 
 def parse_count(value: Any) -> Any:
-    """Convert `500k` or `1.5M` to an integer; return anything else as it is.
+    """Convert `500k` or `1.5M` to an integer; return anything else unchanged.
 
     >>> parse_count("1.5M")
     1500000
@@ -111,11 +112,10 @@ TRAITS = {
     "both directions": "has the whole input at once, and may read it from both ends",
     "composed words": "may compose the vectors of words from their characters",
     "vocabulary": "reads characters, bytes or words, as `data.vocabulary` says",
-    "embedding dropout": "may drop whole symbols from what it reads",
+    "embedding dropout": "may drop whole symbols from its input",
     "attention": "has a decoder that may attend to the source",
 }
-"""The traits of tasks that keys of the configuration name. A task lists its own in its registry
-entry."""
+"""Traits of tasks: a key may need one of them. A task lists its traits in its registry entry."""
 
 
 Level = Literal["everyday", "research", "protocol"]

@@ -111,7 +111,7 @@ def parse_yaml(text: str, name: str) -> Any:
     """
     if len(text) > MAX_YAML:
         raise ConfigError(
-            f"{name}: {len(text):,} characters are too many for a config, at most {MAX_YAML:,}"
+            f"{name}: a config has at most {MAX_YAML:,} characters, but this one has {len(text):,}"
         )
     try:
         return yaml.load(text, _Loader)  # noqa: S506 -- a stricter SafeLoader

@@ -38,7 +38,9 @@ class Batches:
     ) -> None:
         self.lengths = np.asarray(lengths, np.int64)
         if min(len(self.lengths), batch_size) < 1:
-            raise ValueError(f"no batches of {batch_size} from {len(self.lengths)} examples")
+            raise ValueError(
+                f"cannot make batches of {batch_size} from {len(self.lengths)} examples"
+            )
         self.seed = seed
         self.batches_per_epoch = -(-len(self.lengths) // batch_size)
         self._rank, self._count = 0, 1

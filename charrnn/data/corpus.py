@@ -1,4 +1,4 @@
-"""A corpus: the ids of a text, kept in a cache on disk, its vocabulary and its splits.
+"""A corpus: the ids of a text (in a cache on disk), its vocabulary and its splits.
 
 The key of a cache entry is a hash of the text's bytes, the encoding, the error handling and the
 vocabulary, so an edited text never gets the ids of an earlier version. The text is read in chunks:
@@ -86,7 +86,7 @@ class Corpus:
 
     @property
     def unit(self) -> str:
-        """What one symbol is called: a character, a byte or a word."""
+        """The name of one symbol: character, byte or word."""
         return unit_of(self.vocabulary)
 
     def unknown_count(self, span: Span) -> int:
@@ -124,10 +124,10 @@ def load_corpus(
     """Read texts into ids, or take the ids from the cache, and split them.
 
     Without separate validation texts, `fractions` splits the main text by position into train,
-    validation and, if there are three fractions, test. `vocabulary` is either a kind, and then the
-    vocabulary is collected from all the texts (for words, from those that occur at least
-    `minimum_count` times), or a vocabulary to use, and then `unknown` says how to treat characters
-    that it lacks.
+    validation and, if there are three fractions, test. If `vocabulary` is a kind, a vocabulary is
+    collected from all the texts (for words, from the words that occur at least `minimum_count`
+    times). Otherwise it is the vocabulary to use, and `unknown` says how to treat characters that
+    it lacks.
 
     Raises DataError for a text that cannot be decoded, is empty or is too short to split, and
     StorageError if the cache cannot be written.
@@ -162,7 +162,7 @@ def load_corpus(
 def split_corpus(
     cached: CachedIds, fractions: Sequence[float], has_validation: bool, has_test: bool
 ) -> Corpus:
-    """Split cached ids by `fractions` and separate parts. Raises DataError for a short split."""
+    """Split cached ids by `fractions` and parts. Raises DataError if a split is too short."""
     ends = cached.part_ends
     spans = [Span(start, stop, False) for start, stop in pairwise([0, *ends])]
     if has_validation:
@@ -178,8 +178,8 @@ def split_corpus(
         if name in splits and len(splits[name]) < needed:
             raise DataError(
                 f"the text of {ends[-1]:,} {unit_of(cached.vocabulary)}s leaves "
-                f"{len(splits[name])} for the {name} split; give a longer text, or separate files "
-                f"as data.validation"
+                f"{len(splits[name])} for the {name} split; give a longer text, or name a "
+                f"separate one in data.validation"
             )
     return Corpus(
         cached.ids, cached.vocabulary, splits, cached.document_starts, cached.sha256, cached.key
@@ -290,8 +290,7 @@ def _vocabulary_of(
 
 
 def _between_words(chunks: Iterator[str]) -> Iterator[str]:
-    """Cut a text's chunks anew, after the end of a line or before a space, so that no word is
-    cut."""
+    """Cut a text into new chunks, after a line or before a space, so that no word is cut."""
     left: list[str] = []
     for chunk in chunks:
         cut = max(chunk.rfind("\n") + 1, chunk.rfind(" "))

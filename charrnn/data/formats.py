@@ -136,7 +136,7 @@ def split_examples(
         if not part:
             raise DataError(
                 f"the {len(examples):,} examples leave none for the {name} split; give more, or "
-                f"separate files as data.validation"
+                f"name separate files in data.validation"
             )
     return splits
 
@@ -166,9 +166,9 @@ def read_labelled(
     - `folders`: a folder for each class, with its name; each file is an example.
     - `rows`: `text<TAB>class` on each line that is not blank.
 
-    `detect` chooses `rows` for a single document, for documents that are all named .tsv or .tab and
-    for documents with a tab in each first line; `folders` for several folders, if one of them has
-    several documents; and `files` otherwise. White space at the ends of a text or class is removed.
+    `detect` chooses `rows` for a single document, or if all documents are named .tsv or .tab, or if
+    the first line of each has a tab; `folders` for several folders, if one of them has several
+    documents; and `files` otherwise. White space at the ends of a text or class is removed.
     Examples that are equal in text and class are kept once.
 
     Raises DataError for a document without examples and for a row that is not text and class.
@@ -199,8 +199,8 @@ def _labelled_in(document: Document, text: str, form: Form) -> list[Labelled]:
     for line, (content, label, *more) in _rows(document, text, "class"):
         if more:
             raise DataError(
-                f"{name}, line {line:,} has {len(more) + 2} columns, {shortened(more[0])} the "
-                f"third; a row is text, tab and class"
+                f"{name}, line {line:,} has {len(more) + 2} columns, and {shortened(more[0])} is "
+                f"the third; a row is text, tab and class"
             )
         examples.append(Labelled(content, label, name, line))
     return examples
@@ -340,7 +340,7 @@ def _form(documents: Sequence[Document], texts: Sequence[str]) -> Form:
 
 
 def _names(document: Document) -> tuple[str, str]:
-    """Return the names of a document's folder and of the document without its suffix."""
+    """Return the name of a document's folder, and its own name without the suffix."""
     return _path(document).parent.name, PurePath(_file_name(document)).stem
 
 
@@ -351,7 +351,7 @@ def _file_name(document: Document) -> str:
 
 
 def _path(document: Document) -> PurePath:
-    """Return the path of a document, or that in its URL."""
+    """Return the path of a document, or the path in its URL."""
     if "://" in document.name:
         return PurePosixPath(unquote(urlsplit(document.name).path))
     return document.path.absolute()

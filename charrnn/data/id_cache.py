@@ -30,8 +30,8 @@ IN_MEMORY = 1 << 26  # ids: a text up to this size is kept in memory
 class IdFile:
     """Ids in a file that are indexed like an array and read on access.
 
-    This is not a memory map: if a mapped file becomes shorter, the process dies of a bus error,
-    and the pages that were read count as memory of the process. Here the first is a DataError.
+    This is not a memory map. A memory map would end the process with a bus error if the file became
+    shorter, and its pages would count as memory of the process. Here, such a file raises DataError.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], count: int) -> None:
@@ -42,8 +42,10 @@ class IdFile:
         return self._count
 
     def __getitem__(self, index: int | slice | NDArray[np.int64]) -> Ids:
-        """Read one id, a slice with step 1, or an array of positions (N, T) with near ones in a
-        row."""
+        """Read one id, a slice with step 1, or an array of positions (N, T).
+
+        The positions in a row should be near each other.
+        """
         if isinstance(index, slice):
             start, stop, _ = index.indices(self._count)
             return self._read(start, stop)

@@ -110,7 +110,7 @@ class Sources:
 class Scratch:
     """A temporary folder that is locked while its process lives.
 
-    A new one first deletes the folders beside it that killed processes left behind.
+    Before a new one is made, folders that killed processes left behind are deleted.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -160,7 +160,7 @@ def find_sources(arguments: Sequence[str], retry_seconds: float = 1.0) -> Source
 
 
 def _find(arguments: Sequence[str], temporary: list[Scratch], retry_seconds: float) -> Sources:
-    """Find documents, and append the temporary folders that are made on the way."""
+    """Find documents; append the temporary folders that are made for them to `temporary`."""
     documents: list[Document] = []
     kept: list[str] = []
     skipped = 0
@@ -239,14 +239,16 @@ def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) ->
         if url.startswith(("http:", "https:")):
             from aiohttp import ClientTimeout
 
-            # A large text may take long, but not a server that sends nothing.
+            # A large text may take long; only a pause without any data ends the download.
             options["client_kwargs"] = {
                 "timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)
             }
         filesystem, remote = fsspec.core.url_to_fs(url, **options)
         filesystem.get_file(remote, str(path))
         if sha256 and (actual := _sha256(path)) != sha256:
-            raise DataError(f"{url} has SHA-256 {actual}, not {sha256}: it changed or was damaged")
+            raise DataError(
+                f"{url} has SHA-256 {actual}, not {sha256}: it changed or was damaged; try again"
+            )
 
     attempts = 3
     for attempt in range(attempts):
@@ -260,7 +262,10 @@ def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) ->
             # Every remote file system has its own errors, so all are caught here. The last one is
             # the cause of the error that is raised.
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise StorageError(f"no room in {cache_folder()} for {url}") from error
+                raise StorageError(
+                    f"no room in {cache_folder()} for {url}; free some, or set CHARRNN_CACHE_DIR "
+                    "to another folder"
+                ) from error
             if attempt + 1 == attempts or isinstance(error, FileNotFoundError):
                 reason = error if str(error) else type(error).__name__
                 raise DataError(f"cannot fetch {url}: {reason}") from error

@@ -1,4 +1,4 @@
-"""The characters of words, as ids: what networks that compose words read. Knows no torch."""
+"""The characters of words as ids, for networks that compose words. Works without torch."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Vocabularies: convert text to ids and back, by character, byte or word, or whole tokens to ids.
 
 The symbols of a vocabulary have the ids 0 ... size-1. `to_data` returns plain data for a
-checkpoint. `read_vocabulary` restores the vocabulary of a text from it, and `read_tokens` that of
+checkpoint. `read_vocabulary` restores a vocabulary of a text from it, and `read_tokens` one of
 tokens.
 
 Special symbols are not text: `<unk>` stands for a symbol that is not in the vocabulary, `<s>` and
-`</s>` for a beginning and an end. Their ids come after all others, and no text is read as one.
+`</s>` for the beginning and the end of a text. Their ids come after all others, and no text is read
+as one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Unknown = Literal["error", "skip"]
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SPECIALS = (UNKNOWN, START, END)
-MOST_TOKENS = 1 << 16  # for which the header of a checkpoint has room
+MOST_TOKENS = 1 << 16  # tokens at most, since the header of a checkpoint must have room for them
 
 
 def id_type(size: int) -> np.dtype[Any]:
@@ -203,7 +204,8 @@ class SymbolStream:
 class ByteVocabulary:
     """One id for each of the 256 byte values, so that any text and any file can be read.
 
-    `start` and `end` are the ids of `<s>` and `</s>`, or None for a symbol that there is not.
+    `start` and `end` are the ids of `<s>` and `</s>`, or None for a symbol that the vocabulary does
+    not have.
     """
 
     kind: Literal["byte"] = "byte"
@@ -226,7 +228,7 @@ class ByteVocabulary:
         except UnicodeEncodeError as error:
             name = name_characters(Counter(text[error.start : error.start + 1]))
             raise DataError(
-                f"the lone surrogate {name} is not text and does not stand for a byte"
+                f"the text holds the lone surrogate {name}, which is not a character; remove it"
             ) from error
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -287,10 +289,10 @@ class TokenVocabulary:
         self.unknown, self.start, self.end = _special_ids(len(kept), self.specials)
         if not kept or "" in kept or len(set(self.symbols)) != self.size:
             raise ValueError(
-                "the symbols of a token vocabulary are not distinct texts, or are empty"
+                "the symbols of a token vocabulary must be distinct texts that are not empty"
             )
         if len(kept) > MOST_TOKENS:
-            raise ValueError(f"its {len(kept):,} tokens are more than {MOST_TOKENS:,}")
+            raise ValueError(f"it has {len(kept):,} tokens, but at most {MOST_TOKENS:,} fit")
         self._ids = {token: i for i, token in enumerate(kept)}
 
     @classmethod
@@ -382,7 +384,7 @@ class WordVocabulary:
     Any text can be read. Decoding the ids gives the text again, with ` <unk>` for each token that
     is not in the vocabulary. A word with a space before it and the same word without one, as at the
     start of a line, have different ids. `start` and `end` are the ids of `<s>` and `</s>`, or None
-    for a symbol that there is not; they decode to nothing.
+    for a symbol that the vocabulary does not have; they decode to nothing.
     """
 
     kind: Literal["word"] = "word"
@@ -466,7 +468,7 @@ Vocabulary: TypeAlias = CharacterVocabulary | ByteVocabulary | WordVocabulary
 
 
 def unit_of(vocabulary: Vocabulary) -> str:
-    """What one of its symbols is called: a character, a byte or a word."""
+    """The name of one of its symbols: character, byte or word."""
     return vocabulary.kind if vocabulary.kind in ("byte", "word") else "character"
 
 

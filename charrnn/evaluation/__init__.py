@@ -1,1 +1,1 @@
-"""Numbers about a text."""
+"""Score models on texts, and measure predictions."""

@@ -1,7 +1,7 @@
 """Choose rates of dynamic evaluation and a temperature on the beginning of a split.
 
-They are chosen on the first half of validation alone, so that the score of its second half is free
-of the choice; an `Evaluation` states the scores of both halves.
+Only the first half of validation is used, so the choice cannot flatter the score of the second
+half; an `Evaluation` has the scores of both halves.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from charrnn.evaluation.score_network import (
 from charrnn.nn.models import LanguageModel
 from charrnn.runs.checkpoint import Arrays
 
-# Longer n-grams gain nothing where they go on counting (docs/experiments/dynamic-evaluation.md).
+# Longer n-grams gain nothing if they keep counting (docs/experiments/dynamic-evaluation.md).
 NGRAM_ORDER = 9
-CHOOSING = 30_000  # symbols at most on which to choose
+CHOOSING = 30_000  # symbols at most that a choice is made on
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.0, 1e-3, 3e-3, 1e-2, 3e-2)
-TYPICAL_DECAY = 3e-3  # while the learning rate is chosen
+TYPICAL_DECAY = 3e-3  # the decay while the learning rate is chosen
 TEMPERATURES = tuple(round(0.8 + 0.02 * i, 2) for i in range(21))
 
 
 @dataclass(frozen=True)
 class WantedReading:
-    """A reading in which None stands for a value to be chosen.
+    """The settings of a reading; None stands for a value to be chosen.
 
-    `learning` and `decay` are rates of dynamic evaluation and count only with `dynamic`; `mix` asks
-    for n-grams of the training split.
+    `learning` and `decay` are rates of dynamic evaluation, used only with `dynamic`; `mix` mixes in
+    n-grams of the training split.
     """
 
     dynamic: bool = False
@@ -52,7 +52,7 @@ class WantedReading:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the plain reading: nothing learned, mixed in or divided."""
+        """Whether the text is read plainly: nothing is learned, mixed in or divided."""
         return not (self.dynamic or self.mix) and self.temperature == 1
 
     @property
@@ -63,7 +63,7 @@ class WantedReading:
 
     @property
     def needs_corpus(self) -> bool:
-        """Whether it takes the text that the model was trained on."""
+        """Whether the reading needs the text that the model was trained on."""
         return self.is_open or self.mix
 
     def settled(
@@ -71,7 +71,8 @@ class WantedReading:
     ) -> Reading:
         """Return the reading with every value chosen, on the first half of validation.
 
-        `corpus` may be None where the reading does not need it. Raises as `choose_reading`.
+        `corpus` may be None where the reading does not need it. Raises the errors of
+        `choose_reading`.
         """
         rates = Rates.of(self.learning, self.decay) if self.dynamic else None
         reading = Reading(1.0 if self.temperature is None else self.temperature, rates)
@@ -110,7 +111,7 @@ def choose_reading(
     """Return the `reading` with the chosen numbers that score the beginning of a split best.
 
     The learning rate comes first, then the decay, then the temperature, each among a few values;
-    numbers that are not to be chosen stay. n-grams play no part in the choice. Raises ConfigError
+    numbers that are already set stay. n-grams play no part in the choice. Raises ConfigError
     for a model that carries no state.
     """
     split_span = span_of(corpus, split)

@@ -1,8 +1,8 @@
 r"""Dynamic evaluation: a model goes on learning from the text on which it is scored.
 
-The text is read in segments of some 20 symbols. After a segment was scored, the weights take one
-step down its loss, and are pulled back towards their trained values (Krause et al. 2018, "Dynamic
-evaluation of neural sequence models", the RMS rule with a decay scaled by RMS):
+The text is read in segments of about 20 symbols. When a segment has been scored, the weights take
+one step down its loss, and are pulled back towards their trained values (Krause et al. 2018,
+"Dynamic evaluation of neural sequence models", the RMS rule with a decay scaled by RMS):
 
 .. math:: \theta \leftarrow \theta - \eta \frac{g}{s + \epsilon}
           + \min(1, \lambda s) \odot (\theta_0 - \theta)
@@ -54,10 +54,10 @@ class Rates:
 
 
 class Adapting(Generic[Model]):
-    """A copy of a model that takes the steps of dynamic evaluation; the original stays as it is.
+    """A copy of a model that takes the steps of dynamic evaluation; the original is unchanged.
 
-    `moments` are second moments of the gradient by the names of the weights; they are used where
-    every weight has them.
+    `moments` are second moments of the gradient by the names of the weights; they are used if every
+    weight has one.
     """
 
     def __init__(self, model: Model, moments: Mapping[str, NDArray[Any]], rates: Rates) -> None:

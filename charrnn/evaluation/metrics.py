@@ -1,6 +1,6 @@
-"""How good predictions are: accuracy, F1, BLEU. Every share says how many it is of.
+"""Measure predictions: accuracy, F1, BLEU. Every share is recorded with its total.
 
-Nothing here knows torch.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Counts = NDArray[np.int64]
 
 
 class Share(NamedTuple):
-    """How many are right, of how many."""
+    """The number of right predictions, and the number of all predictions."""
 
     right: int
     total: int
 
     @property
     def value(self) -> float | None:
-        """The fraction, or None where there is nothing to be right."""
+        """The fraction of right predictions; None if there are no predictions."""
         return self.right / self.total if self.total else None
 
 
@@ -50,7 +50,9 @@ def accuracy(predicted: ArrayLike, gold: ArrayLike, where: ArrayLike | None = No
     if where is not None:
         chosen = np.asarray(where, bool)
         if chosen.shape != right.shape:
-            raise ValueError(f"a choice of shape {chosen.shape} among {right.shape}")
+            raise ValueError(
+                f"choice and right answers differ in shape: {chosen.shape} and {right.shape}"
+            )
         right = right[chosen]
     return Share(int(right.sum()), right.size)
 
@@ -77,7 +79,9 @@ def confusion(predicted: ArrayLike, gold: ArrayLike, classes: int) -> Counts:
     rows, columns = np.asarray(gold, np.int64).ravel(), np.asarray(predicted, np.int64).ravel()
     both = np.concatenate([rows, columns])
     if len(both) and not 0 <= both.min() <= both.max() < classes:
-        raise ValueError(f"classes from {both.min()} to {both.max()} are not all in {classes}")
+        raise ValueError(
+            f"classes from {both.min()} to {both.max()} are not all between 0 and {classes - 1}"
+        )
     return np.bincount(rows * classes + columns, minlength=classes**2).reshape(classes, classes)
 
 
@@ -104,10 +108,11 @@ def bleu(
 
     .. math:: \mathrm{BLEU} = \min(1, e^{1 - r/c}) \left(\prod_{n=1}^{N} p_n\right)^{1/N}
 
-    p_n is the share of the candidates' n-grams that stand in a reference, each counted at most as
-    often as in the reference that has it most often; c is the length of the candidates, r that of
-    each candidate's nearest reference (of two as near, the shorter). Counts are summed over the
-    corpus before they are divided. Nothing is smoothed: the score is 0 where an order has no match.
+    p_n is the share of the candidates' n-grams that occur in a reference; each n-gram counts at
+    most as often as it occurs in a single reference; c is the length of all candidates; r is the
+    length of the references nearest in length to each candidate (of two equally near ones, the
+    shorter). Counts are summed over the corpus before they are divided. Nothing is smoothed: the
+    score is 0 where an order has no match.
 
     >>> round(bleu(["the cat is on".split()], [["the cat is on the mat".split()]]).score, 3)
     0.607
@@ -140,5 +145,7 @@ def _same_shape(predicted: ArrayLike, gold: ArrayLike) -> NDArray[np.bool_]:
     """Compare element by element. Raises ValueError for arrays of different shape."""
     ours, theirs = np.asarray(predicted), np.asarray(gold)
     if ours.shape != theirs.shape:
-        raise ValueError(f"predictions of shape {ours.shape} for {theirs.shape}")
+        raise ValueError(
+            f"predictions and right answers differ in shape: {ours.shape} and {theirs.shape}"
+        )
     return np.asarray(ours == theirs)

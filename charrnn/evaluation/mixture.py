@@ -10,7 +10,7 @@ After each symbol x, the weights w take a step down its loss -ln q(x):
 
 This is logistic mixing for more than two symbols (Mahoney 2005, "Adaptive weighing of context
 models"; Mattern 2013, "Linear and geometric mixtures"). Every symbol is scored before anything is
-learned from it. Nothing here knows torch.
+learned from it. Nothing here imports torch.
 """
 
 from __future__ import annotations

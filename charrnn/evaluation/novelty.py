@@ -1,4 +1,4 @@
-"""How much of a text is copied: which spans of it stand verbatim in another text.
+"""Measure how much of a text is copied: which of its spans occur in another text.
 
 Spans of one length are compared by 64-bit hashes. The hash of a span is built by doubling, from the
 hashes of its two halves, so that all spans of length n take O(log n) passes over the text. A hash
@@ -24,10 +24,10 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio (Knuth)
 
 @dataclass(frozen=True)
 class Novelty:
-    """What a sample copies from a training text.
+    """The spans that a sample copies from a training text.
 
-    `shares[n]` is the share of the sample's spans of n symbols that stand in the training text;
-    `longest` is the length of the longest such span, `start` its place in the sample.
+    `shares[n]` is the share of the sample's spans of n symbols that also occur in the training
+    text; `longest` is the length of the longest such span, `start` its place in the sample.
     """
 
     shares: dict[int, float]
@@ -79,13 +79,13 @@ def novelty(sample: Points, train: Points) -> Novelty:
 def _hashes(points: Points, length: int) -> Hashes:
     """Hash every span of `length`.
 
-    The length is a sum of powers of two; the hash of a span combines those of spans of these
-    lengths, which stand one after another.
+    The length is a sum of powers of two; the hash of a span combines the hashes of consecutive
+    spans of these lengths.
     """
     count = len(points) - length + 1
     if count <= 0:
         return np.empty(0, np.uint64)
-    power = _mix(points.astype(np.uint64) + np.uint64(1))  # of spans of `size` symbols
+    power = _mix(points.astype(np.uint64) + np.uint64(1))  # the factor for spans of `size` symbols
     result: Hashes | None = None
     offset, size = 0, 1
     while True:
@@ -109,9 +109,9 @@ def _mix(values: Hashes) -> Hashes:
 
 
 def _candidates(sample: Points, train: Points, length: int) -> NDArray[np.int64]:
-    """For every span of the sample, where a span with its hash begins in the training text, or -1.
+    """Find where in the training text a span with the hash of each sample span begins; else -1.
 
-    One place is enough, wherever there are several.
+    If there are several places, any one of them is returned.
     """
     ours, theirs = _hashes(sample, length), _hashes(train, length)
     if not len(ours) or not len(theirs):
@@ -126,19 +126,19 @@ def _candidates(sample: Points, train: Points, length: int) -> NDArray[np.int64]
 
 
 def _copied(sample: Points, train: Points, length: int) -> NDArray[np.bool_]:
-    """For every span of the sample, whether it stands in the training text."""
+    """Decide for every span of the sample whether it occurs in the training text."""
     begins = _candidates(sample, train, length)
     copied = begins >= 0
     spans = np.flatnonzero(copied)
-    for offset in range(length):  # Equal hashes are not yet equal spans.
+    for offset in range(length):  # Spans with equal hashes may differ.
         copied[spans] &= sample[spans + offset] == train[begins[spans] + offset]
     return copied
 
 
 def _longest(sample: Points, train: Points) -> tuple[int, int]:
-    """The length of the longest span in both texts, and where it begins in the sample.
+    """Find the length of the longest span in both texts, and where it begins in the sample.
 
-    By bisection: if a span stands in both texts, so do all shorter spans inside it.
+    By bisection: if a span occurs in both texts, so do all shorter spans inside it.
     """
     low, high, start = 0, min(len(sample), len(train)), 0
     while low < high:
@@ -152,7 +152,7 @@ def _longest(sample: Points, train: Points) -> tuple[int, int]:
 
 
 def _first(sample: Points, train: Points, length: int) -> int | None:
-    """Where the first span of the sample begins that stands in the training text, or None.
+    """Find where the first span of the sample that occurs in the training text begins, or None.
 
     Spans may be as long as the texts, so no more of them are compared than necessary.
     """

@@ -52,7 +52,7 @@ class Evaluation:
 
     @property
     def nats_per_character(self) -> float:
-        """The mean loss under the name that fits a model of characters."""
+        """The mean loss, `nats`, under a name for models of characters."""
         return self.nats
 
     @property
@@ -92,7 +92,7 @@ def key_unit(unit: str) -> str:
     """Return the unit's name in keys of JSON and of files: "character" for a byte.
 
     Runs over bytes have always been recorded as `nats_per_character`. The key stays, so that old
-    runs can be read and resumed; only what people read says "byte".
+    runs can be read and resumed; text for people says "byte".
 
     >>> key_unit("byte"), key_unit("word")
     ('character', 'word')
@@ -113,7 +113,7 @@ def evaluation_of_surprisals(
 
 
 class Scorer(Protocol):
-    """A model that scores ids without being stepped: an n-gram or a hidden Markov model."""
+    """A model that scores many ids at once: an n-gram or a hidden Markov model."""
 
     def surprisals(
         self, ids: NDArray[Any], start: int = 0, stop: int | None = None
@@ -127,7 +127,7 @@ def score_unbroken(
 ) -> Evaluation:
     """Score a split by a model without a carried state.
 
-    Every symbol is scored once, given the symbols before it, which may lie before the split. With
+    Every symbol is scored once, given the symbols before it, also those before the split. With
     nothing before the split, the first symbol costs ln V. Raises DataError for a split that the
     corpus does not have.
     """
@@ -155,7 +155,7 @@ def span_of(corpus: Corpus, split: str) -> Span:
 def until(stop: Callable[[], bool], items: Iterable[Item]) -> Iterator[Item]:
     """Yield `items`; raise KeyboardInterrupt as soon as `stop()` is true after one of them.
 
-    Scoring cannot be resumed in the middle, so a wish to stop ends it as Ctrl-C would.
+    Scoring cannot be resumed in the middle, so `stop` ends it like Ctrl-C.
 
     >>> list(until(lambda: False, "ab"))
     ['a', 'b']
@@ -167,12 +167,12 @@ def until(stop: Callable[[], bool], items: Iterable[Item]) -> Iterator[Item]:
 
 
 def never() -> bool:
-    """Return False: a `stop` for those who do not want to stop."""
+    """Return False: a `stop` that never asks to stop."""
     return False
 
 
 def describe_scored(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return which model a score is of: run, task, cell, seed and number of parameters.
+    """Describe the model that was scored: run, task, cell, seed and number of parameters.
 
     `run` is the run directory of the checkpoint, or the file itself where it lies in none.
     """
@@ -180,7 +180,7 @@ def describe_scored(checkpoint: Checkpoint) -> dict[str, Any]:
     config = config_from_data(checkpoint.metadata["config"], str(path))
     weights = {n: v for n, v in checkpoint.tensors.items() if n.startswith("model/")}
     if config.model.tie_embeddings:
-        weights.pop("model/head.weight")  # It is the embedding's matrix.
+        weights.pop("model/head.weight")  # The embedding has the same matrix.
     return {
         "run": str(path.parent.parent if path.parent.name == "checkpoints" else path),
         "task": config.task,

@@ -1,6 +1,6 @@
 """Score texts with a network by the unbroken protocol.
 
-A `Reading` says how the text is read: as it is, with dynamic evaluation (the network learns from
+A `Reading` says how the text is read: plainly, with dynamic evaluation (the network learns from
 each segment after it was scored), mixed with n-grams that count as they read, or with a
 temperature.
 """
@@ -44,8 +44,8 @@ from charrnn.training.trainer import full_precision
 class Reading:
     """How a text is read while it is scored.
 
-    `temperature` divides the logits; `rates` are those of dynamic evaluation; `ngrams` counts as it
-    reads and is mixed in.
+    `temperature` divides the logits; `rates` are the rates of dynamic evaluation; `ngrams` counts
+    as it reads and is mixed in.
 
     >>> Reading(temperature=0.9, rates=Rates(0.01, 0.001)).protocol()
     'unbroken, dynamic (rate 0.01, decay 0.001, segments of 20), temperature 0.9'
@@ -56,7 +56,7 @@ class Reading:
     ngrams: NgramModel | None = None
 
     def protocol(self, base: str = UNBROKEN) -> str:
-        """Say in words how the text is read; `base` names the protocol without any of this."""
+        """Say in words how the text is read; `base` names the plain protocol."""
         parts = [base]
         parts += [f"dynamic ({self.rates})"] if self.rates else []
         parts += [f"mixed with n-grams of order {self.ngrams.order}"] if self.ngrams else []
@@ -135,8 +135,11 @@ def surprisals(
 
 
 def _mixture(ngrams: NgramModel, corpus: Corpus, span: Span) -> NgramMixture:
-    """Begin to count where the span begins: after the text before it, or after its first symbol,
-    which is scored without a prediction."""
+    """Mix in n-grams that begin to count where the span begins.
+
+    They start after the text before the span. Without such a text, they start after the first
+    symbol, which is scored without a prediction.
+    """
     before = corpus.ids[max(0, span.start - ngrams.order) : span.start]
     counting = AdaptiveNgramModel(ngrams, before if span.has_context else before[:0])
     if not span.has_context:
@@ -153,8 +156,8 @@ def predictions(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits (T, V) and the symbols (T,) that came, in reading order.
 
-    With `adapting`, the logits are those of its model, which learns from each segment after the
-    segment was yielded.
+    With `adapting`, its model gives the logits, and learns from each segment once it has been
+    yielded.
     """
     objective, window = _windows(model, config, corpus), config.evaluation.window
     if adapting is not None:
@@ -185,8 +188,8 @@ def start_adapting(
         return None
     if not config.training.carry_state:
         raise ConfigError(
-            "a model without carried state cannot learn from what it reads; "
-            "train one with training.carry_state=true"
+            "dynamic evaluation needs a carried state; use a model that was trained with "
+            "training.carry_state=true"
         )
     return Adapting(model, moments or {}, rates)
 

@@ -1,1 +1,1 @@
-"""What a trained model is used for."""
+"""Use a trained model: step it, sample from it, search, compress."""

@@ -8,9 +8,9 @@ symbol after every hypothesis, here for one lane, a width of 2 and the symbols a
     "ba"   -0.7      -3.5   -1.8   -1.2        among the 2 best, ended: "ba." -1.2
     "ab"   -1.2      -1.5   -3.2   -3.3        the 2 best that go on: "aba" -1.5, "bab" -1.8
 
-"ba." is a finished hypothesis; the next step starts from "aba" and "bab". Nothing here knows text
-or torch: a stepper gives numpy logits, and the leaves of its state, one hypothesis a row, are
-arrays or tensors.
+"ba." is a finished hypothesis; the next step starts from "aba" and "bab". Nothing here
+depends on text or torch: a stepper gives numpy logits, and the leaves of its state, with one row
+for each hypothesis, are arrays or tensors.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ Nats = NDArray[np.float64]
 
 
 class Hypothesis(NamedTuple):
-    """A sequence without its end symbol, its log-probability in nats (with that of the end), and
-    whether it ended before the limit."""
+    """A sequence without its end symbol, and whether it ended before the limit.
+
+    Its log-probability in nats includes the end symbol.
+    """
 
     ids: tuple[int, ...]
     log_probability: float
@@ -39,7 +41,7 @@ class Hypothesis(NamedTuple):
     def score(self, alpha: float) -> float:
         """Return the rank of the hypothesis: log-probability / length**alpha.
 
-        The length counts the end symbol. Alpha 0 does not normalise; 1 takes the mean of a symbol.
+        The length counts the end symbol. Alpha 0 does not normalise; 1 takes the mean per symbol.
 
         >>> Hypothesis((4, 2), -3.0, ended=True).score(alpha=1.0)
         -1.0
@@ -51,8 +53,8 @@ class Hypothesis(NamedTuple):
 class _Beams(NamedTuple):
     """The L lanes that are still searched, with W hypotheses each."""
 
-    lanes: Places  # (L,) their numbers
-    state: Any  # of the stepper, L * W rows
+    lanes: Places  # (L,) the numbers of the lanes
+    state: Any  # the state of the stepper, L * W rows
     tokens: Places  # (L * W,) the last symbol of each hypothesis
     totals: Nats  # (L, W) log-probabilities, -inf for a hypothesis that does not exist
     sequences: Places  # (L, W, t) the symbols so far
@@ -61,7 +63,7 @@ class _Beams(NamedTuple):
 class _Extensions(NamedTuple):
     """The best extensions of each lane's hypotheses by one symbol, the best first: (L, K) each."""
 
-    parents: Places  # the number of the hypothesis
+    parents: Places  # the numbers of the extended hypotheses
     symbols: Places
     totals: Nats
 
@@ -94,7 +96,8 @@ def beam_search(
         rows, kept = [], []
         for row, lane in enumerate(beams.lanes.tolist()):
             ended = extensions.symbols[row] == end
-            going_on = np.flatnonzero(~ended)[:width]  # At most half of the 2 * width end.
+            # At most half of the 2 * width extensions end.
+            going_on = np.flatnonzero(~ended)[:width]
             finished[lane] += _hypotheses(beams, extensions, row, np.flatnonzero(ended[:width]), 1)
             best = extensions.totals[row, going_on[0]]
             if _can_improve(finished[lane], best, length, limits[lane], width, alpha):
@@ -129,7 +132,7 @@ def _extend(beams: _Beams, logits: NDArray[np.floating[Any]]) -> _Extensions:
 def _hypotheses(
     beams: _Beams, extensions: _Extensions, row: int, places: Places, ended: int
 ) -> list[Hypothesis]:
-    """Turn the extensions at some places of a row into hypotheses; leave out the impossible."""
+    """Turn the extensions at some places of a row into hypotheses; leave out impossible ones."""
     hypotheses = []
     for place in places[np.isfinite(extensions.totals[row, places])]:
         ids = beams.sequences[row, extensions.parents[row, place]].tolist()
@@ -186,7 +189,7 @@ def _log_softmax(logits: NDArray[np.floating[Any]]) -> Nats:
 def _best(values: Nats, count: int) -> _Extensions:
     """Return the `count` largest of each row of values (L, W, V), the largest first.
 
-    Among equal values the one that stands first wins.
+    Of equal values, the first one wins.
     """
     flat = values.reshape(len(values), -1)
     count = min(count, flat.shape[1])

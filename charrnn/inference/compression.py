@@ -1,11 +1,12 @@
 """Compress texts by a model's probabilities, which proves the model's score.
 
 Symbol by symbol, the model's next-symbol probabilities drive an arithmetic coder (Witten, Neal and
-Cleary 1987; here `constriction`'s range coder, Martin 1979), so that a symbol takes its surprisal
-in bits, and a text about its score. Compressing and decompressing run the very same steps, one
-symbol at a time, and so agree bit for bit on one machine and build. Elsewhere numbers may round
-otherwise and the text come out wrong; its SHA-256 reveals that. Any bytes are accepted: characters
-outside of the vocabulary are escaped byte by byte, and the model does not read them.
+Cleary 1987; here `constriction`'s range coder, Martin 1979), so that a symbol takes as many bits as
+its surprisal, and a text about as many as its score. Compressing and decompressing run the very
+same steps, one symbol at a time, and so agree bit for bit on one machine and build. Elsewhere
+numbers may be rounded differently, and the text may come out wrong; its SHA-256 reveals that. Any
+bytes are accepted: characters outside of the vocabulary are escaped byte by byte, and the model
+does not read them.
 
 The file, all integers little-endian::
 
@@ -38,16 +39,16 @@ if TYPE_CHECKING:
     from charrnn.evaluation.dynamic import Rates
 
 MAGIC = b"charrnn\x01"
-ESCAPES = 1e-3  # escapes counted before the first symbol
+ESCAPES = 1e-3  # the count of escapes before the first symbol
 LEAST = 2.0**-22  # the least probability that the coder's 24 bits can hold
 
 START = len(MAGIC) + 8  # where the header begins
 
-FOREIGN = "this is no file of charrnn compress; name a file that it made"
+FOREIGN = "the file was not made by charrnn compress; name one that was"
 DAMAGED = "the file is damaged (its checksum does not match); copy it again from its origin"
 OTHERWISE = (
-    "the text does not come out as it went in, because the file was made on a machine or with a "
-    "build that rounds otherwise; decompress it there"
+    "the text cannot be restored, because the file was made on a machine or with a build that "
+    "rounds differently; decompress it there"
 )
 
 Progress = Callable[[int], None]
@@ -89,14 +90,16 @@ def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress:
 def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
     """Bring back the bytes that were compressed with the same model on this machine.
 
-    Raises DataError for another kind of file and for bytes that do not come back as they were,
-    CheckpointError for a file of another model.
+    Raises DataError for another kind of file and for bytes that cannot be restored, CheckpointError
+    for a file of another model.
     """
     from constriction import stream
 
     header, payload = read_header(packed)
     if header.model != fingerprint(model):
-        raise CheckpointError("the file was compressed with another model; name that one")
+        raise CheckpointError(
+            "the file was compressed with another model; decompress it with that model"
+        )
     rates = None
     if header.rates:
         from charrnn.evaluation.dynamic import Rates
@@ -114,7 +117,10 @@ def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
                 pieces.append(bytes([decoder.decode(stream.model.Uniform(256))]))
             predictor.read(symbol)
             progress(i + 1)
-    except (AssertionError, UnicodeEncodeError) as error:  # Impossible symbols, or no text.
+    except (
+        AssertionError,
+        UnicodeEncodeError,
+    ) as error:  # The symbols are impossible, or they are not text.
         raise DataError(OTHERWISE) from error
     content = b"".join(pieces)
     if hashlib.sha256(content).hexdigest() != header.sha256:
@@ -199,7 +205,7 @@ class _Predictor:
             self._before = self._state
 
     def probabilities(self) -> NDArray[np.float64]:
-        """Return the probabilities (V + 1,) of what comes next, the escape last."""
+        """Return the probabilities (V + 1,) of the next symbol; the last one is the escape's."""
         escape = max(LEAST, self._escapes / self._read)
         return np.append(self._row * (1 - escape), escape)
 
@@ -247,12 +253,12 @@ class _Predictor:
 
 
 def _symbols(content: bytes, vocabulary: Vocabulary) -> Iterator[tuple[int, int | None]]:
-    """Yield ids of the vocabulary with None, and escapes (its size) with a byte."""
+    """Yield each id with None, and each escape (the size of the vocabulary) with its byte."""
     if vocabulary.kind == "byte":
         yield from ((byte, None) for byte in content)
         return
     text = content.decode("utf-8", "surrogateescape")
-    # Special symbols such as <unk> stand for no text and have no bytes.
+    # Special symbols such as <unk> are not text and have no bytes.
     real = np.flatnonzero(vocabulary.byte_lengths())
     ids = {vocabulary.symbols[i]: int(i) for i in real}
     for piece in split_words(text) if vocabulary.kind == "word" else text:

@@ -1,4 +1,4 @@
-"""Step a language model by numpy, so that sampling need not import torch.
+"""Step a language model with numpy, so that sampling need not import torch.
 
 The equations are those of `nn.cells` on the same weights, arranged for one step at a time:
 
@@ -7,7 +7,7 @@ The equations are those of `nn.cells` on the same weights, arranged for one step
 - lanes are columns: with torch's layout of matrices, W h is up to twice as fast in OpenBLAS as
   h W^T, and each gate is one block of memory.
 
-The logits equal those of torch up to the rounding of float32.
+The logits equal torch's up to the rounding of float32.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MOST_TABLE = 1 << 26  # numbers at most in the first layer's table
 class NumpyModel:
     """A stepper in the sampler's sense, over the weights of a language model by name.
 
-    Its state is that of the torch model with arrays in place of tensors: one entry (N, H) for each
+    Its state is the torch model's, with arrays in place of tensors: one entry (N, H) for each
     layer, for an LSTM the pair of hidden state and cell state.
     """
 
     @staticmethod
     def fits(weights: Mapping[str, Array], cell: str, activation: str) -> bool:
-        """Whether this module knows the cell, and the table is not too large."""
+        """Whether this module has the cell, and the table is not too large."""
         gates = weights.get("stack.layers.0.cell.weight_ih", np.empty((0, 0)))
         return (cell, activation) in CELLS and len(weights["head.bias"]) * len(gates) <= MOST_TABLE
 
@@ -50,10 +50,13 @@ class NumpyModel:
             width = matrices[1].shape[1]
             scale = np.ones((len(matrices[1]), 1), np.float32)
             for gate in halved:
-                scale[gate * width : (gate + 1) * width] = 0.5  # Exact: a power of two.
+                scale[gate * width : (gate + 1) * width] = (
+                    0.5  # This is exact, since 0.5 is a power of two.
+                )
             input_matrix, recurrent = (m * scale for m in matrices)
             bias, state_bias = (b[:, None] * scale for b in biases)
-            # The two biases add up, but for the GRU's candidate: a gate scales its state bias.
+            # The two biases add up, except in the GRU's candidate: there a gate scales the state's
+            # bias.
             count = len(state_bias) - (width if self._advance is _gru else 0)
             bias[:count] += state_bias[:count]
             if not self._layers:

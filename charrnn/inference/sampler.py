@@ -1,7 +1,7 @@
 """Choose the next id from logits, and generate ids one after another.
 
-Nothing here knows text or torch: a stepper is anything with `initial_state` and `step`, and logits
-are numpy arrays. A lane is one of N sequences that are generated side by side.
+Nothing here depends on text or torch: a stepper is anything with `initial_state` and `step`, and
+logits are numpy arrays. A lane is one of N sequences that are generated side by side.
 """
 
 from __future__ import annotations
@@ -127,11 +127,11 @@ class Draws:
 
 @dataclass
 class Cursor:
-    """Where a generation stands; it can go on from here."""
+    """The position of a generation, from which it can go on."""
 
     token: NDArray[np.int64]  # (N,) the last ids, which the stepper has not read yet
     state: Any
-    position: int = 0  # of the next draw
+    position: int = 0  # the position of the next draw
 
 
 def prime(stepper: Stepper, tokens: NDArray[np.int64], cursor: Cursor | None = None) -> Cursor:
@@ -152,7 +152,7 @@ def sample(
 ) -> Iterator[NDArray[np.int64]]:
     """Yield ids (N,) for ever, one step of the stepper each.
 
-    After each, `cursor` says where the generation stands.
+    After each step, `cursor` is the position of the generation.
     """
     while True:
         logits, cursor.state = stepper.step(cursor.token, cursor.state)

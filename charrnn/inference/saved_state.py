@@ -1,4 +1,4 @@
-"""Save where a generation stands, and go on from there later: `charrnn sample --save-state`.
+"""Save the position of a generation, and go on from there later: `charrnn sample --save-state`.
 
 The file is a safetensors file like a checkpoint: the leaves of the hidden state, the last symbol of
 each lane, the seed, the sample numbers and the position of the draws.
@@ -55,7 +55,7 @@ def load_state(path: Path, model: Any) -> SavedState:
     def check(metadata: Mapping[str, Any], layout: Layout) -> None:
         cursor = metadata.get("cursor")
         if not isinstance(cursor, dict) or metadata.get("model") != identity:
-            raise CheckpointError("it is no state of a model of this shape and vocabulary")
+            raise CheckpointError("it is not a state of a model with this shape and vocabulary")
         counts = [cursor.get("seed"), cursor.get("position"), *cursor["samples"]]
         lanes = len(cursor["samples"])
         shapes = [("F32", (lanes, *shape)) for shape in identity["state"]]
@@ -63,12 +63,14 @@ def load_state(path: Path, model: Any) -> SavedState:
         if layout != expected | {"token": ("I64", (lanes,))} or not all(
             isinstance(n, int) and 0 <= n < 2**64 for n in counts
         ):
-            raise CheckpointError("its samples are not its state's")
+            raise CheckpointError("it is damaged: its samples and its states differ in number")
 
     stored = load_checkpoint(path, check)
     about, token = stored.metadata["cursor"], stored.tensors["token"]
     if token.min(initial=0) < 0 or token.max(initial=0) >= model.vocabulary.size:
-        raise CheckpointError(f"{path} is no state of this model: a character is not in it")
+        raise CheckpointError(
+            f"{path} is not a state of this model: the model's vocabulary lacks a character in it"
+        )
     zero = model.initial_state(len(token))
     arrays: Any = [stored.tensors[f"state/{i}"] for i, _ in enumerate(leaves(zero))]
     state = replace_leaves(zero, iter(arrays))
@@ -76,7 +78,7 @@ def load_state(path: Path, model: Any) -> SavedState:
 
 
 def _identity(model: Any) -> dict[str, Any]:
-    """The shape of a model's state and its vocabulary: a saved state must fit both."""
+    """Describe the shape of a model's state and its vocabulary; a saved state must fit both."""
     shapes: list[Any] = []
     map_state(lambda leaf: shapes.append(list(leaf.shape[1:])), model.initial_state(1))
     return {"state": shapes, "vocabulary": model.vocabulary.to_data()}

@@ -1,7 +1,7 @@
 """Write text with a trained model: ids from the sampler, decoded as they come.
 
-`Writing` is what `charrnn sample` does: one or several texts side by side, from a prompt or a saved
-state, in one go or turn by turn. Nothing here imports torch.
+`Writing` does the work of `charrnn sample`: it writes one or several texts side by side, from a
+prompt or a saved state, in one go or turn by turn. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Writer(Stepper, Protocol):
         ...
 
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
-        """Return the class of each sample; nothing where the model knows no classes."""
+        """Return the class of each sample; nothing where the model has no classes."""
         ...
 
     def begin(
@@ -52,11 +52,11 @@ class Writer(Stepper, Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What to write: after which text, how each symbol is chosen, and where a text ends.
+    """The options of writing: the text before, the choice of each symbol, and where a text ends.
 
     `length` is the largest number of symbols; `stop` ends a text that contains it; `before` is read
-    before the prompt and belongs to no text. Without a `seed` one is drawn, without a `label` the
-    classes are drawn at their frequency in training.
+    before the prompt and belongs to no text. Without a `seed`, one is drawn. Without a `label`, the
+    classes are drawn with their frequency in training.
     """
 
     prompt: str = ""
@@ -71,10 +71,10 @@ class Request:
 
 
 class Writing:
-    """Texts that a model writes side by side, one a lane, and where they stand.
+    """Texts that a model writes side by side, one in each lane, and their positions.
 
     `saved` is a state to go on from, with samples and a seed of its own. `labels` are the classes
-    of the texts, empty where the model knows none.
+    of the texts, empty where the model has none.
 
     Raises DataError for a prompt with unknown characters and for an unknown label.
     """
@@ -107,7 +107,7 @@ class Writing:
             self.cursor = prime(self.model, tokens, self.cursor)
 
     def write(self, write: Write | None = None) -> list[str]:
-        """Write on, and return the new text of each lane; see `generate_texts`."""
+        """Continue writing, and return the new text of each lane; see `generate_texts`."""
         request = self.request
         return generate_texts(
             self.model, self.model.vocabulary, self.cursor, request.choice, self.draws,
@@ -115,14 +115,14 @@ class Writing:
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Save where the texts stand, for a later `Writing`. Raises StorageError."""
+        """Save the positions of the texts, for a later `Writing`. Raises StorageError."""
         save_state(path, self.model, SavedState(self.cursor, self.seed, self.samples))
 
 
 def starting_id(vocabulary: Vocabulary, most_frequent: int) -> int:
     """Return the id after which a text without a prompt starts.
 
-    It is that of a newline, or the `most_frequent` one where the vocabulary has no newline.
+    It is the id of a newline, or `most_frequent` if the vocabulary has no newline.
     """
     if not vocabulary.unknown_characters("\n"):
         return int(vocabulary.encode("\n")[0])
@@ -184,7 +184,7 @@ class _Text:
         self.running = True
         self._stream = vocabulary.stream()
         self._stop, self._write = stop, write
-        self._tail = ""  # the end of the text, as long as a part of `stop` can be
+        self._tail = ""  # the last characters, as many as a part of `stop` can have
 
     def add(self, symbol: int, end: int | None) -> None:
         """Add a symbol, or finish where it is the end."""
@@ -194,7 +194,7 @@ class _Text:
             self._add(piece)
 
     def finish(self) -> None:
-        """End the text: add what the stream still holds back."""
+        """End the text: add the characters that the stream still holds back."""
         if piece := self._stream.finish():
             self._add(piece)
         self.running = False

@@ -17,8 +17,8 @@ from charrnn.nn.state import State, leaves, map_state
 class TorchStepper:
     """A torch model as a stepper: numpy ids in, numpy logits out, without dropout.
 
-    On a GPU a step is one CUDA graph for each batch size. A decoder needs its `initial` state,
-    after it has read its sources: one a lane, or one for all lanes.
+    On a GPU a step is one CUDA graph for each batch size. A decoder needs an `initial` state, which
+    it has after reading its sources: one source for each lane, or one for all lanes.
     """
 
     def __init__(self, model: LanguageModel | EncoderDecoder, initial: State | None = None) -> None:
@@ -36,7 +36,7 @@ class TorchStepper:
             return cast(LanguageModel, self._model).initial_state(batch_size)
         lanes = len(next(leaves(self._initial)))
         if lanes not in (1, batch_size):
-            raise ValueError(f"the state of {lanes} sources is none of {batch_size} lanes")
+            raise ValueError(f"the state is for {lanes} lanes, but the batch has {batch_size}")
         return map_state(lambda leaf: leaf.expand(batch_size, *leaf.shape[1:]), self._initial)
 
     def step(self, token: NDArray[np.int64], state: State) -> tuple[NDArray[np.float32], State]:
@@ -56,4 +56,5 @@ class TorchStepper:
         if len(ids) not in self._captured:
             self._captured[len(ids)] = Captured(lambda pair: self._model.step(*pair), (ids, state))
         logits, after = cast(tuple[Tensor, State], self._captured[len(ids)]((ids, state)))
-        return logits, map_state(torch.clone, after)  # The next step overwrites the graph's own.
+        # The next step overwrites the graph's memory.
+        return logits, map_state(torch.clone, after)

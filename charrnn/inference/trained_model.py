@@ -2,8 +2,8 @@
 
 `TrainedModel` holds weights, vocabulary and configuration, and steps. The rest is elsewhere:
 writing in `inference.text`, saved states in `inference.saved_state`, scoring and adapting in
-`evaluation.score_network`. Nothing here imports torch before it is needed, so that sampling on a
-CPU does without it.
+`evaluation.score_network`. torch is imported only when it is needed, so sampling on a CPU does
+without it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 def load(name: str | os.PathLike[str], device: str = "cpu") -> TrainedModel:
     """Load the best model of a run, given by path or by name under runs/, or a checkpoint file.
 
-    Raises CheckpointError for a run or file that is missing, damaged or no checkpoint.
+    Raises CheckpointError for a run or file that is missing, damaged or not a checkpoint.
 
     ::
 
@@ -70,7 +70,7 @@ def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]
         weights |= {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
     if not all(np.isfinite(value).all() for value in weights.values()):
         raise CheckpointError(
-            "the weights of the checkpoint are not all finite numbers; use another"
+            "the weights of the checkpoint are not all finite numbers; use another checkpoint"
         )
     return weights
 
@@ -90,12 +90,12 @@ def check_language_model(config: Config, path: Path) -> None:
     if config.task != "language_model":
         use = "sample" if writer_of_task(config.task) else "predict"
         raise CheckpointError(
-            f"{path} is no language model but was trained for {config.task}; use charrnn {use}"
+            f"{path} was trained for {config.task} and is not a language model; use charrnn {use}"
         )
 
 
 def writer_of(checkpoint: Checkpoint) -> Any:
-    """Return the class of the model in a checkpoint that writes text (`text.Writer`).
+    """Return the class (a `text.Writer`) for a checkpoint with a model that writes text.
 
     Its `from_checkpoint` makes the model. Raises CheckpointError for a task that writes none.
     """
@@ -103,8 +103,8 @@ def writer_of(checkpoint: Checkpoint) -> Any:
     writer = writer_of_task(config.task)
     if writer is None:
         raise CheckpointError(
-            f"{checkpoint.path} writes no text, because it was trained for {config.task}; use "
-            f"charrnn predict"
+            f"{checkpoint.path} was trained for {config.task} and cannot write text; use charrnn "
+            f"predict"
         )
     return writer
 
@@ -113,7 +113,7 @@ class TrainedModel:
     """A language model with its vocabulary and configuration; `charrnn.load` makes one.
 
     It is a stepper in the sampler's sense: `initial_state(batch)` and `step(token, state)`.
-    `abilities` are the uses of a writer that not every writer has; `end` is the id at which a text
+    `abilities` name the optional features of a writer that it has; `end` is the id at which a text
     ends by itself (None: texts do not end).
 
     `moments` are second moments of the gradient by weight name, for dynamic evaluation.
@@ -185,9 +185,9 @@ class TrainedModel:
         return self._stepper.initial_state(batch_size)
 
     def step(self, token: NDArray[np.int64], state: Any) -> tuple[NDArray[np.float32], Any]:
-        """Read one symbol a lane: ids (N,) and a state give logits (N, V) and the next state.
+        """Read one symbol per lane: ids (N,) and a state give logits (N, V) and the next state.
 
-        numpy computes it on a CPU, for the cells that it knows; torch computes all others.
+        On a CPU, numpy computes the cells of `numpy_stepper`; torch computes all others.
         """
         return self._stepper.step(token, state)
 
@@ -203,7 +203,7 @@ class TrainedModel:
         return TorchStepper(self.model)
 
     def _looked_up(self) -> Mapping[str, NDArray[Any]]:
-        """Return the weights with a table of one vector a symbol in place of composed words."""
+        """Return the weights with a table of one vector per symbol in place of composed words."""
         if self.config.model.word_parts == ["lookup"]:
             return self.weights
         import torch
@@ -216,13 +216,16 @@ class TrainedModel:
     def word_vector(self, word: str) -> NDArray[np.float32]:
         """Return the vector (size,) of a word that the network reads.
 
-        A model that composes words from their characters has a vector for every word; another one
-        returns that of the word's id, or of `<unk>`. A space before a word belongs to it within a
-        line: " be", not "be". Raises DataError for anything but one word, and for a vocabulary that
-        is not of words.
+        A model that composes words from their characters has a vector for every word; any other
+        model has the vector of the word's id, or of `<unk>`. A space before a word belongs to it
+        within a line: " be", not "be". Raises DataError for anything but one word, and for a
+        vocabulary that is not of words.
         """
         if self.vocabulary.kind != "word" or split_words(word) != [word]:
-            raise DataError(f"{shortened(word)} is no word of a {self.vocabulary.kind} vocabulary")
+            raise DataError(
+                f"{shortened(word)} is not one word of a word vocabulary; give one word to a model "
+                "with a vocabulary of words"
+            )
         import torch
 
         number, embedding = int(self.vocabulary.encode(word)[0]), self.model.embedding
@@ -246,7 +249,7 @@ class TrainedModel:
         unknown: Unknown = "error",
         labels: Sequence[str] = (),
     ) -> Cursor:
-        """Read a prompt into `samples` lanes; `labels` mean nothing to a language model.
+        """Read a prompt into `samples` lanes; a language model ignores `labels`.
 
         Without a prompt, a text starts after a newline, or after the most frequent character of the
         training text where the vocabulary has no newline. Raises DataError for characters that the
@@ -259,7 +262,7 @@ class TrainedModel:
         return prime(self, np.tile(ids.astype(np.int64), (samples, 1)))
 
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
-        """Return nothing: a language model knows no classes."""
+        """Return nothing: a language model has no classes."""
         return []
 
     def sample(
@@ -290,7 +293,7 @@ class TrainedModel:
         yield from generate_text(self, self.vocabulary, cursor, choice, draws, length)
 
     def sample_text(self, length: int = 500, prompt: str = "", **options: Any) -> str:
-        """Return what `sample` yields as one string."""
+        """Return the pieces of `sample` as one string."""
         return "".join(self.sample(length, prompt, **options))
 
     # Score and adapt (`evaluation.score_network`) ----------------------------------------------
@@ -301,8 +304,8 @@ class TrainedModel:
         """Score a text: one unbroken pass from the zero state, every symbol once.
 
         With `unknown="skip"`, characters that the vocabulary lacks are neither read nor scored;
-        `reading` asks for dynamic evaluation and the like (`score_network.Reading`). Raises
-        DataError for unknown characters otherwise, and for an empty text.
+        `reading` chooses dynamic evaluation and other ways to read (`score_network.Reading`).
+        Raises DataError for unknown characters otherwise, and for an empty text.
 
         ::
 
@@ -378,7 +381,7 @@ class TrainedModel:
         )
 
     def _corpus(self, text: str, unknown: Unknown, nothing: str) -> Corpus:
-        """Make a corpus of a text. Raises DataError, which says `nothing` for an empty one."""
+        """Make a corpus of a text. Raises DataError that begins with `nothing` if it is empty."""
         from charrnn.data.corpus import corpus_of_text
 
         corpus = corpus_of_text(text, self.vocabulary, unknown)

@@ -1,4 +1,4 @@
-"""Tensors in, tensors out: no module in this folder knows a file, a text or the configuration.
+"""Networks from tensors to tensors: nothing here uses files, texts or the configuration.
 
 Read `cells.standard` (one time step), then `layers` (a whole sequence), then `models` (embedding,
 layers and head). `fast` computes the same equations in less time.

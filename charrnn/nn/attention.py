@@ -25,7 +25,7 @@ Score = Literal["additive", "dot", "general"]
 
 
 class Memory(NamedTuple):
-    """The entries that queries attend to. It is a state: its leaves have a row for each lane."""
+    """The entries that queries attend to. A state: each leaf has a row for each lane."""
 
     keys: Tensor  # (N, S, K): compared with queries; computed once
     values: Tensor  # (N, S, E), 0 past the end
@@ -53,8 +53,8 @@ class Attention(nn.Module):
             raise ValueError(f"the score is additive, dot or general; received: {score!r}")
         if score == "dot" and query_size != memory_size:
             raise ValueError(
-                f"a dot product needs queries as wide as the memory, and {query_size} is not "
-                f"{memory_size}; use the score general, which projects"
+                f"a dot product needs queries as wide as the memory; received widths: "
+                f"{query_size} and {memory_size}; use the score general, which projects"
             )
         self.score: Score = score
         self.key: nn.Module = nn.Identity()

@@ -70,7 +70,7 @@ class Dropouts:
         return drop(outputs, self.output, training, self.locked)
 
     def on_symbols(self, vectors: Tensor, ids: Tensor, symbols: int, training: bool) -> Tensor:
-        """Zero the `vectors` (..., D) of a random share of a vocabulary of `symbols` symbols.
+        """Zero the `vectors` (..., D) of random symbols; the vocabulary has `symbols` symbols.
 
         `ids` (...) are the symbols of the vectors. A symbol is kept or removed everywhere in the
         call; those that are kept are divided by 1 - rate.

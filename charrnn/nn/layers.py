@@ -83,14 +83,14 @@ def unroll(
 class Zoneout:
     r"""A cell that randomly keeps old values of its state (Krueger et al. 2017, equations 2, 3).
 
-    With s~_t the state that the cell computes, in training each unit of each lane keeps its old
+    Let s~_t be the state that the cell computes. In training each unit of each lane keeps its old
     value with probability z; in evaluation d_t is replaced by its expectation z:
 
     .. math:: s_t = d_t \odot s_{t-1} + (1 - d_t) \odot \tilde s_t, \quad d_t \sim B(z)
 
     `rates` has one z for each part of the state, the hidden state first, which is also the output.
     As in the paper, an LSTM computes its hidden state from the cell state before zoneout. Raises
-    ValueError for a cell with an output that is no part of its state.
+    ValueError for a cell with an output that is not part of its state.
 
     >>> cell = Zoneout(GRUCell(3, 5), rates=[0.1])
     >>> cell(torch.zeros(2, 3), cell.initial_state(2))[0].shape
@@ -128,12 +128,12 @@ class Zoneout:
 class Recurrent(nn.Module):
     """A layer that runs one cell over time: inputs (N, T, D) to outputs (N, T, output_size).
 
-    Where `charrnn.nn.fast` has a kernel or a scan for the cell, it is used; it computes the same
-    equations on the same parameters. `unroll` is used with `fused=False`, for other cells, and with
-    `zoneout`, which are the rates of `Zoneout`. In training `weight_dropout` falls on the matrix
-    `weight_hh` from hidden state to hidden state, with one mask for all steps of a call
-    (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018). Raises ValueError where a cell has
-    no such matrix.
+    A kernel or a scan of `charrnn.nn.fast` is used if there is one for the cell; it computes the
+    same equations on the same parameters. `unroll` is used with `fused=False`, for other cells, and
+    with `zoneout`, which are the rates of `Zoneout`. In training `weight_dropout` falls on the
+    matrix `weight_hh` from hidden state to hidden state, with one mask for all steps of a call
+    (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018). Raises ValueError if the cell has
+    no `weight_hh`.
 
     >>> layer = Recurrent(LSTMCell(input_size=3, hidden_size=5))
     >>> outputs, state = layer(torch.zeros(2, 7, 3), layer.initial_state(2))
@@ -153,8 +153,8 @@ class Recurrent(nn.Module):
         self.output_size = cell.output_size
         if weight_dropout and not isinstance(getattr(cell, "weight_hh", None), nn.Parameter):
             raise ValueError(
-                f"weight dropout falls on the matrix from hidden to hidden state, weight_hh, "
-                f"which {type(cell).__name__} does not have; set it to 0, or use another cell"
+                f"weight dropout needs a hidden-to-hidden matrix, weight_hh, which "
+                f"{type(cell).__name__} does not have; set it to 0, or use another cell"
             )
         self.weight_dropout = weight_dropout
         self.zoneout = zoneout if any(zoneout) else ()
@@ -165,7 +165,9 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, State]:
         if self.training and self.weight_dropout:
             weight: Tensor = self.cell.weight_hh  # type: ignore[attr-defined]
-            if isinstance(weight, nn.Parameter):  # Within the call below it is dropped already.
+            if isinstance(
+                weight, nn.Parameter
+            ):  # In the call below, dropout has already been applied.
                 dropped = functional.dropout(weight, self.weight_dropout)
                 return functional_call(  # type: ignore[no-any-return]
                     self, {"cell.weight_hh": dropped}, (inputs, state, lengths)
@@ -210,9 +212,9 @@ class Stack(nn.Module):
     The state is a tuple with one entry for each layer, from the bottom up. `dropout` falls on the
     outputs that pass from one layer to the next (Zaremba et al. 2014), never on the state; with
     `locked` one mask serves all steps of a call (see `charrnn.nn.dropout.drop`). With
-    `skip_connections` the output is the outputs of all layers side by side, which gives a head a
-    path from each layer (Graves 2013), and `output_size` is the sum of the widths. Raises
-    ValueError where there are no layers.
+    `skip_connections` the outputs of all layers are concatenated, which gives a head a path from
+    each layer (Graves 2013), and `output_size` is the sum of the widths. Raises ValueError where
+    there are no layers.
 
     >>> layers = [Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(5, 4))]
     >>> stack = Stack(layers, skip_connections=True)
@@ -288,9 +290,9 @@ class Bidirectional(nn.Module):
     Output t merges the forward layer's output, which depends on the steps up to t, with the
     backward layer's, which depends on the steps from t on. `merge` is concatenate, sum, mean or
     product. With `lengths` each lane is read backwards from its own last real step. The state is a
-    pair; the backward layer's final state is that after the first step, which it reads last.
-    `step` raises TypeError, since an output depends on inputs to come. Raises ValueError for an
-    unknown `merge`, and for two widths where it does not concatenate.
+    pair; the backward layer's final state is that after the first step, which it reads last. `step`
+    raises TypeError, since an output depends on future inputs. Raises ValueError for an unknown
+    `merge`, and for two different widths unless it is concatenate.
 
     >>> layer = Bidirectional(Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(3, 5)))
     >>> outputs, state = layer(torch.zeros(2, 7, 3), layer.initial_state(2))

@@ -96,7 +96,7 @@ class LanguageModel(nn.Module):
 
 
 class Decoding(NamedTuple):
-    """The state of a decoder: that of its layers, and the memory that it attends to, if any."""
+    """The state of a decoder: its layers' state, and the memory that it attends to, if any."""
 
     layers: State
     memory: Memory | tuple[()]
@@ -114,7 +114,8 @@ class EncoderDecoder(nn.Module):
 
     instead of h_t (Luong et al. 2015, global attention without input feeding). With every score,
     attention therefore comes after the recurrent layers, so that fused kernels can run these over a
-    whole target. Bahdanau et al. (2015) put it before them, where each step waits for the last.
+    whole target. Bahdanau et al. (2015) put it before them, where each step waits for the one
+    before.
 
     >>> encoder, decoder = (recurrent_stack(8, cell="gru", hidden_sizes=(16,)) for _ in range(2))
     >>> read, written, head = nn.Embedding(30, 8), nn.Embedding(40, 8), nn.Linear(16, 40)
@@ -211,7 +212,7 @@ class EncoderDecoder(nn.Module):
 
 
 def _final_parts(stack: Stack, state: State) -> list[list[Tensor]]:
-    """The parts of each layer's state, with those of two directions side by side."""
+    """The parts of each layer's state; the parts of two directions lie side by side."""
     parts_by_layer = []
     for layer, layer_state in zip(stack.layers, state, strict=True):
         directions = layer_state if isinstance(layer, Bidirectional) else (layer_state,)
@@ -223,8 +224,8 @@ def _final_parts(stack: Stack, state: State) -> list[list[Tensor]]:
 def cell_class(name: str, layer_norm: bool = False) -> Callable[..., Cell]:
     """Load the class of a cell by its name in `registry.CELLS`.
 
-    Raises ValueError for a name that is not there, ConfigError where an installed package's class
-    cannot be loaded.
+    Raises ValueError for an unknown name, ConfigError where an installed package's class cannot be
+    loaded.
     """
     known: Mapping[str, Any] = LAYER_NORM_CELLS if layer_norm else CELLS
     if name not in known:
@@ -241,9 +242,9 @@ def make_cell(
     options: Mapping[str, Any],
     layer_norm: bool = False,
 ) -> Cell:
-    """Make a cell with those of the `options` that its constructor names.
+    """Make a cell with the `options` that its constructor names, and without the others.
 
-    Raises as `cell_class` does.
+    Raises the errors of `cell_class`.
     """
     kind = cell_class(name, layer_norm)
     named = inspect.signature(kind).parameters
@@ -269,9 +270,9 @@ def recurrent_stack(
 
     `cell` is a name in `charrnn.registry.CELLS`; `layer_norm` takes the cell's variant with layer
     normalisation. `activation`, `forget_bias`, `recurrence_depth` and `transform_bias` go to the
-    cells that have them. A `bidirectional` layer is two layers of that width, side by side. Of
-    `dropouts` the stack uses `layers`, `weight`, `zoneout` and `locked`. Raises ValueError for an
-    unknown cell.
+    cells that have them. A `bidirectional` layer is two layers of that width, side by side. The
+    stack uses the fields `layers`, `weight`, `zoneout` and `locked` of `dropouts`. Raises
+    ValueError for an unknown cell.
 
     >>> recurrent_stack(10, cell="gru", hidden_sizes=(8, 6), bidirectional=True).output_size
     12
@@ -353,7 +354,7 @@ def language_model(
             raise ValueError(
                 f"tied embeddings need an embedding as wide as the stack's output: "
                 f"{width or 'one-hot'} is not {stack.output_size}; "
-                f"set embedding_size to {stack.output_size}"
+                f"set model.embedding_size to {stack.output_size}"
             )
         # The head's scale: embeddings of unit variance would start with logits of order sqrt(H).
         tied.weight = head.weight

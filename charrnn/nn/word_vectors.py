@@ -1,7 +1,7 @@
 """Vectors of words from their characters, for words of training and for all others.
 
-A composer is a module that takes the characters of W words, ids (W, L) of `lengths` (W,), each at
-least 1, to one vector for each word, (W, size). It never reads the values in the padding. ::
+A composer is a module that computes one vector per word, (W, size), from the characters of W words:
+ids (W, L) with `lengths` (W,), each at least 1. It never reads the values in the padding. ::
 
     "cats"  -->  c a t s  -->  composer(s)  -->  v  \\
                                                      side by side: the word's vector

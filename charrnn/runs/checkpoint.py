@@ -1,10 +1,10 @@
 """Read and write checkpoints: one safetensors file holds all that training needs to go on.
 
-The file's tensors are those of the model, the optimizer and the carried state. Its header holds
-the configuration, the vocabulary and the progress as JSON texts, and the SHA-256 of the whole file,
+The file's tensors are those of the model, the optimizer and the carried state. Its header holds the
+configuration, the vocabulary and the progress as JSON texts, and the SHA-256 of the whole file,
 computed with these 64 digits as zeros. There is no pickle, and no path or import is built from a
-header. The header is checked before any tensor is read, so a file from a stranger costs little to
-refuse. Nothing here imports torch: tensors are numpy arrays.
+header. The header is checked before any tensor is read, so a bad file is refused at little cost.
+Nothing here imports torch: tensors are numpy arrays.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from charrnn.errors import CheckpointError, StorageError
 FORMAT = 1
 SUFFIX = ".safetensors"
 MAX_HEADER = 16 << 20
-MAX_VALUES = 100_000  # in the header's JSON, so that parsing it has a bound as well
-SCHEMA = 1  # of the JSON that commands print and of metrics.jsonl
+MAX_VALUES = 100_000  # values in the header's JSON: a bound on the work of parsing it
+SCHEMA = 1  # the version of the JSON that commands print, and of metrics.jsonl
 _TEMPORARY = ".writing-"
 _ZEROS = "0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
@@ -96,7 +96,7 @@ def read_metadata(path: Path, check: Check | None = None) -> dict[str, Any]:
 def write_atomically(
     path: Path, content: bytes, verify: Callable[[Path], object] | None = None
 ) -> None:
-    """Replace `path` by a file with `content`, safe against a crash, or leave it as it was.
+    """Replace `path` by a file with `content`, safe against a crash, or leave it unchanged.
 
     The content goes to a temporary file in the same folder, which is synced to the disk, checked by
     `verify`, and renamed; then the folder is synced. Raises StorageError naming the path and the
@@ -120,7 +120,7 @@ def write_atomically(
     except OSError as error:
         raise StorageError(
             f"cannot write {path} ({len(content):,} bytes): {error.strerror or error}; "
-            f"what was there before is untouched"
+            f"the old file is unchanged"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -172,7 +172,7 @@ def _verified(file: BinaryIO, check: Check | None) -> dict[str, Any]:
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
         remedy = "it is from a newer version, so upgrade charrnn" if newer else "use another file"
-        raise ValueError(f"it has format {version!r}, this charrnn reads {FORMAT}; {remedy}")
+        raise ValueError(f"it has format {version!r}, but this charrnn reads {FORMAT}; {remedy}")
     layout = {
         str(name): (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in entries.items()
     }
@@ -194,7 +194,7 @@ def _verified(file: BinaryIO, check: Check | None) -> dict[str, Any]:
 def _json(text: str) -> Any:
     """Parse JSON from a header: of bounded size, without NaN, and with no key twice.
 
-    Two parsers may each take another one of two equal keys, and so see two different files.
+    Of two equal keys, one parser may take the first and another the last, and so see two files.
     """
     if sum(map(text.count, "[{,")) > MAX_VALUES:
         raise ValueError(f"its header holds more than {MAX_VALUES:,} values")

@@ -1,8 +1,9 @@
 """Check a checkpoint by its header alone, before its data is read.
 
-A checkpoint may come from a stranger. Its metadata must have the right types, and its tensors the
-names, types and shapes that its own configuration and vocabularies imply. Nothing is allocated for
-the model, and a language model that numpy steps is checked without importing torch.
+A checkpoint may come from somebody who is not trusted. Its metadata must have the right types, and
+its tensors the names, types and shapes that its own configuration and vocabularies imply. Nothing
+is allocated for the model, and a language model that numpy steps is checked without importing
+torch.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def _check_corpus(corpus: _Corpus, vocabularies: Vocabularies) -> None:
     if counts := corpus.label_counts:
         labels = vocabularies.get("label")
         if labels is None or len(counts) != labels.size or not any(counts):
-            raise CheckpointError("its label counts are not those of its labels")
+            raise CheckpointError("its label counts do not fit its labels")
 
 
 def _check_shapes(layout: Layout, expected: Expected, averaged: bool) -> None:

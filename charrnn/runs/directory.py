@@ -42,8 +42,8 @@ from charrnn.runs.checkpoint import (
 from charrnn.runs.checkpoint_check import check_layout, usable_best
 
 _STEP = re.compile(r"step-(\d{8,18})\.safetensors")
-_OF_LOCK = {"lock", "owner.json", "checkpoints"}  # made by taking the lock
-_OF_START = {"environment.json", "config.yaml"}  # written before the first checkpoint
+_OF_LOCK = {"lock", "owner.json", "checkpoints"}  # files that taking the lock makes
+_OF_START = {"environment.json", "config.yaml"}  # files written before the first checkpoint
 
 Warn = Callable[[str], None]
 
@@ -70,8 +70,8 @@ class Run:
         """Hold the run directory as its only trainer; make it where it does not exist.
 
         The lock ends with the process; the same `Run` may take it several times. Half-written files
-        of killed processes are deleted. A directory that was made here and in which nothing was
-        recorded is removed again.
+        of killed processes are deleted. A directory that was made here is removed again if nothing
+        was recorded in it.
 
         Raises LockedError naming the process and the host that hold the lock, and, with `new`,
         ConfigError where the path is already used.
@@ -103,7 +103,7 @@ class Run:
         return self.path / "owner.json"
 
     def _acquire(self) -> None:
-        """Take the lock. Raises LockedError, and StorageError where there can be none."""
+        """Take the lock. Raises LockedError, and StorageError where it cannot be locked."""
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -130,14 +130,14 @@ class Run:
     def is_locked(self) -> bool:
         """Whether a trainer is at work here.
 
-        The lock itself is tried only where a trainer signed for it, so that asking never keeps
-        one from starting.
+        The lock itself is tried only where owner.json names a trainer, so that this check does not
+        keep a trainer from starting.
         """
         if not (self.path / "owner.json").is_file():
             return False
         try:
             with filelock.FileLock(self.path / "lock").acquire(timeout=0):
-                return False  # It was killed.
+                return False  # The trainer was killed.
         except (filelock.Timeout, OSError, NotImplementedError):
             return True
 
@@ -145,7 +145,7 @@ class Run:
         return os.listdir(self.path) if self.path.is_dir() else []
 
     def _is_used(self, ignored: set[str]) -> bool:
-        """Whether there is a checkpoint, or any other file than those to be ignored."""
+        """Whether there is a checkpoint, or any file that is not among the `ignored` ones."""
         return bool(self.steps()) or not ignored.issuperset(self._entries())
 
     def _refusal(self) -> ConfigError:
@@ -211,7 +211,7 @@ class Run:
     def prune(self, step: int, keep_last: int, best_step: int | None) -> None:
         """Delete old checkpoints, after that of `step` was written and verified.
 
-        Kept are the last `keep_last` up to `step`, the best, and all after `step`.
+        The last `keep_last` up to `step`, the best, and all after `step` are kept.
         """
         steps = [s for s in self.steps() if s <= step]
         for old in steps[:-keep_last]:
@@ -235,8 +235,9 @@ class Run:
     def record_score(self, score: Mapping[str, Any]) -> bool:
         """Add a score of the best checkpoint to best.json if it has none; say whether it did.
 
-        Nothing is added while a trainer is at work here, since that will score the checkpoint
-        itself, or where the directory cannot be written, since scoring a run only reads it.
+        Nothing is added while a trainer is at work here, because it will score the checkpoint
+        itself. Nothing is added either if the directory cannot be written, because scoring needs no
+        write access.
         """
         best = self.read_best()
         if not best or best.get("score") is not None or best["step"] != score["step"]:
@@ -352,7 +353,7 @@ def find_run(name: str) -> Run | Path:
 def find_checkpoint(
     name: str, warn: Warn, step: int | None = None, last: bool = False
 ) -> Checkpoint:
-    """Load a checkpoint: of a run its best, its last or that of a step; or a checkpoint file.
+    """Load a checkpoint file, or a run's checkpoint: its best, its last or the one of a step.
 
     Raises CheckpointError.
     """

@@ -51,7 +51,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package runs from, if it is one and git is there."""
+    """The commit of the checkout that this package runs from; None without a checkout or git."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
@@ -64,7 +64,7 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
-    """The model name of the processor, as /proc/cpuinfo or else Python has it."""
+    """The model name of the processor, from /proc/cpuinfo or else from Python."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):

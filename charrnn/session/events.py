@@ -39,13 +39,13 @@ class Evaluated:
     metrics: dict[str, Any]
     """The line that was written to metrics.jsonl."""
     score: Evaluation
-    """The score of the validation split, as the line has it."""
+    """The score of the validation split, as the line records it."""
     is_best: bool
     """Whether it is the best score of the run so far."""
     seconds_left: float | None
     """An estimate of the time until the last step, evaluations left out."""
     sample: str
-    """A sample from the model as it is now."""
+    """A sample from the model with its present weights."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Finished:
     parameters: int
     """The number of trained weights."""
     unit: str
-    """What a loss is counted by, such as `character`."""
+    """The unit of a loss, such as `character`."""
     seconds: float
     """Time since the command began."""
     characters_per_second: float
-    """Speed of this start, with the time of evaluations and saving included."""
+    """The speed in this start, with evaluations and saving included."""
 
 
 Event = Planned | Stepped | Evaluated | Finished

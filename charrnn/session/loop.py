@@ -42,7 +42,7 @@ from charrnn.training.budget import (
 from charrnn.training.build import build_optimizer
 from charrnn.training.trainer import Report, Trainer
 
-HOPELESS = 10.0  # times the loss of a uniform guess: a run does not recover from there
+HOPELESS = 10.0  # times the loss of a uniform guess: a run does not recover from such a loss
 
 
 def never() -> bool:
@@ -84,11 +84,11 @@ class Pace:
 
 
 class Session:
-    """One start of a run: what is trained, in which directory, and how far it has come.
+    """One start of a run: its model, its data, its directory and its progress.
 
     Args:
         config: the configuration, with its `auto` values decided (`tasks.task.Task.plan`)
-        data: what is learned from
+        data: the text or the examples to learn from
         about: facts about the text and the machine, saved in every checkpoint
         clock: seconds since the command began, imports included; a wall-clock budget covers them
 
@@ -189,8 +189,8 @@ class Session:
     def events(self, stop: Callable[[], bool] = never) -> Iterator[Event]:
         """Train in `run` until the budget, patience or `stop()` ends it.
 
-        `stop` is asked before every step. Raises DivergedError with nothing bad saved, StorageError
-        when the disk does not take it, ConfigError where there is no budget.
+        `stop` is asked before every step. Raises DivergedError before anything bad is saved,
+        StorageError if a file cannot be written, ConfigError where there is no budget.
         """
         writes_events = self.config.tensorboard
         self._write_event = event_writer(self.run.path) if writes_events else lambda _: None
@@ -227,7 +227,7 @@ class Session:
         """Fix the number of steps that fit into the time that is left.
 
         The first evaluation of a run is slower than the others, so a second one is timed here,
-        with its sample and its checkpoint. `characters` are those of a step.
+        with its sample and its checkpoint. `characters` are the characters in a step.
         """
         step, step_seconds = self.trainer.progress.step, self.pace.step_seconds(settled=True)
         start = self.clock()
@@ -246,7 +246,7 @@ class Session:
     def _fix_steps(
         self, total: int, speed: float | None, evaluations: int = EVALUATIONS
     ) -> Planned:
-        """Plan `total` steps: set the schedule, write the plan down, and say so."""
+        """Plan `total` steps: set the schedule, record the plan, and return the event."""
         every = evaluation_interval(self.config, total, evaluations)
         saves = self.config.checkpoints.every
         self.config = with_values(
@@ -293,17 +293,17 @@ class Session:
         return "budget"
 
     def _end_of_measurement(self) -> Callable[[int], bool]:
-        """A test whether the speed has been measured for long enough, given the step taken last.
+        """Return a test of the last step: whether the speed has been measured for long enough.
 
-        That is after `training.warmup_steps` more steps, at the last step that the budget allows,
-        or when half of the time is gone.
+        It has after `training.warmup_steps` more steps, at the last step that the budget allows, or
+        when half of the time is gone.
         """
         last = self.trainer.progress.step + self.config.training.warmup_steps
         last = min(last, self.bound or sys.maxsize)
         return lambda step: step >= last or self.clock() >= self._max_time / 2
 
     def _evaluate_and_save(self, report: Report) -> Iterator[Event]:
-        """Evaluate, save, and after a warm-up plan the rest in between."""
+        """Evaluate and save; after a warm-up, plan the other steps in between."""
         speed = self.pace.since_last_asked()
         line, score, is_best = self._evaluate(speed, report.learning_rate)
         text = self.sample_text(self.config.evaluation.sample_length)
@@ -317,7 +317,7 @@ class Session:
         self.pace.skip()
 
     def sample_text(self, length: int) -> str:
-        """Sample from the model as it is now, with the same random draws at every step."""
+        """Sample from the model in its present state, with the same random draws every time."""
         with self.trainer.averaged():
             return self.experiment.sample(length)
 
@@ -332,7 +332,7 @@ class Session:
         """Score, compare with the best, and record a line of metrics.jsonl.
 
         Returns the line, the score and whether it is the best so far. Raises DivergedError for a
-        loss far above that of a uniform guess.
+        loss far above the loss of a uniform guess.
         """
         progress = self.trainer.progress
         train = self.trainer.interval_score()
@@ -341,7 +341,7 @@ class Session:
         if not validation.nats < HOPELESS * max(1.0, guess):
             raise DivergedError(
                 f"the validation loss is {validation.nats:.4g} nats per {unit} at "
-                f"step {progress.step:,}, where guessing costs {guess:.4g}; "
+                f"step {progress.step:,}, although guessing costs only {guess:.4g}; "
                 f"try a lower training.learning_rate"
             )
         is_best = self._compare_with_best(validation)
@@ -366,7 +366,7 @@ class Session:
         return line, validation, is_best
 
     def _compare_with_best(self, validation: Evaluation) -> bool:
-        """Keep the best score; where there is none, count for patience and plateau."""
+        """Keep a score that is the best so far; count any other for patience and plateau."""
         progress, training = self.trainer.progress, self.config.training
         nats = f"nats_per_{key_unit(self.experiment.unit)}"
         if self.best is None or validation.nats < self.best[nats]:
@@ -430,7 +430,7 @@ class Session:
         }
 
     def _finish(self, reason: str, speed: float, stop: Callable[[], bool]) -> Finished:
-        """Score the best checkpoint whole, and sum up this start of the run."""
+        """Score the best checkpoint on the whole split, and sum up this start of the run."""
         step = self.trainer.progress.step
         score = None
         if reason != "interrupted":

@@ -48,7 +48,7 @@ Warn = Callable[[str], None]
 
 
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers, after one that removes the budgets set so far if any of them sets a new one."""
+    """Return the layers; if one of them sets a budget, add a layer that removes all older ones."""
     if any(key in BUDGETS for _, layer in layers for key in layer):
         return [("a new budget", dict.fromkeys(BUDGETS)), *layers]
     return list(layers)
@@ -105,7 +105,7 @@ def _shape_of(config: Config) -> dict[str, Any]:
 
 
 def clock_from(began: float) -> Callable[[], float]:
-    """A clock that gives the seconds since `began`, a reading of `time.monotonic`."""
+    """Return a clock of the seconds since `began`, a time of `time.monotonic`."""
     return lambda: time.monotonic() - began
 
 
@@ -158,7 +158,8 @@ def resume_run(
     if isinstance(place, Run):
         if out is not None:
             raise ConfigError(
-                "a run goes on in its own directory; a new directory is for a checkpoint file"
+                "a run goes on in its own directory; leave out the new directory, or name a "
+                "checkpoint file"
             )
         target: Run | None = place
     else:
@@ -180,7 +181,7 @@ def _reopen(
     run: Run | None,
     warn: Warn,
 ) -> Iterator[Session]:
-    """Read what a checkpoint was trained on, and go on from it."""
+    """Read the data that a checkpoint was trained on, and go on from the checkpoint."""
     name = str(checkpoint.path)
     config = config_from_data(checkpoint.metadata["config"], name)
     if any(key in BUDGETS for _, layer in layers for key in layer):
@@ -228,7 +229,7 @@ def _fit_to_machine(config: Config, device_is_chosen: bool, warn: Warn) -> Confi
             choose()
         except ConfigError as error:
             warn(
-                f"not bit for bit what the run would have been: {error}; "
+                f"not bit for bit the same as an uninterrupted run: {error}; "
                 f"going on with {key} {value}"
             )
             instead[key] = value
@@ -325,4 +326,4 @@ def _restore(session: Session, checkpoint: Checkpoint, run: Run | None, warn: Wa
         )
     before = checkpoint.metadata.get("environment", {})
     for line in differences(before, session.about["environment"]):
-        warn(f"not bit for bit what the run would have been: {line}")
+        warn(f"not bit for bit the same as an uninterrupted run: {line}")

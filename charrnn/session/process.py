@@ -1,4 +1,4 @@
-"""The settings of the whole process that training changes, and puts back afterwards."""
+"""The settings of the whole process that training changes, and restores afterwards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 @contextmanager
 def process_settings(config: Config, device: torch.device) -> Iterator[None]:
-    """Set torch up for a run, and put back what was there before when the block ends.
+    """Set torch up for a run, and restore the earlier settings when the block ends.
 
-    Put back are the number of threads, whether only deterministic algorithms are used, the
-    variable `CUBLAS_WORKSPACE_CONFIG`, and the random state of the CPU and, where this process
-    uses CUDA, of every GPU. What the C library does with freed memory cannot be read, so it is not
-    put back: freed memory stays with the process (`nn.fast.memory`).
+    It restores the number of threads, whether only deterministic algorithms are used, the variable
+    `CUBLAS_WORKSPACE_CONFIG`, and the random state of the CPU and, where this process uses CUDA, of
+    every GPU. The C library's setting for freed memory cannot be read, so it is not restored: freed
+    memory stays with the process (`nn.fast.memory`).
     """
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()

@@ -1,4 +1,4 @@
-"""Start training, new or resumed: what `charrnn train` and `charrnn resume` do, from Python.
+"""Start training, new or resumed, from Python: the same as `charrnn train` and `charrnn resume`.
 
 `train` and `resume` run to the end and return a `TrainedRun`. `begin` and `begin_again` take the
 same arguments and give the session instead, for a caller that wants to watch its events:
@@ -138,8 +138,9 @@ def train(
 
     Keywords win over `settings`, these over the environment (`CHARRNN_*`), that over the file.
     Ctrl-C ends training after the step that is being taken and saves; then KeyboardInterrupt is
-    raised with a message that says how to go on. A second Ctrl-C is raised at once. What training
-    changes in the process, such as torch's random state, is put back (`session.process`).
+    raised with a message that says how to go on. A second Ctrl-C is raised at once. Training
+    restores the settings of the process that it changes, such as torch's random state
+    (`session.process`).
 
     Raises ConfigError, DataError, CheckpointError, LockedError, DivergedError and StorageError
     (`charrnn.errors`).
@@ -174,7 +175,7 @@ def resume(
     warn: Warn = warn_in_python,
     **keywords: Any,
 ) -> TrainedRun:
-    """Go on with a run where it stopped, exactly as if it had not.
+    """Go on with a run where it stopped, exactly as if it had never stopped.
 
     This is `charrnn resume`.
 
@@ -212,7 +213,7 @@ def begin(
     warn: Warn = warn_in_python,
     **keywords: Any,
 ) -> Iterator[Session]:
-    """Start what `train` would train, for a caller who goes through `session.events()`.
+    """Start a run like `train`, for a caller who iterates over `session.events()`.
 
     The run is locked and the process is set up until the block ends.
     """
@@ -238,7 +239,7 @@ def begin_again(
     warn: Warn = warn_in_python,
     **keywords: Any,
 ) -> Iterator[Session]:
-    """Start what `resume` would train, for a caller who goes through `session.events()`."""
+    """Start a run like `resume`, for a caller who iterates over `session.events()`."""
     clock = clock_from(time.monotonic())
     moved = dict(zip(TEXTS, (data, validation, test), strict=True))
     layers: list[Layer] = [
@@ -295,8 +296,8 @@ def _finish_the_step() -> Iterator[Callable[[], bool]]:
 def keyword_layers(keywords: Mapping[str, Any]) -> list[Layer]:
     """Settings from keyword arguments, named by the last part of their keys.
 
-    Where several keys end the same, the one of the section `training` is meant, as `window` is on
-    the command line. A name that no key has is left for `build_config` to refuse.
+    If several keys have the same last part, it names the key of the section `training`, like
+    `window` on the command line. `build_config` refuses a name that no key has.
 
     >>> keyword_layers({"cell": "gru", "evaluation__every": 5})
     [('the argument cell', {'model.cell': 'gru'}),
@@ -316,7 +317,7 @@ def keyword_layers(keywords: Mapping[str, Any]) -> list[Layer]:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """A value as YAML would give it: paths as strings, tuples as lists, one text as a list."""
+    """A value as YAML would read it: paths as strings, tuples as lists, one text as a list."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if key in TEXTS and isinstance(value, str):

@@ -1,7 +1,7 @@
 """The task classification: the class of a text, from its characters or its words (many to one).
 
-An embedding, recurrent layers, one vector pooled from their outputs, and a linear layer with one
-logit a class.
+The network has an embedding, recurrent layers, one vector pooled from their outputs, and a linear
+layer with one logit for each class.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Classifier(nn.Module):
     """Logits (N, C) of the classes of N texts, given as ids (N, T) with `lengths` (N,).
 
     Recurrent layers run over the embedded text. `pooling` makes one vector of their outputs: the
-    last one (of each direction the one computed last), their mean, or their maximum over the text.
+    last one (with two directions, the last one of each), their mean, or their maximum over the
+    text.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ def last_outputs(stack: Stack, state: State) -> Tensor:
     """Return the last output (N, output_size) of a stack, of both directions where it has two.
 
     The last output of a layer is its hidden state, the first leaf of its state. With skip
-    connections the outputs of all layers are read, else those of the last one.
+    connections the outputs of all layers are read, else only the last layer's.
     """
     layers = [*zip(stack.layers, state, strict=True)]
     read = layers if stack.skip_connections else layers[-1:]
@@ -132,7 +133,7 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
 
     @staticmethod
     def defaults(config: Config, data: LabelledTexts) -> dict[str, Any]:
-        """Return settings that suit some ten thousand short texts."""
+        """Return settings that suit about ten thousand short texts."""
         words = data.vocabularies["text"].kind == "word"
         return {
             "training.epochs": 12.0,

@@ -83,14 +83,16 @@ def data_of_checkpoint(
 
     Returns the configuration, with absolute paths, and the data. `moved` names texts to use in
     place of the recorded "sources", "validation" or "test". A text that could be read only once
-    comes from the cache. Raises DataError for one that is no longer there, and for characters that
-    the vocabulary lacks.
+    comes from the cache. Raises DataError for a text that is no longer there, and for characters
+    that the vocabulary lacks.
     """
     try:
         recorded = checkpoint.metadata["corpus"]
         key, sha256 = recorded["key"], recorded["sha256"]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{checkpoint.path} does not say what it was trained on") from error
+        raise DataError(
+            f"{checkpoint.path} does not record its text; use another checkpoint"
+        ) from error
     vocabulary = checkpoint.metadata.get("vocabulary")
     moved = {f"data.{name}": list(texts) for name, texts in moved.items() if texts}
     config = with_values(config, moved)
@@ -114,7 +116,7 @@ def data_of_checkpoint(
             raise DataError(
                 f"{error}; if the run's text has moved, name it with data.sources"
             ) from error
-        data = read_data(config, texts)  # As the run did: mostly found in the cache.
+        data = read_data(config, texts)  # As the run read it, so the cache usually has it.
         if data.vocabulary_data != vocabulary:
             data = read_data(config, texts, vocabulary)
     if data.sha256 != sha256:

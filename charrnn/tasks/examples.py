@@ -1,4 +1,4 @@
-"""What the tasks on examples share: each example is read whole, and nothing is carried on.
+"""The base of tasks on examples: each example is read whole, and no state is carried on.
 
 `TaskOnExamples` plans, trains, scores and describes; a task adds its network, its batches, its loss
 and its measures. The functions below it compute over examples and open trained networks.
@@ -42,7 +42,7 @@ Read = TypeVar("Read", Labelled, Tagged, Pair)
 Result = TypeVar("Result")
 
 NOT_CACHED = "0" * 64
-AT_A_TIME = 256  # examples in scoring
+AT_A_TIME = 256  # examples at a time in scoring
 BUDGETS = ("training.max_time", "training.epochs", "training.steps")
 
 
@@ -77,8 +77,11 @@ def load(
 
 
 class Judged(NamedTuple):
-    """How good a model is: a summed loss in nats, the number of labels in the sum, and the task's
-    further measures. `part` says in words which examples were measured, if not all."""
+    """The measures of a model.
+
+    They are a summed loss in nats, the number of labels in the sum, and the task's further
+    measures. `part` says in words which examples were measured, if not all.
+    """
 
     nats: float
     labels: int
@@ -87,7 +90,7 @@ class Judged(NamedTuple):
 
 
 class TaskOnExamples(ABC, Generic[Example, Batch]):
-    """A task on examples (`tasks.task.Task`), without what differs from task to task.
+    """The parts of a task on examples (`tasks.task.Task`) that all such tasks share.
 
     `unit` names one label of the loss, `noun` the examples; `guess` is the loss of a uniform guess
     in nats. A subclass implements the abstract methods, and `sample` and `predictor` of `Task`.
@@ -155,7 +158,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
     def glance(
         self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
     ) -> Judged:
-        """Measure a model during training; a quicker way than `judge`, where there is one."""
+        """Measure a model during training, in a quicker way than `judge` if there is one."""
         return self.judge(model, examples, stop)
 
     # The same for all tasks ----------------------------------------------------------------------
@@ -196,18 +199,17 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
 
     @staticmethod
     def facts(data: Any) -> dict[str, Any]:
-        """Return nothing: a checkpoint needs to know no more of the data."""
+        """Return nothing: a checkpoint needs no other facts about the data."""
         return {}
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
         """Raise ConfigError: only a language model starts from another model."""
         raise ConfigError(
-            f"only a language model starts from another model; train the {self.config.task} "
-            f"without one"
+            "only a language model can start from another model; leave out the model to start from"
         )
 
     def estimate(self, step: int) -> Evaluation:
-        """Measure the model as it is on all of validation."""
+        """Measure the model with its present weights on all of validation."""
         began = time.perf_counter()
         judged = self.glance(self.model, self.data.splits["validation"], never)
         result = self._evaluation("validation", judged, step=step)
@@ -215,7 +217,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         return result
 
     def final_seconds(self) -> float:
-        """Return the seconds of the last estimate, which `final` will take again."""
+        """Return the seconds of the last estimate; `final` will take as long."""
         return self._seconds
 
     def final(
@@ -250,7 +252,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         at_a_time: int = AT_A_TIME,
         stop: Callable[[], bool] = never,
     ) -> Iterator[tuple[list[int], Result]]:
-        """Yield what `compute` makes of a model and each batch, with the numbers of its examples.
+        """Yield the result of `compute` for a model and each batch, with the indices in the batch.
 
         Raises KeyboardInterrupt once `stop` says so.
         """
@@ -267,7 +269,7 @@ def outputs(
     compute: Callable[[Any, Batch], Result],
     at_a_time: int = AT_A_TIME,
 ) -> Iterator[tuple[list[int], Result]]:
-    """Yield what `compute` makes of a model and each batch, with the numbers of its examples.
+    """Yield the result of `compute` for a model and each batch, with the indices in the batch.
 
     The shortest examples come first. The model is in evaluation mode, without gradients.
     """
@@ -292,7 +294,7 @@ def in_order(parts: Iterable[tuple[list[int], Sequence[Result]]]) -> list[Result
 
 
 def few_enough(numbers: int) -> int:
-    """Return how many examples to compute at a time, if one takes at most so many numbers."""
+    """Return how many examples to compute at a time, if each takes at most `numbers` values."""
     return max(1, min(AT_A_TIME, MOST_LOGITS // numbers))
 
 
@@ -319,7 +321,7 @@ def ends_of(vocabulary: Vocabulary) -> tuple[int, int]:
 def between_ends(ids: Ids, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return a text (T,) as a decoder reads it, after `<s>`, and as it writes it, before `</s>`.
 
-    Both have T + 1 symbols: the second is what follows each symbol of the first.
+    Both have T + 1 symbols: the second text is the first one shifted by one symbol.
     """
     start, end = ends_of(vocabulary)
     ids = ids.astype(np.int64)
@@ -327,7 +329,7 @@ def between_ends(ids: Ids, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], N
 
 
 def refuse_empty(sizes: Iterable[int], what: str) -> None:
-    """Raise DataError naming the first text with no `what` in it; `sizes` are the texts'."""
+    """Raise DataError naming the first text with no `what` in it; `sizes` are their lengths."""
     for number, size in enumerate(sizes, 1):
         if not size:
             raise DataError(f"text {number:,} is empty; give texts with {what} in them")

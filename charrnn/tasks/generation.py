@@ -1,6 +1,6 @@
 """The task generation: texts of a given class (one to many).
 
-A language model of short texts reads a vector of the label beside the vector of each symbol.
+A language model of short texts reads the label's vector with the vector of each symbol.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from charrnn.tasks.task import Predictor
 from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.text_windows import NOT_SCORED
 
-SHOWN = 3  # labels in a sample, and texts of each
+SHOWN = 3  # labels in a sample, and texts of each label
 
 
 class GenerationExample(NamedTuple):
@@ -94,7 +94,7 @@ class ConditionedState(NamedTuple):
 
 
 class ConditionedLanguageModel(LanguageModel):
-    """P(text | label): a language model that reads the label's vector beside each symbol's.
+    """P(text | label): a language model that reads the label's vector with each symbol's vector.
 
     The label of a lane is a leaf of its state, so that it reaches `step` and `forward` like any
     state.
@@ -164,7 +164,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def defaults(config: Config, data: ExampleData[GenerationExample]) -> dict[str, Any]:
-        """Return settings that suit some ten thousand short texts."""
+        """Return settings that suit about ten thousand short texts."""
         return {
             "training.epochs": 20.0,
             "training.learning_rate": 2e-3,
@@ -207,7 +207,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     def judge(
         self, model: nn.Module, examples: Sequence[GenerationExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Measure the surprisal, of so many texts at a time that their logits fit."""
+        """Measure the surprisal, with as many texts at a time as their logits fit in memory."""
         text, _ = text_and_label(self.data.vocabularies)
         nats, longest = 0.0, max(map(self.length, examples))
         at_a_time = few_enough(longest * text.size)
@@ -226,7 +226,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
-        """Raise ConfigError: this model writes texts, and predicts nothing about them."""
+        """Raise ConfigError: this model writes texts and does not predict."""
         raise ConfigError(
             f"{checkpoint.path} writes texts of a class and cannot tell the class of a text; use "
             f"charrnn sample, or train a model of the task classification"
@@ -234,7 +234,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
 
 def surprisals(model: Any, batch: GenerationBatch) -> Tensor:
-    """Return -ln P (N, T) of each target given label and symbols before it; 0 in the padding."""
+    """Return -ln P (N, T) of each target, given label and earlier symbols; 0 in the padding."""
     state = model.initial_state(len(batch.labels))._replace(label=batch.labels)
     logits, _ = model(batch.inputs, state)
     return functional.cross_entropy(
@@ -266,7 +266,10 @@ class Generator:
         Raises CheckpointError for a checkpoint without the labels' frequencies.
         """
         if not checkpoint.metadata["corpus"].get("label_counts"):
-            raise CheckpointError(f"{checkpoint.path} does not say how frequent its classes are")
+            raise CheckpointError(
+                f"{checkpoint.path} does not record how frequent its classes are; use another "
+                "checkpoint"
+            )
         network, vocabularies = trained_network(Generation, checkpoint, device)
         return cls(network, vocabularies, checkpoint.metadata)
 
@@ -283,8 +286,7 @@ class Generator:
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
         """Return a label for each sample: `label`, or one drawn at its frequency in training.
 
-        The draw is the one at position 0. Raises DataError for a label that the model does not
-        know.
+        The draw uses position 0. Raises DataError for a label that the model does not have.
         """
         known = self.label.symbols
         if label is None:
@@ -295,8 +297,8 @@ class Generator:
         if label not in known:
             close = difflib.get_close_matches(label, known, 3, 0.5) or known[:5]
             raise DataError(
-                f"the model knows no class {shortened(label)}; give one of its {len(known):,}, as "
-                f"{', '.join(map(shortened, close))}"
+                f"the model has no class {shortened(label)}; choose one of its "
+                f"{len(known):,}, such as {', '.join(map(shortened, close))}"
             )
         return [label] * len(draws.samples)
 
@@ -320,7 +322,7 @@ class Generator:
         state = state._replace(label=self.label.encode(labels).astype(np.int64))  # type: ignore[arg-type]
         ids = between_ends(self.vocabulary.encode(prompt, unknown), self.vocabulary)[0]
         lanes = np.tile(ids, (samples, 1))
-        # Position 0 of the draws is the label's.
+        # Position 0 of the draws chose the label.
         return prime(self, lanes[:, 1:], Cursor(lanes[:, 0], state, position=1))
 
     def write(self, labels: Sequence[str], length: int, choice: Choice, draws: Draws) -> list[str]:

@@ -42,7 +42,7 @@ def read(
     """Read the labelled texts that a configuration names, as ids.
 
     Without a `vocabulary` (plain data), one is made of the training split; other symbols become
-    `<unk>`. `ends` are the symbols `<s>` and `</s>` for those who write texts. Raises DataError.
+    `<unk>`. `ends` are the symbols `<s>` and `</s>`, for tasks that write texts. Raises DataError.
     """
     loaded = load_labelled(config, texts)
     vocabularies: Vocabularies = (
@@ -87,7 +87,7 @@ def text_and_label(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabul
         or not isinstance(label, TokenVocabulary)
     ):
         raise ConfigError(
-            "labelled texts have vocabularies of texts and of classes; use a checkpoint of them"
+            "labelled texts have vocabularies of texts and of classes; use one of their checkpoints"
         )
     return text, label
 

@@ -54,7 +54,7 @@ class LanguageModelling:
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
-        """Raise ConfigError: a language model writes, and predicts nothing about a text."""
+        """Raise ConfigError: a language model writes texts and does not predict."""
         raise ConfigError(
             f"{checkpoint.path} is a language model, which writes texts and scores them; use "
             f"charrnn sample, or charrnn eval"
@@ -102,7 +102,7 @@ class LanguageModelling:
         return added, dropped
 
     def estimate(self, step: int) -> Evaluation:
-        """Score validation in lanes spread over it, each after a warm-up."""
+        """Score lanes that are spread over the validation split, each after a warm-up."""
         evaluation = self.config.evaluation
         span = self.corpus.splits["validation"]
         most = max(1, evaluation.characters // evaluation.lanes)
@@ -140,11 +140,11 @@ class LanguageModelling:
         return score_split(model, self.config, self.corpus, split, stop, **about)
 
     def sample(self, length: int) -> str:
-        """Write text with the model as it is."""
+        """Write text with the model's present weights."""
         return self.trained().sample_text(length=length, seed=self.config.training.seed)
 
     def trained(self) -> TrainedModel:
-        """Return the model as it is now."""
+        """Return the model with its present weights."""
         state = self.model.state_dict()
         weights = {name: value.detach().cpu().numpy() for name, value in state.items()}
         return TrainedModel(weights, self.corpus.vocabulary, self.config, self.about)

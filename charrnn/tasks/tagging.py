@@ -1,7 +1,7 @@
 """The task tagging: a tag for each word of a sentence (many to many, aligned).
 
 The vector of a word is looked up, composed from its characters, or both; recurrent layers read the
-sentence, and a linear layer gives one logit a tag for each word.
+sentence, and a linear layer gives each word one logit for each tag.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Word(NamedTuple):
     text: str
     id: int
     characters: Ids
-    seen: bool  # in training, in this spelling
-    chance: float  # that it is replaced by <unk> in training
+    seen: bool  # whether it occurs in training in this spelling
+    chance: float  # probability that it is replaced by <unk> in training
 
 
 class TaggingExample(NamedTuple):
@@ -83,7 +83,7 @@ class TaggingBatch(NamedTuple):
     ids: Tensor  # (W,)
     characters: Tensor  # (W, L), 0 past a word's end
     spelled: Tensor  # (W,) the number of characters
-    chances: Tensor  # (W,) that a word is replaced by <unk> in training
+    chances: Tensor  # (W,) probabilities of <unk> in place of a word in training
 
 
 TaggedSentences: TypeAlias = ExampleData[TaggingExample]
@@ -138,15 +138,15 @@ def parts_of(vocabularies: Vocabularies) -> Parts:
     ):
         return Parts(word, character, tag)
     raise ConfigError(
-        "a tagger has vocabularies of words, characters and tags; use a checkpoint of one"
+        "a tagger has vocabularies of words, characters and tags; use a tagger's checkpoint"
     )
 
 
 def lookup_key(config: Config) -> Callable[[str], str]:
     """Return the function from a word to the spelling under which it is looked up.
 
-    A model that reads a word's characters as well, with their case, looks it up in lower case, so
-    that it knows `Interested` from `interested`. Any other model looks it up as it stands.
+    A model that also reads the word's characters, with their case, looks it up in lower case, so
+    that `Interested` has the vector of `interested`. Any other model looks it up unchanged.
     """
     return str if config.model.words in ("lookup", ["lookup"]) else str.lower
 
@@ -154,7 +154,7 @@ def lookup_key(config: Config) -> Callable[[str], str]:
 class Lexicon:
     """Turns tokens into `Word`s; `training` are the tokens of the training split.
 
-    A rare word is at times replaced by `<unk>` in training, so that `<unk>` gets a vector.
+    A rare word is sometimes replaced by `<unk>` in training, so that `<unk>` gets a vector.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
 
     @staticmethod
     def defaults(config: Config, data: TaggedSentences) -> dict[str, Any]:
-        """Return settings that suit some ten thousand sentences."""
+        """Return settings that suit about ten thousand sentences."""
         return {
             "training.epochs": 5.0,
             "training.batch_size": min(16, len(data.splits["train"])),

@@ -1,7 +1,7 @@
-"""What a task is: the contract between a session and one module for each `--task`.
+"""The contract of a task, between a session and one module for each `--task`.
 
-A task knows its data, its network, its objective, how its model is measured, and what the model
-makes. `registry.TASKS` lists the tasks by name.
+A task defines its data, its network, its objective, the measures of its model and the model's
+output. `registry.TASKS` lists the tasks by name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from charrnn.tasks.data import data_of_checkpoint
 class Data(Protocol):
     """The data of a task.
 
-    `sha256` is that of the bytes read, `key` names the data in the cache (64 zeros where they are
+    `sha256` is the hash of the bytes read; `key` names the data in the cache (64 zeros if they are
     not cached).
     """
 
@@ -58,12 +58,12 @@ class Predictor(Protocol):
     """A trained model that predicts something for each text."""
 
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
-        """Yield one prediction a text, in order. Raises DataError for a text it cannot read."""
+        """Yield one prediction per text, in order. Raises DataError for a text it cannot read."""
         ...
 
 
 class Alignment(NamedTuple):
-    """Where a decoder looked: weights (T, S), a row for each symbol of the output."""
+    """An alignment: where a decoder looked, as weights (T, S) with a row for each output symbol."""
 
     weights: NDArray[np.float64]
     source: list[str]
@@ -122,7 +122,7 @@ class Task(Protocol):
 
     @staticmethod
     def facts(data: Any) -> dict[str, Any]:
-        """Return what a checkpoint must know of the data beside its hash and its splits."""
+        """Return the facts about the data that a checkpoint needs beside hash and splits."""
         ...
 
     @staticmethod
@@ -138,7 +138,7 @@ class Task(Protocol):
         ...
 
     def estimate(self, step: int) -> Evaluation:
-        """Score validation quickly, with the model as it is."""
+        """Score validation quickly, with the model's present weights."""
         ...
 
     def final_seconds(self) -> float:
@@ -156,7 +156,7 @@ class Task(Protocol):
         ...
 
     def sample(self, length: int) -> str:
-        """Show what the model makes at the moment; the same draws every time."""
+        """Show an output of the present model; the random draws are the same every time."""
         ...
 
 

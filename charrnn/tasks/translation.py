@@ -59,7 +59,7 @@ from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # examples in a sample
-DECODED = 200  # examples of validation during training; decoding takes one step a symbol
+DECODED = 200  # examples decoded during training, since decoding takes one step per symbol
 
 
 class TranslationExample(NamedTuple):
@@ -123,7 +123,7 @@ def _both(vocabularies: Vocabularies) -> tuple[Vocabulary, Vocabulary]:
             ends_of(target)
             return source, target
     raise ConfigError(
-        "a translator has vocabularies of sources and of targets; use a checkpoint of one"
+        "a translator has vocabularies of sources and of targets; use a translator's checkpoint"
     )
 
 
@@ -170,7 +170,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     @staticmethod
     def defaults(config: Config, data: Pairs) -> dict[str, Any]:
-        """Return settings that suit some ten thousand short pairs."""
+        """Return settings that suit about ten thousand short pairs."""
         words = data.vocabularies["target"].kind == "word"
         return {
             "training.epochs": 20.0,
@@ -218,7 +218,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
     ) -> Judged:
         """Measure the surprisal of the targets, and the greedy translations of all sources.
 
-        These are measured by the share that is right to the last symbol, and by BLEU over words
+        The translations are measured by the share that is entirely right, and by BLEU over words
         between white space.
         """
         return self._judged(model, examples, examples, stop)
@@ -226,15 +226,15 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
     def glance(
         self, model: nn.Module, examples: Sequence[TranslationExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Measure as `judge`, but translate only `DECODED` sources, evenly spread.
+        """Measure like `judge`, but translate only `DECODED` evenly spread sources.
 
-        Translating takes one step a symbol, and so much longer than the surprisal.
+        Translating takes one step for each symbol, and so takes much longer than the surprisal.
         """
         some = examples[:: math.ceil(len(examples) / DECODED)]
         return self._judged(model, examples, some, stop)
 
     def final_seconds(self) -> float:
-        """Return an upper bound: the last estimate times as many more pairs to translate."""
+        """Return an upper bound: the time of the last estimate, scaled to translating all pairs."""
         return super().final_seconds() * math.ceil(len(self.data.splits["validation"]) / DECODED)
 
     def _judged(
@@ -295,7 +295,7 @@ def decode(
 
 
 def text_of(target: Vocabulary, hypothesis: Hypothesis) -> str:
-    """Return the text of a hypothesis on one line; bytes that are no character are U+FFFD."""
+    """Return the text of a hypothesis on one line; bytes that are not a character become U+FFFD."""
     stream = target.stream()
     return ("".join(map(stream.feed, hypothesis.ids)) + stream.finish()).replace("\n", " ")
 
@@ -346,7 +346,7 @@ class Translator:
         """
         if self.model.attention is None:
             raise ConfigError(
-                f"{self._path} has no attention to show; train with model.attention=general"
+                f"{self._path} was trained without attention; train with model.attention=general"
             )
         ((best, *_),) = self._search([text])
         source, ids = self.source.encode(text), np.array(best.ids, np.int64)

@@ -1,1 +1,1 @@
-"""One training step, repeated."""
+"""Training: batches, steps, and the plan of how many steps to take."""

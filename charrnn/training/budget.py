@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from charrnn.config.resolved import ResolvedConfig
 
-EVALUATIONS = 12  # in a run with `evaluation.every: auto`, if the time allows (a round number)
+EVALUATIONS = (
+    12  # evaluations of a run with `evaluation.every: auto`, if time allows (a round number)
+)
 # Shares of a wall-clock budget:
-EVALUATING = 0.2  # for those evaluations: docs/experiments/budget-evaluations.md
-AIM = 0.97  # that the plan fills: a machine slows down more often than it speeds up
-LONG_SCORE = 0.15  # from which on the final unbroken score is left to `charrnn eval`
+EVALUATING = 0.2  # spent on evaluations: docs/experiments/budget-evaluations.md
+AIM = 0.97  # filled by the plan: a machine slows down more often than it speeds up
+LONG_SCORE = 0.15  # beyond this share the final unbroken score is left to `charrnn eval`
 
 
 def steps_bound(config: ResolvedConfig, batches_per_epoch: int) -> int | None:
@@ -59,7 +61,7 @@ class Costs:
     """Seconds that the parts of a run take, measured during the warm-up."""
 
     step: float
-    evaluation: float  # with its sample and its checkpoint
+    evaluation: float  # one evaluation, with its sample and its checkpoint
     final_score: float  # the unbroken score of the best checkpoint
 
 
@@ -70,7 +72,7 @@ def steps_in_time(
 
     Args:
         taken: steps that were taken already
-        seconds_left: what remains of the budget
+        seconds_left: the rest of the budget
         costs: measured so far
         every: steps between evaluations, if the user chose it
 
@@ -95,6 +97,6 @@ def steps_in_time(
 def evaluation_interval(
     config: ResolvedConfig, total_steps: int, evaluations: int = EVALUATIONS
 ) -> int:
-    """Return the steps between evaluations: `evaluation.every`, or those that make so many."""
+    """Return the steps between evaluations: `evaluation.every`, or total / evaluations."""
     every = config.evaluation.every
     return every if every != "auto" else max(1, math.ceil(total_steps / evaluations))

@@ -1,6 +1,6 @@
 """Build networks, objectives and optimizers from a configuration.
 
-The configuration ends here: what is built takes plain values.
+This is the last module that reads the configuration: networks and optimizers take plain values.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def _cell_weights(model: ModelConfig, input_size: int, hidden_size: int) -> dict
         cell = make_cell(model.cell, input_size, hidden_size, _options(model), model.layer_norm)
     if not isinstance(cell, nn.Module):
         raise ConfigError(
-            f"the cell {model.cell} cannot be trained: it is no torch.nn.Module; use another cell"
+            f"the cell {model.cell} cannot be trained, because it is not a torch.nn.Module; "
+            "use another cell"
         )
     return dict(cell.named_parameters())
 
@@ -105,7 +106,7 @@ def build_embedding(model: ResolvedModel, vocabulary: Vocabulary) -> tuple[nn.Mo
         return _lookup(model, vocabulary.size)
     if not isinstance(vocabulary, WordVocabulary):
         raise ConfigError(
-            f"model.words = {', '.join(model.word_parts)} reads words by their characters, and "
+            f"model.words = {', '.join(model.word_parts)} reads words by their characters, but "
             f"this is a {vocabulary.kind} vocabulary; set data.vocabulary to "
             f"word, or model.words to lookup"
         )
@@ -120,7 +121,7 @@ def build_embedding(model: ResolvedModel, vocabulary: Vocabulary) -> tuple[nn.Mo
 
 
 def build_words(model: ResolvedModel, words: int, characters: int) -> WordVectors:
-    """Build the module that maps words to vectors, from their ids and those of their characters.
+    """Build the module that maps words to vectors, from the ids of words and characters.
 
     The last word is `<unk>`. Raises ConfigError.
     """
@@ -132,7 +133,7 @@ def build_words(model: ResolvedModel, words: int, characters: int) -> WordVector
             continue
         if not isinstance(size, int):
             raise ConfigError(
-                f"model.embedding_size = {size} is no width for composed words; give it a number"
+                f"model.embedding_size = {size} is not a width for composed words; give it a number"
             )
         character_width, hidden = model.character_embedding_size, model.character_hidden_size
         width += size
@@ -251,8 +252,8 @@ def adopt_weights(
 ) -> None:
     """Copy the weights of another language model, matching symbols by identity.
 
-    Along the axes of symbols (`symbol_axes`), entries of common symbols are copied and those of new
-    symbols keep their starting values; every other weight is copied whole. `config` describes
+    Along the axes of symbols (`symbol_axes`), entries of common symbols are copied and entries of
+    new symbols keep their starting values; every other weight is copied whole. `config` describes
     `model`. Raises ConfigError where the models differ in more than their symbols.
     """
     axes = symbol_axes(model, config)
@@ -282,7 +283,7 @@ def adopt_weights(
 
 
 def _fits(weight: Tensor | None, other: Tensor | None, axis: SymbolAxis | None) -> bool:
-    """Whether two weights are there and have the same shape but for their axis of symbols."""
+    """Whether two weights exist and have the same shape, apart from their axis of symbols."""
     if weight is None or other is None or weight.dim() != other.dim():
         return False
     pairs = zip(weight.shape, other.shape, strict=True)

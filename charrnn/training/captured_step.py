@@ -16,7 +16,7 @@ from charrnn.nn.fast.cuda_graphs import Captured, on_side_stream
 from charrnn.nn.state import State
 from charrnn.training.objective import Batch, Loss
 
-PLAIN_STEPS = 4  # in a row, of batches of one form, before one is captured
+PLAIN_STEPS = 4  # in a row, with batches of one form, before a step is captured
 
 
 class CapturedStep(Generic[Batch]):
@@ -32,9 +32,9 @@ class CapturedStep(Generic[Batch]):
     seeded, and the learning rate, a tensor on the GPU, is filled in.
 
     Args:
-        plain_step: batch and seed to the loss, with the weights updated
-        step: the same of batch and carried state, without seeding and without setting the rate;
-            this is captured
+        plain_step: takes a batch and a seed, updates the weights, and returns the loss
+        step: takes a batch and the carried state and does the same, but sets neither the seed nor
+            the rate; this is captured
         set_rate: sets the optimizer's learning rate from the factor in `Loss.rate`
     """
 
@@ -48,9 +48,9 @@ class CapturedStep(Generic[Batch]):
         self._step = step
         self._set_rate = set_rate
         self._graph: Captured | None = None
-        self._form: list[Any] = []  # of the batches that the graph is for
+        self._form: list[Any] = []  # the form of the batches that the graph is for
         self._plain_in_a_row = 0
-        self._scored, self._rate = 0, 1.0  # as they were when the step was captured
+        self._scored, self._rate = 0, 1.0  # the values when the step was captured
 
     def __call__(self, batch: Batch, carry: State | None, seed: int) -> Loss:
         """Take one step from the carried state, and return its loss."""

@@ -24,10 +24,10 @@ class ExampleBatches(Generic[Example, Batch]):
     Args:
         examples: the training examples
         collate: puts examples side by side into a batch
-        cost: of a model and a batch, the summed loss in nats and the number of labels in it
+        cost: computes the summed loss (nats) of a model on a batch, and its number of labels
         length: the length of an example
         batch_size: examples in a batch
-        seed: of the order, together with the epoch
+        seed: decides the order, together with the epoch
 
     >>> objective = ExampleBatches(
     ...     ["a", "bbbb", "cc", "dddd"], tuple, cost=None, length=len, batch_size=2

@@ -12,9 +12,9 @@ from charrnn.errors import ConfigError
 from charrnn.nn.fast.memory import keep_freed_memory
 from charrnn.training import lane_processes
 
-FEWEST_LANES = 8  # worth a process of their own (a round number)
-FEWEST_LANES_TIMES_WIDTH = 1024  # for which bfloat16 pays on a CPU; its runs were not kept
-BFLOAT16_CELLS = frozenset({"vanilla", "lstm", "gru"})  # with kernels for it on a CPU
+FEWEST_LANES = 8  # the fewest lanes for a process of their own (a round number)
+FEWEST_LANES_TIMES_WIDTH = 1024  # bfloat16 pays on a CPU from here on (no page has these runs)
+BFLOAT16_CELLS = frozenset({"vanilla", "lstm", "gru"})  # have kernels for bfloat16 on a CPU
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -41,10 +41,10 @@ def choose_device(wanted: str) -> torch.device:
 def choose_precision(wanted: str, device: torch.device, cell: str, work: int = 0) -> str:
     """Return the precision of matrix products for the setting `precision`, float32 or bfloat16.
 
-    `auto` is bfloat16 on a GPU that computes with it. On a CPU that does, it is bfloat16 for the
-    standard cells if `work`, the lanes of a process times the width, is at least 1,024. The scores
-    are the same (docs/experiments/bfloat16-or-float32.md). The choice does not depend on a
-    measurement, so the same command trains the same way twice.
+    `auto` is bfloat16 on a GPU that computes with it. On a CPU that computes with it, `auto` is
+    bfloat16 for the standard cells if `work` (the lanes of a process times the width) is at least
+    1,024. The scores are the same (docs/experiments/bfloat16-or-float32.md). The choice does not
+    depend on a measurement, so the same command trains the same way twice.
 
     Raises ConfigError where bfloat16 was chosen and the device does not have it.
     """
@@ -68,7 +68,7 @@ def choose_processes(wanted: int | str, device: torch.device, lanes: int, thread
     """Return the number of processes that share the lanes, for the setting `processes`.
 
     `auto` is one for each CPU thread, but so few that each has at least 8 lanes. Raises ConfigError
-    if so many processes were chosen that some have no lane, or if they need another system.
+    if some of the chosen processes would have no lane, or if this system cannot fork them.
     """
     possible = device.type == "cpu" and lane_processes.available()
     if wanted == "auto":

@@ -42,9 +42,9 @@ from charrnn.nn.state import State, leaves, map_state
 from charrnn.training.objective import Batch, Loss, Objective
 
 ORDER = struct.Struct("<QQQ")  # seed, epoch, batch
-ANSWER = struct.Struct("<dqq")  # nats, characters scored, bytes of the text of an error that follow
+ANSWER = struct.Struct("<dqq")  # nats, characters scored, bytes of the error message that follows
 ALIGNMENT = 64  # bytes; kernels choose their path by it
-SEED_STEP = 1 << 56  # between the seeds of two processes
+SEED_STEP = 1 << 56  # the distance of two processes' seeds
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in sys/prctl.h
 
 Compute = Callable[[Objective[Any], Any, State | None, int], Loss]
@@ -87,7 +87,9 @@ class LaneProcesses:
         places = iter(_shared([leaf.shape for leaf in leaves(carry)], dtype))
         self.carry = map_state(lambda leaf: next(places).copy_(leaf), carry)
         self._lanes = _lanes_of(shares, model)
-        self._gradients = [_shared(shapes, dtype) for _ in shares[1:]]  # those of the workers
+        self._gradients = [
+            _shared(shapes, dtype) for _ in shares[1:]
+        ]  # the gradients of the workers
         self._workers: list[Worker] = []
         for rank, share in enumerate(shares[1:], 1):
             self._workers.append(self._fork(rank, share))
@@ -181,7 +183,7 @@ class LaneProcesses:
                 ):
                     place.copy_(_gradient(parameter))
                 link.sendall(ANSWER.pack(float(loss.total.detach()), loss.scored, 0))
-            except Exception as error:  # The trainer raises it.
+            except Exception as error:  # The error is sent to the trainer, which raises it.
                 text = f"{type(error).__name__}\n{error}\n{traceback.format_exc()}".encode()
                 link.sendall(ANSWER.pack(0.0, 0, len(text)) + text)
 

@@ -1,7 +1,7 @@
 """The contract between the trainer and whatever it trains on: batches, a loss, a carried state.
 
-A task is what a user names with `--task`; an objective is the part of it that the trainer sees.
-`charrnn.training.text_windows` and `charrnn.training.example_batches` have the two that there are.
+A user chooses a task with `--task`; an objective is the part of the task that the trainer sees.
+`charrnn.training.text_windows` and `charrnn.training.example_batches` define the two objectives.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Loss(NamedTuple):
     """The loss of a batch."""
 
     total: Tensor
-    """The sum over what is scored, in nats."""
+    """The sum over all scored characters or labels, in nats."""
     scored: int
     """How many characters (or labels) are scored."""
     carry: State | None

@@ -1,8 +1,8 @@
 """Choose the hidden width from a number of parameters, so that cells can be compared fairly.
 
 Runs that differ in `model.cell` alone differ in size as well: an LSTM has four times the weights of
-a vanilla cell of the same width. `model.parameters` sets the size instead, as a number or as that
-of another run, and `plan_within_budget` finds the width.
+a vanilla cell of the same width. `model.parameters` sets the size instead, as a number or as
+another run's number, and `plan_within_budget` finds the width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Planned = TypeVar("Planned", bound=Config)
 
 WIDEST = 65536
 
-# Settings that planning measures or derives from the width, and that no parameter depends on.
+# Settings that planning measures or derives from the width. They do not change the parameters.
 WITHOUT_PARAMETERS: dict[str, Any] = {
     "model.dropout": 0.0,
     "model.input_dropout": 0.0,

@@ -1,6 +1,6 @@
 """Fill in `auto` settings from the text and the hardware.
 
-`plan` decides every `auto` of a configuration except those that need a measured speed:
+`plan` decides every `auto` of a configuration except the values that need a measured speed:
 `charrnn.training.budget` turns a wall-clock budget into steps once the speed is known. Each group
 of constants names the pages of docs/experiments that it comes from; those for a GPU were not
 measured.
@@ -28,13 +28,14 @@ FEWEST_EPOCHS = 50
 FEWEST_STEPS = 2000
 
 # Lanes and windows: defaults-for-a-short-run.md (batch 32; a window of 64 beat one of 128) and
-# defaults-on-other-texts.md (twice the lanes are worse). A GPU is only busy with more work a step.
+# defaults-on-other-texts.md (twice the lanes are worse). A GPU is only busy with more work per
+# step.
 LONGEST_WINDOW = 64
 LONGEST_WINDOW_ON_GPU = 128
 SHORTEST_WINDOW = 8
 MOST_LANES = 32
 MOST_LANES_ON_GPU = 64
-WINDOWS_A_LANE = 8  # at least, which bounds the lanes on a short text
+WINDOWS_A_LANE = 8  # the fewest windows in a lane, which bounds the number of lanes on a short text
 
 # Width: defaults-for-a-short-run.md (192 for two minutes, 256 for ten). A wide model learns a short
 # text by heart, so the width also grows with the square root of the text: dropout-and-passes.md.
@@ -57,7 +58,7 @@ OPERATIONS_A_WEIGHT = 6  # per character: a multiplication and an addition, in t
 # twice in the backward pass
 
 # Learning rate: defaults-for-a-short-run.md (4e-3 at width 256, 7e-3 at 192, a quarter for the
-# vanilla cell). The rates of the other optimizers are those that the field starts from.
+# vanilla cell). The rates of the other optimizers are the usual first choices.
 RATES = {"adam": 4e-3, "adamw": 4e-3, "rmsprop": 1e-3, "sgd": 1.0}
 WIDTH_OF_RATES = 256
 MOST_FOR_NARROW = 2.0
@@ -72,9 +73,9 @@ def plan(
     """Decide every `auto` of a configuration except `evaluation.every` and `checkpoints.every`.
 
     `characters` is the length of the training split and `vocabulary_size` its number of symbols.
-    The rules are smooth in the size of the text and in the time. What is not `auto` stays as it is,
-    so the plan of a plan is the same plan. Raises ConfigError if a precision or a number of
-    processes was chosen that the device does not have.
+    The rules are smooth in the size of the text and in the time. Settings that are not `auto` are
+    kept, so planning a planned configuration changes nothing. Raises ConfigError if a precision or
+    a number of processes was chosen that the device does not have.
 
     >>> planned = plan(Config(), 1_000_000, vocabulary_size=65, device=torch.device("cpu"))
     >>> planned.training.batch_size, planned.training.window, planned.model.hidden_size

@@ -9,8 +9,8 @@ Training reads the text in **lanes**: as many places as the batch has rows, read
 
 Each batch is the next window of every lane, and its targets are the same windows one character
 later. The hidden state at the end of a window is carried, detached, into the next one: the forward
-pass is that of an uninterrupted lane, and gradients stop at the edges of the windows (Werbos 1990;
-Williams and Peng 1990). The batches of an epoch are a pure function of the position.
+pass is the same as over an uninterrupted lane, and gradients stop at the edges of the windows
+(Werbos 1990; Williams and Peng 1990). The batches of an epoch are a pure function of the position.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from charrnn.nn.models import LanguageModel
 from charrnn.nn.state import State, detach, zero_lanes
 from charrnn.training.objective import Loss
 
-NOT_SCORED = -100  # in place of a target; cross_entropy's `ignore_index`
-MOST_LOGITS = 1 << 25  # computed at a time in scoring: 128 MiB in float32
-SHORTEST_WINDOW, WINDOW_DEVIATION = 5, 5  # of random windows: Merity et al. 2018, section 5
+NOT_SCORED = -100  # stands for a target that is not scored: cross_entropy's `ignore_index`
+MOST_LOGITS = 1 << 25  # logits computed at a time in scoring: 128 MiB in float32
+SHORTEST_WINDOW, WINDOW_DEVIATION = 5, 5  # for random windows: Merity et al. 2018, section 5
 FULL_WINDOWS = 0.95  # the share of random windows that are not half as long
 
 Positions = NDArray[np.int64]
@@ -76,7 +76,7 @@ class TextWindows:
             window in twenty; the learning rate is scaled with the length (AWD-LSTM: Merity et al.
             2018, section 5)
         reset_probability: how often the state of a lane is zeroed at the start of a training window
-        seed: of what `random_windows` draws, together with the epoch
+        seed: decides the draws of `random_windows`, together with the epoch
         device: holds the batches
 
     Raises ConfigError where the training split has fewer symbols than lanes.
@@ -129,7 +129,7 @@ class TextWindows:
                 )
             self.batches_per_epoch = math.ceil(self.lane_length / window)
         self._all_lanes = batch_size
-        self._own_lanes = range(batch_size)  # fewer in a share
+        self._own_lanes = range(batch_size)  # a share has fewer
 
     def share(self, rank: int, count: int) -> TextWindows:
         """Return the same objective on the lanes from rank/count to (rank + 1)/count of all."""
@@ -232,7 +232,8 @@ class TextWindows:
             row 1   E F G H
             row 2   I J . .
 
-        The last window may be longer than the rest of the text; what it reads there is not scored.
+        The last window may be longer than the rest of the text; symbols past the end are not
+        scored.
         """
         most = min(1 << 16, MOST_LOGITS // self.corpus.vocabulary.size)
         rows = max(1, most // self.window)
@@ -336,14 +337,14 @@ class TextWindows:
         return TextBatch(inputs.to(self.device), targets.to(self.device), count, borders, fresh)
 
     def _read(self, at: Positions, length: int, first: int) -> tuple[Tensor, Tensor]:
-        """Read inputs and targets; what lies outside the text is replaced by its nearest symbol."""
+        """Read inputs and targets; positions outside the text are moved to its nearest symbol."""
         if self._ids_on_gpu is not None:
             return self._read_on_gpu(torch.from_numpy(at).to(self.device), length, first)
         positions = np.clip(at[:, None] + np.arange(length + 1), first, len(self.corpus.ids) - 1)
         return _pairs(torch.from_numpy(self.corpus.ids[positions].astype(np.int64)))
 
     def _read_on_gpu(self, at: Tensor, length: int, first: int) -> tuple[Tensor, Tensor]:
-        """Do the same with the ids, and the positions `at`, that lie on the GPU."""
+        """Do the same with ids and positions `at` that lie on the GPU."""
         assert self._ids_on_gpu is not None
         positions = at[:, None] + torch.arange(length + 1, device=at.device)
         positions.clamp_(first, len(self._ids_on_gpu) - 1)
@@ -371,5 +372,5 @@ def _pairs(ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _signed(ids: NDArray[Any]) -> Tensor:
-    """Make a tensor of ids in a type that torch indexes; of unsigned ones it only knows bytes."""
+    """Make a tensor of ids in a type that torch can index with; the only unsigned one is uint8."""
     return torch.from_numpy(ids.astype(np.uint8 if ids.dtype == np.uint8 else np.int32))

@@ -1,6 +1,6 @@
 """The training loop: truncated BPTT steps as a generator, evaluation, and state that can be saved.
 
-The trainer knows no text, no configuration and no files. The objective supplies batches and losses;
+The trainer uses no text, no configuration and no files. The objective supplies batches and losses;
 the caller iterates over the steps and decides when to evaluate, save, print or stop.
 """
 
@@ -23,7 +23,7 @@ from charrnn.training.objective import Batch, Loss, Objective
 
 Schedule = Callable[[int], float]
 """The learning rate of a step, counted from 0."""
-SEEDS_OF_A_RUN = 1_000_003  # between the seeds of two runs, so that they seldom share one
+SEEDS_OF_A_RUN = 1_000_003  # the distance of two runs' seeds, so that they seldom share one
 
 
 class Report(NamedTuple):
@@ -31,7 +31,7 @@ class Report(NamedTuple):
 
     step: int  # counted from 1
     epoch: int  # counted from 0
-    scored: int  # characters
+    scored: int  # the number of characters that were scored
     learning_rate: float
 
 
@@ -53,13 +53,13 @@ class Score(NamedTuple):
 
 @dataclass
 class Progress:
-    """Where training stands: everything that is saved and is not a tensor."""
+    """The progress of training: everything that is saved and is not a tensor."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0  # the number of the next batch within the epoch
     learning_rate_factor: float = 1.0  # the product of all drops of the plateau schedule
-    interval_characters: int = 0  # in the training loss since the last evaluation
+    interval_characters: int = 0  # characters in the training loss since the last evaluation
 
 
 class Trainer(Generic[Batch]):
@@ -163,7 +163,7 @@ class Trainer(Generic[Batch]):
     # Steps ---------------------------------------------------------------------------------------
 
     def run(self, steps: int) -> Iterator[Report]:
-        """Take `steps` steps from where training stands, and yield a report after each.
+        """Take `steps` more steps, and yield a report after each.
 
         Raises DivergedError, before the optimizer changes a weight, when a loss or a gradient is
         not finite.
@@ -176,7 +176,7 @@ class Trainer(Generic[Batch]):
             yield Report(self.progress.step, self.progress.epoch, scored, rate)
 
     def _batches(self) -> Iterator[Batch]:
-        """Yield the batches from where training stands, epoch after epoch without end."""
+        """Yield the batches from the present position, epoch after epoch without end."""
         while True:
             yield from self.shares[0].batches(self.progress.epoch, self.progress.batch)
             self.progress.epoch += 1
@@ -217,7 +217,7 @@ class Trainer(Generic[Batch]):
         return loss
 
     def _clip_gradient(self, loss: Loss) -> None:
-        """Scale the gradient down to the norm `clip`, and see that it and the loss are finite."""
+        """Scale the gradient down to the norm `clip`, and check that it and the loss are finite."""
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         if self.not_finite is not None:
             bad = (~torch.isfinite(norm + loss.total.detach())).to(self.not_finite.dtype)
@@ -248,7 +248,7 @@ class Trainer(Generic[Batch]):
         return self._gradient(objective, batch, carry)
 
     def _shared_gradient(self, batch: Batch, seed: int) -> Loss:
-        """The gradient of a batch whose lanes are shared among processes, started if need be."""
+        """Compute a batch's gradient in processes that share its lanes; start them if needed."""
         if self.lane_processes is None:
             carry = self.objective.empty_carry(self.model) if self.carry is None else self.carry
             self.lane_processes = LaneProcesses(
@@ -306,7 +306,7 @@ class Trainer(Generic[Batch]):
             self._exchange()
 
     def begin_averages(self) -> None:
-        """Set the averages to the weights as they are now."""
+        """Set the averages to the present weights."""
         for average, parameter in zip(self.averages, self.model.parameters(), strict=False):
             average.copy_(parameter.detach())
 
@@ -339,7 +339,7 @@ class Trainer(Generic[Batch]):
         tensors |= {f"average/{name}": value for name, value in self._averages().items()}
         for name, parameter in zip(self._names(), self._parameters(), strict=True):
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                if value is not None:  # SGD without momentum keeps None in its place.
+                if value is not None:  # SGD without momentum has None here.
                     tensors[f"optimizer/{name}/{key}"] = value
         if self.carry is not None:
             for i, leaf in enumerate(leaves(self.carry)):
@@ -414,7 +414,7 @@ def _diverged(where: str) -> DivergedError:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread: others would spin on cores where other processes compute."""
+    """Let torch use one thread: more would take cores from the other processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -385,7 +385,7 @@ def test_there_is_nothing_to_fit_without_ids_or_states() -> None:
     with pytest.raises(ValueError, match="no ids"):
         list(model.fit(nothing))
     for ids, states in ((nothing, 2), (np.array([1]), 0)):
-        with pytest.raises(ValueError, match="above 0"):
+        with pytest.raises(ValueError, match="at least one state and one id"):
             HiddenMarkovModel.random(ids, 3, states)
 
 

@@ -27,7 +27,7 @@ def test_what_is_compressed_is_decompressed(run: Run, trained: str, tmp_path: Pa
     assert sizes[2] == sizes[1] != sizes[0]
     wrong = run("decompress", trained, "some.txt", "--out", "back.txt")
     assert wrong.code == 3
-    assert "some.txt: this is no file of charrnn compress" in wrong.err
+    assert "some.txt: the file was not made by charrnn compress" in wrong.err
     for command in ("compress", "decompress"):
         nowhere = run(command, trained, "some.txt", "--out", "none/some.small")
         assert nowhere.code in (2, 3)

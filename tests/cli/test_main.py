@@ -38,7 +38,11 @@ from tests.conftest import Run
         (["baseline", "book.txt", "--vocabulary", "wrod"], 2, "did you mean word?"),
         (["baseline", "book.txt", "--encoding", "klingon"], 2, "klingon"),
         (["baseline", "book.txt", "--prompt", "the"], 2, "--sample"),
-        (["baseline", "book.txt", "--sample", "5", "--prompt", "é"], 3, "of the prompt"),
+        (
+            ["baseline", "book.txt", "--sample", "5", "--prompt", "é"],
+            3,
+            "lacks symbols of the prompt",
+        ),
         (["baseline", "book.txt", "--sample", "5", "--temperature", "nan"], 2, "--temperature"),
     ],
 )

@@ -112,7 +112,9 @@ def test_a_pool_is_not_the_whole_epoch() -> None:
 
 @pytest.mark.parametrize(("count", "batch_size"), [(0, 4), (3, 0)])
 def test_no_examples_and_no_room_make_no_batches(count: int, batch_size: int) -> None:
-    with pytest.raises(ValueError, match=f"no batches of {batch_size} from {count} examples"):
+    with pytest.raises(
+        ValueError, match=f"cannot make batches of {batch_size} from {count} examples"
+    ):
         Batches([1] * count, batch_size)
 
 

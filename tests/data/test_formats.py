@@ -135,7 +135,7 @@ def test_of_repeated_examples_the_first_is_kept(tmp_path: Path) -> None:
         ("x\t", r"line 3 has an empty class: 'x\\t'; a row is text, tab and class$"),
         (" \tp", r"line 3 has an empty text: ' \\tp'"),
         ("\t", r"line 3 has an empty text"),
-        ("x\tp\tq", r"line 3 has 3 columns, 'q' the third; a row is text, tab and class"),
+        ("x\tp\tq", r"line 3 has 3 columns, and 'q' is the third; a row is text, tab and class"),
         ("x" * 99, r"line 3 has no tab: 'x{37}\.\.\.';"),
     ],
 )

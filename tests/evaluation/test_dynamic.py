@@ -157,7 +157,7 @@ def test_a_model_without_carried_state_cannot(tmp_path: Path) -> None:
     session = start(tmp_path / "run", tiny_config(training__carry_state=False),
                     tiny_corpus(tmp_path))  # fmt: skip
     model: Any = session.experiment.trained()
-    with pytest.raises(ConfigError, match="without carried state cannot learn"):
+    with pytest.raises(ConfigError, match="dynamic evaluation needs a carried state"):
         model.evaluate(TEXT, reading=Reading(rates=Rates(0.01, 0.0)))
     assert model.evaluate(TEXT, reading=Reading(temperature=0.9)).protocol == (
         "windows of 8 from the zero state, temperature 0.9"

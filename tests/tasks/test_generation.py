@@ -339,7 +339,7 @@ def test_a_language_model_has_no_labels(run: Any) -> None:
     assert run("train", "book.txt", "--steps", "10", "--out", "book").code == 0
     refused = run("sample", "book", "--label", "Irish")
     assert refused.code == 2
-    assert "--label means nothing to a model of the task language_model" in refused.err
+    assert "--label has no effect on a model of the task language_model" in refused.err
 
 
 def changed(path: Path, tensors: dict[str, Any], **corpus: Any) -> Checkpoint:

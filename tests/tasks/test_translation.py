@@ -360,7 +360,7 @@ def test_without_attention_there_is_nothing_to_draw(run: Any, train_once: TrainO
     train(train_once, "without attention", model__attention="none")
     refused = run("predict", "words", "abc", "--attention", "look.png")
     assert refused.code == 2
-    assert "no attention to show" in refused.err
+    assert "was trained without attention; train with" in refused.err
 
 
 def test_a_changed_shape_is_refused(run: Any, trained: None, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class LayerNormLSTMCell(LSTMCell):
         c_t &= \sigma(f) \odot c_{t-1} + \sigma(i) \odot \tanh(g) \\
         h_t &= \sigma(o) \odot \tanh(LN(c_t))
 
-    LN as in `LayerNormVanillaCell`; the first two have no bias of their own. Shapes as in
+    LN is that of `LayerNormVanillaCell`; the first two LNs have no bias of their own. Shapes as in
     `LSTMCell`.
 
     >>> cell = LayerNormLSTMCell(3, 5)
@@ -77,8 +77,8 @@ class LayerNormLSTMCell(LSTMCell):
 class LayerNormGRUCell(GRUCell):
     r"""Gated recurrent unit with layer normalisation (Ba et al. 2016, appendix).
 
-    The equations of `GRUCell`, with one LN over the products of both gates together and one over
-    those of the candidate, from the input and from the state each:
+    The equations of `GRUCell` with four LNs. The products with the input have one LN over both
+    gates together and one over the candidate; so do the products with the state:
 
     .. math::
         (r, z) &= \sigma(LN(W_{h,rz} h_{t-1}) + LN(W_{i,rz} x_t) + b_{i,rz} + b_{h,rz}) \\

@@ -195,9 +195,8 @@ class GRUKernel(torch.autograd.Function):
         n &= \tanh(x_n + r \odot h_n) \\
         h_t &= (1 - z) \odot n + z \odot h_{t-1}
 
-    The buffer (T, N, 4H) has four blocks of width H for each step and lane. Their order makes
-    what a product adds to contiguous: W_hh h_{t-1} to the first three, W_ih x_t to the last
-    three::
+    The buffer (T, N, 4H) has four blocks of width H for each step and lane. In their order, each
+    product adds to adjacent blocks: W_hh h_{t-1} to the first three, W_ih x_t to the last three::
 
           block 0      block 1      block 2      block 3
         +------------+------------+------------+------------+
@@ -327,6 +326,6 @@ def _gru_factors(blocks: Tensor, candidate: Tensor, previous: Tensor) -> Tensor:
     torch.mul(1 - update, 1 - candidate * candidate, out=of_x_n)
     torch.mul(of_x_n, reset, out=of_h_n)
     torch.mul(of_h_n, doubled_h_n, out=of_reset)
-    of_reset.mul_(0.5 - 0.5 * reset)  # Half of 1 - r, as h_n is doubled.
+    of_reset.mul_(0.5 - 0.5 * reset)  # Half of 1 - r, because h_n is doubled.
     torch.mul(previous - candidate, update - update * update, out=of_update)
     return factors

@@ -53,7 +53,7 @@ def on_side_stream(action: Callable[[], object]) -> None:
 
 
 def capture(function: Function, inputs: State) -> tuple[Callable[[], None], State]:
-    """Capture `function(inputs)`; return what replays it, and the tensors that hold its result."""
+    """Capture `function(inputs)`; return the graph, and the tensors that hold its result."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         outputs = function(inputs)

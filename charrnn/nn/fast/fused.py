@@ -1,7 +1,7 @@
 """Run whole sequences by fused kernels, on the parameters of our own cells.
 
 `FUSED` maps the exact type of a cell to a function that computes the cell's equations for a whole
-sequence. A subclass that changes an equation is another type, and runs as it is written.
+sequence. A subclass that changes an equation is another type, and runs step by step.
 """
 
 from __future__ import annotations
