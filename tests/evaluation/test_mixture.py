@@ -48,7 +48,7 @@ def test_counting_on_is_counting_both_texts(order: int, first: int) -> None:
 
 
 def test_only_kneser_ney_counts_on() -> None:
-    with pytest.raises(ValueError, match="only a Kneser-Ney model"):
+    with pytest.raises(ValueError, match="only a model with Kneser-Ney smoothing"):
         AdaptiveNgramModel(NgramModel(drawn(30), V, 3, "witten-bell"))
 
 

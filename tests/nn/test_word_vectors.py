@@ -381,7 +381,7 @@ def test_a_users_mistakes_are_named() -> None:
     assert "byte vocabulary" in error(ByteVocabulary())
     assert "give it a number" in error(words, model__embedding_size="one_hot")
     more = WordVocabulary.of([TEXT], specials=["<unk>", "<s>", "</s>"])
-    assert "no other special symbol" in error(more)
+    assert "no special symbol but <unk>" in error(more)
     assert "character_hidden_size = 10" in error(words, model__character_hidden_size=10)
     for wrong in (["lookup", "lookup"], [], "spelled"):
         with pytest.raises(ConfigError, match=r"model\.words"):
@@ -402,4 +402,4 @@ def test_the_commands(run: Any, tmp_path: Path) -> None:
     assert again.code == 0, again.err
     refused = run("train", "words.txt", "--set", "model.words=recurrent", "--steps", "3")
     assert refused.code == 2
-    assert "--vocabulary word" in refused.err
+    assert "set --vocabulary to word" in refused.err

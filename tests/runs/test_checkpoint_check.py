@@ -222,7 +222,7 @@ def test_weight_dropout_without_a_recurrent_matrix_is_refused() -> None:
         expected_tensors(config, {"text": SEVEN})
 
 
-@pytest.mark.parametrize(("key", "name"), [("task", "counting"), ("cell", "mgu")])
+@pytest.mark.parametrize(("key", "name"), [("task", "elsewhere"), ("cell", "elsewhere")])
 def test_what_is_not_installed_is_named(
     tmp_path: Path, whole: tuple[Arrays, dict[str, Any]], key: str, name: str
 ) -> None:
