@@ -13,8 +13,8 @@ a page share their variables. A command that fails is an error.
 
 Long output is shortened by lines `...` in the page. An update keeps the same number of lines
 before, between and after the `...`; after a `...` the output continues at the next line that begins
-with the same word as before. A block that is marked `varies` (as in `console varies`) shows text that a
-model wrote, which differs between processors. `tests/test_docs.py` runs everything again and
+with the same word as before. A block that is marked `varies` (as in `console varies`) shows text
+that a model wrote, which differs between processors. `tests/test_docs.py` runs everything again and
 compares by `alike`.
 """
 

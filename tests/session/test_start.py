@@ -34,7 +34,8 @@ SMALL: dict[str, Any] = {
 }
 FLAGS = [
     "--cell", "gru", "--hidden-size", "8", "--batch-size", "4", "--window", "8",
-    "--set", "training.warmup_steps=10", "--dropout", "0.3", "--steps", "12", "--device", "cpu", "--set", "threads=1",
+    "--set", "training.warmup_steps=10", "--dropout", "0.3", "--steps", "12", "--device", "cpu",
+    "--set", "threads=1",
 ]  # fmt: skip
 
 
