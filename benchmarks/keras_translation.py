@@ -3,8 +3,8 @@
 `KERAS_BACKEND=jax python benchmarks/keras_translation.py PAIRS [--epochs 100] [--pairs 10000]`
 
 The recipe (keras.io, "Character-level recurrent sequence-to-sequence model"): one-hot characters;
-an LSTM of 256 units reads the source, and its final states are the first ones of a second LSTM,
-with a softmax over its outputs; RMSprop with its default settings, batches of 64, the last fifth
+an LSTM of 256 units reads the source; a second LSTM starts from its final states, with a softmax
+over its outputs; RMSprop with its default settings, batches of 64, the last fifth
 for validation. A target starts with a tab and ends with a newline. Sources and targets are padded
 with spaces to the longest, and padding counts as a target like any other character.
 
@@ -37,7 +37,7 @@ def read(path: Path, count: int) -> tuple[list[str], list[str]]:
 
 
 def one_hot(texts: list[str]) -> tuple[Array, list[str]]:
-    """Return one-hot vectors (N, T, V) of texts, padded to the longest, and their characters."""
+    """Return texts as one-hot vectors (N, T, V), padded to the longest, and their characters."""
     characters = sorted({FILL}.union(*texts))
     place = {character: i for i, character in enumerate(characters)}
     longest = max(map(len, texts))

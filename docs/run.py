@@ -11,10 +11,11 @@ The pages of a folder run one after another, in the order of its index, in one f
 the example data, so that a page can sample from a run that an earlier page trained. The snippets of
 a page share their variables. A command that fails is an error.
 
-Long output is shortened by lines `...`. As many lines are kept before, between and after them as
-the page has; after a `...` the output continues at the next line that begins with the same word. A
-block that is marked `varies` (as in `console varies`) shows text that a model wrote, which differs
-between processors. `tests/test_docs.py` runs everything again and compares by `alike`.
+Long output is shortened by lines `...` in the page. An update keeps the same number of lines
+before, between and after the `...`; after a `...` the output continues at the next line that begins
+with the same word as before. A block that is marked `varies` (as in `console varies`) shows text
+that a model wrote, which differs between processors. `tests/test_docs.py` runs everything again and
+compares by `alike`.
 """
 
 from __future__ import annotations

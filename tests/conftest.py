@@ -1,4 +1,4 @@
-"""Every test has a cache folder of its own, and `../shared/data` only where it is marked."""
+"""Each test has its own cache folder; only marked tests may use `../shared/data`."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""Cells and layers for tests, and how to compare everything that they compute.
+"""Cells and layers for tests, and functions that compare everything they compute.
 
 `CELLS` holds every cell of the registry, so that a new cell is tested without a change here.
 """
@@ -48,7 +48,7 @@ CELLS: dict[str, Maker] = {
 
 
 def filled(module: nn.Module, dtype: torch.dtype = torch.float64, seed: int = 5) -> Any:
-    """The module with no parameter zero, so that none can be left out unnoticed."""
+    """Fill the module with parameters that are not zero, so that leaving one out is noticed."""
     torch.manual_seed(seed)
     module.to(dtype)
     with torch.no_grad():
@@ -58,21 +58,21 @@ def filled(module: nn.Module, dtype: torch.dtype = torch.float64, seed: int = 5)
 
 
 def random_state(system: Any, batch: int) -> Any:
-    """A state of a cell or a layer in which nothing is zero."""
+    """Return a state of a cell or a layer without zeros."""
     return map_state(lambda leaf: torch.randn_like(leaf) * 0.6, system.initial_state(batch))
 
 
 def data(
     layer: Any, batch: int, length: int, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Any]:
-    """Inputs (N, T, D) and an initial state."""
+    """Return inputs (N, T, D) and an initial state."""
     torch.manual_seed(9)
     state = random_state(layer, batch)
     return torch.randn(batch, length, D, dtype=dtype), state
 
 
 def arrays(outputs: Tensor, state: Any) -> dict[str, np.ndarray]:
-    """Outputs and the leaves of a state by name."""
+    """Return outputs and the tensors of a state by name."""
     named = {"outputs": outputs} | {f"final state {i}": s for i, s in enumerate(leaves(state))}
     return {name: tensor.detach().numpy() for name, tensor in named.items()}
 
@@ -83,9 +83,9 @@ def everything(
     state: Any,
     run: Callable[[Tensor, Any], tuple[Tensor, Any]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Outputs, final state, and the gradient of inputs, initial state and every parameter.
+    """Return outputs, final state, and gradients of inputs, initial state and all parameters.
 
-    The gradients are those of a sum in which every number has a weight of its own.
+    The gradients are of a weighted sum, with another weight for each number.
     """
     inputs = inputs.clone().requires_grad_()
     state = map_state(lambda leaf: leaf.clone().requires_grad_(), state)
@@ -105,12 +105,12 @@ def everything(
 
 
 def deep(kind: str, depth: int, fused: bool = True) -> Stack:
-    """A stack of layers of one cell."""
+    """Build a stack of layers of one cell."""
     return Stack(Recurrent(CELLS[kind](D if i == 0 else H, H), fused=fused) for i in range(depth))
 
 
 def mixed(skip_connections: bool = False) -> Stack:
-    """A stack of different cells and widths, with and without kernels."""
+    """Build a stack of different cells and widths, with and without fused kernels."""
     return Stack(
         [
             Recurrent(LSTMCell(D, 5)),
@@ -123,7 +123,7 @@ def mixed(skip_connections: bool = False) -> Stack:
 
 
 def both_ways(kind: str, merge: Any = "concatenate", fused: bool = True) -> Bidirectional:
-    """Two layers of one cell, one in each direction."""
+    """Build two layers of one cell, one for each direction."""
     return Bidirectional(
         Recurrent(CELLS[kind](D, H), fused), Recurrent(CELLS[kind](D, H), fused), merge
     )

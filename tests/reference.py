@@ -20,7 +20,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def products(w: Any, gate: int, x: Array, h: Array) -> tuple[Array, Array]:
-    """What the input and what the hidden state add to one gate."""
+    """Compute what the input and what the hidden state contribute to one gate."""
     rows = slice(gate * len(h), (gate + 1) * len(h))
     return (
         np.dot(w.weight_ih[rows], x) + w.bias_ih[rows],
@@ -147,7 +147,7 @@ STEPS: dict[str, Callable[[Any, Array, Sequence[Array]], tuple[Array, ...]]] = {
 def run(
     kind: str, weights: Mapping[str, Array], inputs: Array, state: Sequence[Array]
 ) -> tuple[Array, list[Array]]:
-    """Outputs (N, T, H) and final state leaves (N, H) from inputs (N, T, D) and state leaves.
+    """Compute outputs (N, T, H) and the final state's arrays (N, H) from inputs (N, T, D).
 
     The weights are by the cell's own names. The output of every cell is the first leaf of its new
     state.
@@ -166,7 +166,7 @@ def run(
 
 
 def differences(actual: Mapping[str, Array], expected: Mapping[str, Array]) -> list[str]:
-    """The names whose arrays are not equal within the tolerance of the actual array's dtype.
+    """Return the names whose arrays differ by more than the tolerance of their dtype.
 
     The error is relative to the largest expected number of the array.
     """

@@ -1,5 +1,5 @@
-"""A cell and a task of one's own, in a package beside ours and in a copy of ours, as
-docs/carry-on/add-a-cell.md and add-a-task.md say."""
+"""Adding a cell and a task, by an installed package and in a copy of charrnn, as
+docs/carry-on/add-a-cell.md and add-a-task.md describe it."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def runner(python: Path | str, folder: Path, path: Path) -> Run:
 
 
 class Fresh:
-    """A new environment with our requirements and nothing else."""
+    """A new environment with charrnn's requirements and nothing else."""
 
     def __init__(self, folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
@@ -183,7 +183,7 @@ CONTRACTS = [
 
 
 def contracts_of(cell: str, ids: Sequence[str]) -> Counter[str]:
-    """The tests that name a cell among their parameters, with its name left out."""
+    """Return the tests that have a cell among their parameters, without the cell's name."""
     named = (test for test in ids if re.search(rf"\[.*\b{cell}\b", test))
     return Counter(re.sub(rf"\b{cell}\b", "", test) for test in named)
 

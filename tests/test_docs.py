@@ -1,4 +1,4 @@
-"""The pages of docs/ are true: their commands and snippets print what stands there, the options,
+"""The pages of docs/ are true: their commands and snippets print what is shown, the options,
 keys and files that they name exist, and the site builds without a warning."""
 
 import re

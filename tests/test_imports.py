@@ -1,4 +1,4 @@
-"""The map of the code holds: imports point one way, only the command line prints."""
+"""The architecture of the code: imports point one way, and only the command line prints."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ MODULES = {
     )
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-# Floor by floor: a room imports only from itself and from rooms that come before it.
+# From the lowest floor up: a room imports only from itself and from lower floors.
 FLOORS = [
     ["errors"],
     ["registry"],
@@ -47,8 +47,8 @@ def room(module: str) -> str:
 
 
 def imported(tree: ast.Module, by_name: bool = True) -> set[str]:
-    """The modules of the package that a module imports: by a statement and, if `by_name`, by a
-    name in a string, as `charrnn.nn.layers:Stack` or `nn.layers.Stack`."""
+    """Return the modules of the package that a module imports: by a statement and, if `by_name`, by
+    a name in a string, as `charrnn.nn.layers:Stack` or `nn.layers.Stack`."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -113,7 +113,7 @@ RUNNERS = {
 
 
 def dangerous(tree: ast.Module) -> list[str]:
-    """What in a module could run code that a file holds.
+    """Return the calls and imports of a module that could run code from a file.
 
     `yaml.load(text, _Loader)` is the one exception: `_Loader` is a yaml.SafeLoader.
     """
@@ -133,7 +133,7 @@ def dangerous(tree: ast.Module) -> list[str]:
     return found
 
 
-# What loads code by name does so for the tables of the registry, in one place.
+# Only the registry may load code by name, for its tables.
 RESOLVING = ["pkgutil.resolve_name(reference)", "entry_points(group=self.group)"]
 
 

@@ -1,4 +1,4 @@
-"""The list of the package's messages, and what holds for all of them."""
+"""The list of the package's messages, and rules for all of them."""
 
 import re
 import runpy

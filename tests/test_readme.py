@@ -1,4 +1,4 @@
-"""README is short and true: its commands run, its figures stand where they were measured."""
+"""README is short and true: its commands run, and its figures are those that were measured."""
 
 import re
 import runpy
@@ -42,7 +42,7 @@ def test_the_first_two_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_it_installs_as_it_says(tmp_path: Path) -> None:
-    """In a copy of the checkout, with the network: it installs torch, which takes minutes."""
+    """Install a copy of the checkout from the network, torch included, which takes minutes."""
     files = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split("\0")

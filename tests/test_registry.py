@@ -13,7 +13,7 @@ Paths = dict[str, str]
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table[str]:
-    """A table with an entry of ours, beside four packages that are installed."""
+    """Return a table with one entry of our own and those of four installed packages."""
     packages = {
         "good": "zeta = collections:OrderedDict\nalpha = collections:Counter [extra]",
         "clashing": "own = collections:deque",

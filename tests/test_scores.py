@@ -1,4 +1,4 @@
-"""Known numbers on Tiny Shakespeare, and one source for the scores of the recipes."""
+"""Known numbers on Tiny Shakespeare, and the scores of the recipes in all pages."""
 
 import importlib.util
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def scores() -> ModuleType:
-    """The script that makes the tables of recipes, as a module."""
+    """Load the script that makes the tables of recipes as a module."""
     spec = importlib.util.spec_from_file_location("scores", ROOT / "scripts" / "scores.py")
     assert spec is not None
     assert spec.loader is not None

@@ -68,7 +68,7 @@ def start(
     clock: Any = lambda: 0.0,
     on: str = "cpu",
 ) -> Session:
-    """A session in `folder` on data that has been read, planned for the device `on`."""
+    """Start a session in `folder` on data that has been read, planned for the device `on`."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     session = new_session(config, data, torch.device(on), "tiny", "a tiny text", clock)
     session.run = Run(folder)
@@ -76,13 +76,13 @@ def start(
 
 
 def drive(session: Session, until: int | None = None) -> list[Event]:
-    """Run to the end, or until a stop is asked for at step `until`."""
+    """Run to the end, or ask for a stop at step `until`."""
     progress = session.trainer.progress
     return list(session.events(lambda: until is not None and progress.step >= until))
 
 
 def resumes(begin: Callable[[Path], Session], folder: Path, stops: Iterable[int]) -> None:
-    """Assert that runs that are stopped and restored end like the whole run, bit for bit.
+    """Assert that runs that are stopped and resumed end like the unbroken run, bit for bit.
 
     `begin` starts a session in a folder; it is stopped after each of the steps `stops`.
     """

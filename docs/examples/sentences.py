@@ -1,10 +1,10 @@
 """Sentences of a toy grammar: `python sentences.py text|conllu [--count N] [--seed S]`.
 
-Many of its words can be two parts of speech: in "the old man the boats ." the word "man" is a verb,
-in "the old man rings the bell ." it is a noun, and only what comes after it tells. `text` prints
-a sentence a line, `conllu` the same with their tags. Because the grammar knows the probability of
-everything that it draws, it says on standard error how many nats a word of the text costs a reader
-who knows the grammar: no model can be expected to do better.
+Many words can be two parts of speech: in "the old man the boats ." the word "man" is a verb, in
+"the old man rings the bell ." it is a noun, and only the words after it show which. `text` prints
+one sentence on each line, `conllu` the same sentences with tags. The grammar knows the probability
+of everything that it draws. So it prints to standard error how many nats per word the text costs a
+model that knows the grammar; no model can be expected to do better.
 """
 
 # ruff: noqa: SIM905 -- a list of words is easier to read as one string

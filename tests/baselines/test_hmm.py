@@ -34,7 +34,7 @@ def fitted(model: HiddenMarkovModel, ids: Any, iterations: int) -> list[hmm.Iter
 
 
 def paths(parameters: tuple[Array, Array, Array], ids: list[int]) -> dict[tuple[int, ...], float]:
-    """The joint probability of the ids and of each path of hidden states."""
+    """Return the joint probability of the ids and each path of hidden states."""
     initial, transitions, emissions = parameters
     found = {}
     for path in itertools.product(range(len(initial)), repeat=len(ids)):
@@ -105,7 +105,7 @@ def test_a_re_estimation_is_the_expectation_over_all_paths(
 
 @pytest.mark.parametrize("block", [1, 2, 4, 100])
 def test_the_posterior_of_each_hidden_state(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an id that occurs once, P(z_t = i | x) is what state i is expected to emit of it."""
+    """If an id occurs once, at t, state i is expected to emit it P(z_t = i | x) times."""
     monkeypatch.setattr(hmm, "NUMBERS", block * 3)
     ids = [3, 0, 5, 1, 4, 2]
     parameters = random_parameters(3, 6, 9)
@@ -132,7 +132,7 @@ def test_viterbi_finds_the_best_path(
 
 
 def one_by_one(parameters: tuple[Array, Array, Array], ids: NDArray[np.int64]) -> Any:
-    """Rabiner's scaled forward and backward variables, and what Baum-Welch makes of them."""
+    """Compute Rabiner's scaled forward and backward variables and one step of Baum-Welch."""
     initial, transitions, emissions = parameters
     length, states = len(ids), len(initial)
     alpha, beta, scale = np.zeros((length, states)), np.ones((length, states)), np.zeros(length)
@@ -155,7 +155,7 @@ def one_by_one(parameters: tuple[Array, Array, Array], ids: NDArray[np.int64]) -
 
 
 def difficult(kind: str) -> tuple[Array, Array, Array]:
-    """Models that forget what they read soon, late, and never."""
+    """Return models that forget what they read soon, late, or never."""
     initial, transitions, emissions = random_parameters(4, 5, 3)
     match kind:
         case "sticky":
@@ -233,7 +233,7 @@ def test_surprisals_of_a_stretch_know_all_that_is_before_it() -> None:
 
 
 def text(length: int, symbols: int = 7, seed: int = 0) -> NDArray[np.int64]:
-    """A text with something to find: a random walk on a ring."""
+    """Return ids with a structure that can be learned: a random walk on a ring."""
     generator = np.random.default_rng(seed)
     return (generator.choice([0, 1, 2], size=length, p=[0.2, 0.7, 0.1]).cumsum() // 2) % symbols
 

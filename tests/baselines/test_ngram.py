@@ -1,4 +1,4 @@
-"""Character n-grams against plain dictionaries, and against what any such model must keep."""
+"""Character n-grams against plain dictionaries, and properties that every such model must have."""
 
 import math
 import random
@@ -35,7 +35,7 @@ Probability = Callable[[Sequence[int], int], float]
 
 
 def from_definition(train: Sequence[int], size: int, order: int, smoothing: str) -> Probability:
-    """P(symbol after context) as the papers write it."""
+    """Compute P(symbol after context) by the formulas of the papers."""
     followers: list[dict[Any, dict[int, int]]] = []  # By length of the context.
     for length in range(1, order + 1):
         grams = [(i, tuple(train[i : i + length])) for i in range(len(train) - length + 1)]
@@ -86,7 +86,7 @@ def minus_log(probability: float) -> float:
 
 
 def states(contexts: Sequence[Sequence[int]], order: int) -> Any:
-    """Contexts of any length up to order - 1 as states."""
+    """Return contexts of any length up to order - 1 as states."""
     rows = [[-1] * (order - 1 - len(context)) + list(context) for context in contexts]
     return np.array(rows, np.int64).reshape(len(rows), order - 1)
 

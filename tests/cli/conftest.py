@@ -1,4 +1,4 @@
-"""Runs for the tests of the commands. What many of them read is trained once and copied."""
+"""Runs for the tests of the commands. A run that many tests use is trained once and copied."""
 
 import functools
 import shutil
@@ -27,9 +27,9 @@ def process(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
 
 @pytest.fixture(scope="session")
 def train_once(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    """Train a tiny run on book.txt; a second call with the same options returns the same run.
+    """Train a tiny run on book.txt. A second call with the same options returns the same run.
 
-    The run is for copying: no test writes into it. Its text lies in a folder of its own.
+    Copy the run before use: no test may write into it. Its text is in a folder of its own.
     """
 
     @functools.cache
@@ -51,14 +51,14 @@ def train_once(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 @pytest.fixture
 def trained(run: Run, train_once: Trainer, tmp_path: Path) -> str:
-    """A run of 30 steps, a copy for this test alone."""
+    """Return a run of 30 steps, copied for this test."""
     shutil.copytree(train_once("--steps", "30"), tmp_path / "runs" / "a")
     return "runs/a"
 
 
 @pytest.fixture
 def byte_model(run: Run, train_once: Trainer, tmp_path: Path) -> str:
-    """A run of 12 steps with a vocabulary of bytes, a copy for this test alone."""
+    """Return a run of 12 steps with a vocabulary of bytes, copied for this test."""
     options = ["--steps", "12", "--vocabulary", "byte"]
     shutil.copytree(train_once(*options), tmp_path / "runs" / "b")
     return "runs/b"

@@ -81,12 +81,12 @@ def test_a_command_fits_its_terminal(
 
 
 def words(text: str) -> list[str]:
-    """The words of an output but for durations, which go on."""
+    """Return the words of an output without durations, which change."""
     return sorted(re.sub(r"\b(\d+m)?\d+s\b", "0s", text).split())
 
 
 def read(terminal: int) -> bytes:
-    """The next output on a terminal; nothing once whoever writes has left it."""
+    """Read the next output on a terminal; return b"" once the writer has closed it."""
     try:
         return os.read(terminal, 4096)
     except OSError:

@@ -1,4 +1,4 @@
-"""What the commands do, done from Python."""
+"""The functions of `charrnn` for Python do what the commands do."""
 
 import numpy as np
 import pytest

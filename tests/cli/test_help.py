@@ -19,7 +19,7 @@ _add_commands()
 
 
 def paths(group: click.Group, *before: str) -> list[tuple[str, ...]]:
-    """The words that call each command of a group and of the groups in it."""
+    """Yield the words that call each command of a group and of its subgroups."""
     found = []
     for name, command in group.commands.items():
         found.append((*before, name))

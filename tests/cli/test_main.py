@@ -1,4 +1,4 @@
-"""Mistakes: one line, an exit code, and nothing written."""
+"""Mistakes of users give one line and an exit code, and write nothing."""
 
 import shutil
 from pathlib import Path

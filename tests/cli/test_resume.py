@@ -59,7 +59,7 @@ def test_separate_texts_may_move_too(run: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def trained_here(run: Run) -> str:
-    """A run whose text is the book.txt of this test, which may move or change."""
+    """Train a run on the book.txt of this test, so that the text may move or change."""
     result = run("train", "book.txt", *TINY, "--steps", "30", "--out", "runs/a")
     assert result.code == 0, result.err
     return "runs/a"

@@ -1,4 +1,4 @@
-"""Configuration: strict, with positions and suggestions, and every value's source known."""
+"""Configuration is strict; errors have positions and suggestions; each value knows its source."""
 
 import random
 import re
@@ -47,7 +47,7 @@ def read(text: str) -> Config:
 
 
 def problem(text: str) -> str:
-    """The one-line message that a config with this text ends with."""
+    """Return the one-line error for a config file with this text."""
     with pytest.raises(ConfigError) as caught:
         read(text)
     message = str(caught.value)

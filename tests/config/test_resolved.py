@@ -1,4 +1,4 @@
-"""A resolved configuration: the same keys and the same file, with no `auto` where one is needed."""
+"""A resolved configuration has the same keys and the same file, but no `auto`."""
 
 from typing import Any
 

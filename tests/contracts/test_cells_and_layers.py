@@ -193,7 +193,7 @@ def test_a_state_keeps_its_structure(name: str) -> None:
 
 
 def alone(layer: Any, lengths: list[int]) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
-    """Each lane run by itself over its real steps, zeros after its end."""
+    """Run each lane by itself over its real steps, with zeros after its end."""
 
     def run(inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
         outputs, states = [], []

@@ -1,4 +1,4 @@
-"""Which examples are in which batch: each once an epoch, similar lengths, resumable, shareable."""
+"""Batches have each example once an epoch, and similar lengths; they can be resumed and shared."""
 
 import itertools
 

@@ -287,7 +287,7 @@ def test_a_full_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class Watched(Document):
-    """A document that does something once it was read `after` times."""
+    """A document that calls a function when it has been read `after` times."""
 
     after = 0
 

@@ -1,4 +1,4 @@
-"""Examples from their formats: what is read, what is refused and by which name, how it is split."""
+"""Reading examples from their formats: what is read, what is refused, and how it is split."""
 
 import gzip
 import hashlib
@@ -29,7 +29,7 @@ READERS = [read_labelled, read_tagged, read_pairs]
 
 
 def write(folder: Path, **files: str | bytes) -> Sources:
-    """Files by name, `__` for a slash and `_` for a dot, as the documents of a folder."""
+    """Write files and return them as documents. In a name, `__` is a slash and `_` a dot."""
     for name, text in files.items():
         path = folder / name.replace("__", "/").replace("_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -294,7 +294,7 @@ def test_a_split_by_position_keeps_the_order_and_rounds_down() -> None:
 
 
 def side(text: str, train: str) -> str:
-    """By the definition: the SHA-256 as a number in [0, 1), here with all its digits."""
+    """Compute the side of a text by definition: its SHA-256 as a number in [0, 1), all digits."""
     number = Fraction(int(hashlib.sha256(text.encode()).hexdigest(), 16), 2**256)
     return "train" if number < Fraction(train) else "validation"
 

@@ -1,4 +1,4 @@
-"""Where text comes from: every kind of argument, and every way a transfer can go wrong."""
+"""Finding texts: every kind of argument, and every way in which a transfer can fail."""
 
 import bz2
 import errno
@@ -47,7 +47,7 @@ def incoming(cache: Path) -> list[Path]:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `pages`; each word of `faults` is taken by one request, in order."""
+    """A web server of `pages`. Each word of `faults` spoils one request, in order."""
 
     daemon_threads = True
 

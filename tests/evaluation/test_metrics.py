@@ -1,4 +1,4 @@
-"""What predictions are worth, against values worked out by hand or printed in the papers."""
+"""Metrics of predictions against values computed by hand or printed in the papers."""
 
 import math
 

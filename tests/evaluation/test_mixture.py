@@ -1,4 +1,4 @@
-"""n-grams that count as they read, and the online mixture."""
+"""N-grams that go on counting as they read, and the mixture that learns its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of a sample stands verbatim in a text, against looking for every span."""
+"""Novelty: the copied share of a sample, against a search for every span."""
 
 import time
 

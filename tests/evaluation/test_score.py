@@ -1,4 +1,4 @@
-"""What a score says of itself: units, keys, halves, and the model that it is of."""
+"""Descriptions of a score: its units, keys, halves, and the scored model."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m tests.faults [--fast | --ci] [--list] [WORDS]`: see what holds.
+"""`python -m tests.faults [--fast | --ci] [--list] [WORDS]`: run the fault checks.
 
 Without an option every row is measured whole; that takes under half an hour. WORDS choose the rows
 whose name contains one of them.
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def measured(row: Check, effort: Effort, sabotaged: bool) -> Result:
-    """The row's result; a check that cannot be measured fails in both columns."""
+    """Measure a row. If the measurement itself fails, both columns fail."""
     with scratch():
         try:
             return row.measure(effort, sabotaged)

@@ -48,12 +48,12 @@ from tests.faults.killing import (
 
 
 def has_ended(run: Run) -> bool:
-    """Whether the last thing that a run writes is there: the score of its best checkpoint."""
+    """Return whether a run wrote its last entry, the score of its best checkpoint."""
     return run.read_best().get("score") is not None
 
 
 def without_steps(found: dict[str, Any]) -> dict[str, Any]:
-    """A record without the list of checkpoints, in which an interruption leaves one of its own."""
+    """Return a record without the list of checkpoints, to which an interruption adds one."""
     return {name: value for name, value in found.items() if name != "steps"}
 
 
@@ -90,7 +90,7 @@ def before_the_first_checkpoint(effort: Effort, sabotaged: bool) -> Result:
 
 
 def replace_after_unlink(source: Path, target: Path, replace: Any = os.replace) -> None:
-    """A replace with a moment at which there is neither file."""
+    """Unlink the target, then replace it: for a moment neither file exists."""
     if os.path.exists(target):
         os.unlink(target)
     replace(source, target)
@@ -147,7 +147,7 @@ def overwritten(effort: Effort, sabotaged: bool) -> Result:
 
 
 def dies_saving(function: Callable[[], object], step: int) -> Callable[[], object]:
-    """`function`, killed when it is about to save a step whose metrics are written already."""
+    """Wrap `function`: kill it before it saves a step, when that step's metrics are written."""
 
     def run() -> object:
         whole = Run.save
@@ -206,7 +206,7 @@ def killed_while_resuming(effort: Effort, sabotaged: bool) -> Result:
 
 
 def announcing(function: Callable[[], object], ready: Path) -> Callable[[], object]:
-    """`function` with a file that says that the child has come to it."""
+    """Wrap `function`: create a file when the child reaches it."""
 
     def run() -> object:
         ready.touch()
@@ -216,7 +216,7 @@ def announcing(function: Callable[[], object], ready: Path) -> Callable[[], obje
 
 
 def leaves_at_once(_stopper: Stopper, _number: int, _frame: Any) -> None:
-    """Ctrl-C as Python has it."""
+    """Handle Ctrl-C as Python does by default."""
     raise KeyboardInterrupt
 
 
@@ -266,7 +266,7 @@ def interrupted_at_random(effort: Effort, sabotaged: bool) -> Result:
 
 
 def anonymous(path: Path, content: bytes, *rest: Any) -> None:
-    """`write_atomically`, but for the file that names who holds the lock."""
+    """Do as `write_atomically`, but skip the file that names the holder of the lock."""
     if path.name != "owner.json":
         write_atomically(path, content, *rest)
 

@@ -29,18 +29,18 @@ from charrnn.runs.directory import Run
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to do: everything, or the fast part that runs with every change."""
+    """How much to do: everything, or the fast part that runs for every change."""
 
     fast: bool
 
     def of(self, whole: int, fast: int) -> int:
-        """The count to use."""
+        """Return the count for this effort."""
         return fast if self.fast else whole
 
 
 @dataclass(frozen=True)
 class Result:
-    """Whether what must hold held, and the figure to print."""
+    """Whether the check passed, and the figure to print."""
 
     holds: bool
     figure: str
@@ -63,9 +63,9 @@ CHECKS: list[Check] = []
 def check(
     name: str, *, sabotage: str, slow: bool = False, ci: bool = False
 ) -> Callable[[Any], Any]:
-    """Make `measure(effort, sabotaged)` a row.
+    """Add `measure(effort, sabotaged)` to the table as a row.
 
-    `slow` rows are left out of `--fast`; `ci` rows are the ones that `.ci/run` measures.
+    `--fast` leaves out `slow` rows; `.ci/run` measures only `ci` rows.
     """
 
     def decorate(measure: Callable[[Effort, bool], Result]) -> Callable[[Effort, bool], Result]:
@@ -76,14 +76,14 @@ def check(
 
 
 def tally(good: int, count: int, word: str = "", problems: Sequence[str] = ()) -> Result:
-    """`good` of `count`, which must be all; the first problem is shown where it is not."""
+    """Make the result "good of count": it passes if all are good, else shows the first problem."""
     shown = f"; first: {problems[0][:160]}" if problems else ""
     return Result(good == count and count > 0, f"{good} of {count} {word}".rstrip() + shown)
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder that is also the cache folder of everything started inside."""
+    """Make a temporary folder that is also the cache folder of everything started in it."""
     with tempfile.TemporaryDirectory(prefix="charrnn-faults-") as name:
         folder = Path(name)
         with (
@@ -98,7 +98,7 @@ def scratch() -> Iterator[Path]:
 
 @dataclass
 class Ended:
-    """How a child ended. `code` is negative for a signal, as in `subprocess`."""
+    """How a child ended. As in `subprocess`, `code` is negative if a signal ended it."""
 
     code: int
     output: str
@@ -109,36 +109,36 @@ class Ended:
 
     @property
     def traceback(self) -> bool:
-        """Whether it showed one: never, for a fault or a user's mistake."""
+        """Return whether it printed a traceback. It must not, for a fault or a user's mistake."""
         return "Traceback (most recent call last)" in self.errors
 
 
 @dataclass
 class Child:
-    """A child process under way, its standard streams going to files."""
+    """A running child process, with its standard streams in files."""
 
     pid: int
     folder: Path
     began: float = field(default_factory=time.monotonic)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send it a signal."""
+        """Send a signal to the child."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def errors(self) -> str:
-        """What it has written to standard error so far."""
+        """Return the standard error so far."""
         return (self.folder / "errors").read_text("utf-8", "replace")
 
     def _resident(self) -> int:
-        """The most memory it has had: `ru_maxrss` counts its parent's before `exec` as well."""
+        """Return its largest memory. (`ru_maxrss` would include the parent's before `exec`.)"""
         with contextlib.suppress(OSError, IndexError):
             status = Path(f"/proc/{self.pid}/status").read_text()
             return int(status.split("VmHWM:")[1].split()[0]) * 1024
         return 0
 
     def wait(self, seconds: float = 120) -> Ended:
-        """Its end. One that takes longer is killed, and its code is that of SIGKILL."""
+        """Wait for the end. After `seconds` the child is killed; its code is that of SIGKILL."""
         peak = 0
         while True:
             peak = max(peak, self._resident())
@@ -158,8 +158,8 @@ class Child:
 def fork(function: Callable[[], object], limits: dict[int, int] | None = None) -> Child:
     """Run `function` in a forked child with resource limits (RLIMIT_FSIZE, RLIMIT_AS, ...).
 
-    torch is imported already, and unused, in the parent: a child starts in milliseconds. An
-    integer that `function` returns is the exit code; an exception prints a traceback and is 99.
+    torch is imported in the parent, but not used, so a child starts in milliseconds. An
+    integer returned by `function` is the exit code; an exception prints a traceback and gives 99.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -196,7 +196,7 @@ def fork(function: Callable[[], object], limits: dict[int, int] | None = None) -
 
 
 def command(*arguments: object) -> Callable[[], object]:
-    """`charrnn ARGUMENTS` as a function for `fork`."""
+    """Return `charrnn ARGUMENTS` as a function for `fork`."""
 
     def run() -> None:
         from charrnn.cli.main import main
@@ -210,7 +210,7 @@ def command(*arguments: object) -> Callable[[], object]:
 def start_cold(
     *arguments: object, program: str | None = None, output: int | None = None, **environment: str
 ) -> Child:
-    """`python -m charrnn ARGUMENTS`, or another program, in a fresh interpreter.
+    """Start `python -m charrnn ARGUMENTS`, or another program, in a fresh interpreter.
 
     Its standard output goes to the file descriptor `output`, or to a file.
     """
@@ -233,12 +233,12 @@ def start_cold(
 
 
 def cold(*arguments: object, program: str | None = None, **environment: str) -> Ended:
-    """The end of `start_cold`."""
+    """Run `start_cold` to its end."""
     return start_cold(*arguments, program=program, **environment).wait()
 
 
 def side_by_side(work: Callable[[list[Any]], list[str]], cases: Sequence[Any]) -> list[str]:
-    """`work` on the cases in two children: what it returns, one text a case, in any order."""
+    """Run `work` on the cases in two children; return one text for each case, in any order."""
 
     def half(own: list[Any]) -> Callable[[], None]:
         return lambda: print(json.dumps(work(own)))
@@ -262,7 +262,7 @@ ON_EXAMPLES = ("classification", "generation")
 
 
 def write_text(folder: Path, task: object = "language_model") -> Path:
-    """The text that the tiny runs train on; for a task on examples, its lines with a class each."""
+    """Write the text of the tiny runs; for a task on examples, each line with a class."""
     if task not in ON_EXAMPLES:
         path = folder / "text.txt"
         path.write_text(TEXT, "utf-8")
@@ -274,8 +274,8 @@ def write_text(folder: Path, task: object = "language_model") -> Path:
 
 
 def tiny_arguments(steps: int = 100, **changes: object) -> list[str]:
-    """Flags of `charrnn train` for a tiny run: hidden 32, dropout on, a checkpoint every 10; of the
-    keys that say something to its task."""
+    """Return flags of `charrnn train` for a tiny run: hidden 32, dropout on, a checkpoint every 10
+    steps; only keys that its task uses."""
     ignored = unused_keys(str(changes.get("task", "language_model")))
     values = {
         "model.hidden_size": 32,
@@ -306,14 +306,14 @@ def tiny_arguments(steps: int = 100, **changes: object) -> list[str]:
 def train(
     folder: Path, run: str = "run", steps: int = 100, **changes: object
 ) -> Callable[[], object]:
-    """`charrnn train` of the tiny run in `folder / run`, for `fork`."""
+    """Return `charrnn train` of the tiny run in `folder / run`, for `fork`."""
     out = folder / run
     text = write_text(folder, changes.get("task"))
     return command("train", text, "--out", out, *tiny_arguments(steps, **changes))
 
 
 def resume(folder: Path, run: str = "run", *arguments: object) -> Callable[[], object]:
-    """`charrnn resume` of it."""
+    """Return `charrnn resume` of the tiny run, for `fork`."""
     return command("resume", folder / run, *arguments)
 
 
@@ -321,7 +321,7 @@ TIMES = {"trained_seconds"}  # What two equal runs may differ in.
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """SHA-256 of all that a checkpoint holds, except how long it took and where it ran."""
+    """Return the SHA-256 of a checkpoint's content, without times and the machine."""
     digest = hashlib.sha256()
     for name, value in sorted(checkpoint.tensors.items()):
         digest.update(f"{name} {value.dtype} {value.shape} ".encode())
@@ -333,7 +333,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def record(path: Path) -> dict[str, Any]:
-    """All that matters of a finished run: last checkpoint, best, metrics without the times."""
+    """Return what two equal runs share: last checkpoint, best score, metrics without times."""
     run = Run(path)
     last = load_checkpoint(run.checkpoint_path(run.steps()[-1]))
     metrics = [

@@ -74,7 +74,7 @@ NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
 
 def good_checkpoint(folder: Path, steps: int = 10) -> Path:
-    """A checkpoint of ours, of a run in `folder / "run"`."""
+    """Train a run in `folder / "run"` and return its checkpoint."""
     ended = fork(train(folder, steps=steps)).wait()
     if ended.code:
         raise RuntimeError(ended.errors)
@@ -82,7 +82,7 @@ def good_checkpoint(folder: Path, steps: int = 10) -> Path:
 
 
 def dissected(path: Path) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """A checkpoint's header entries, its metadata as plain data, and its data."""
+    """Return a checkpoint's header entries, its metadata as plain data, and its data."""
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     entries = json.loads(content[8:end])
@@ -92,12 +92,12 @@ def dissected(path: Path) -> tuple[dict[str, Any], dict[str, Any], bytes]:
 
 
 def framed(header: bytes, data: bytes = b"") -> bytes:
-    """A safetensors file."""
+    """Return the bytes of a safetensors file."""
     return len(header).to_bytes(8, "little") + header + data
 
 
 def signed(entries: Any, metadata: Any, data: bytes, more: str = "") -> bytes:
-    """The same with our checksum, which anyone can compute; `more` is put into the header."""
+    """Return a file with our checksum (anyone can compute it); `more` goes into the header."""
     texts = {name: json.dumps(value) for name, value in metadata.items()}
     texts["sha256"] = "0" * 64
     header = json.dumps({"__metadata__": texts, **entries}, separators=(",", ":"))
@@ -107,7 +107,7 @@ def signed(entries: Any, metadata: Any, data: bytes, more: str = "") -> bytes:
 
 
 def changed(data: Any, path: str, value: Any) -> Any:
-    """A deep copy of plain data with the value at a dotted path replaced."""
+    """Return a deep copy of plain data with the value at a dotted path replaced."""
     copy = json.loads(json.dumps(data))
     *parents, last = path.split(".")
     place = copy
@@ -118,7 +118,7 @@ def changed(data: Any, path: str, value: Any) -> Any:
 
 
 class Runs:
-    """A pickle that runs a command as it is loaded."""
+    """An object whose pickle runs a command when it is loaded."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -128,7 +128,7 @@ class Runs:
 
 
 def archive(**members: bytes) -> bytes:
-    """A zip archive."""
+    """Return a zip archive."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in members.items():
@@ -137,14 +137,14 @@ def archive(**members: bytes) -> bytes:
 
 
 def array_file(save: Callable[..., None], harmful: Any) -> bytes:
-    """What numpy's `save` or `savez` writes for an array of objects."""
+    """Return what numpy's `save` or `savez` writes for an array of objects."""
     buffer = io.BytesIO()
     save(buffer, np.array([harmful], object))
     return buffer.getvalue()
 
 
 def wide(metadata: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A header whose shapes fit its configuration, of a model of 68 GB, without the data."""
+    """Return a header that fits its configuration, for a model of 68 GB, without the data."""
     metadata = changed(metadata, "config.model.hidden_size", 65536)
     shapes = {
         "embedding.weight": [14, 8],
@@ -163,7 +163,7 @@ def wide(metadata: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def malicious(good: Path, marker: Path) -> dict[str, bytes]:
-    """Files that no command may take for a checkpoint, by what is wrong with them."""
+    """Return files that every command must refuse as a checkpoint, by the fault in each."""
     entries, metadata, data = dissected(good)
     harmful = Runs(marker)
     pickled = pickle.dumps(harmful)
@@ -237,7 +237,7 @@ EXTENSIONS = (
 
 
 def planted(folder: Path, content: dict[str, bytes]) -> dict[str, Path]:
-    """The files in `folder` (with the extension of ours), and things that are no files."""
+    """Write these files into `folder` (with our extension), and things that are not files."""
     paths = {}
     for number, (what, data) in enumerate(content.items()):
         paths[what] = folder / f"{number:02}.safetensors"
@@ -252,7 +252,7 @@ def planted(folder: Path, content: dict[str, bytes]) -> dict[str, Path]:
 
 
 def without_torch(folder: Path, marker: Path, sabotage: str = "") -> str:
-    """A PYTHONPATH on which importing torch leaves a mark and fails."""
+    """Return a PYTHONPATH on which the import of torch leaves a mark and fails."""
     place = Path(tempfile.mkdtemp(dir=folder))
     (place / "torch.py").write_text(
         f"open({str(marker)!r}, 'w').close()\nraise ImportError('torch')\n"
@@ -262,12 +262,12 @@ def without_torch(folder: Path, marker: Path, sabotage: str = "") -> str:
 
 
 def raw_control(text: str) -> bool:
-    """Whether a terminal would find a command in it."""
+    """Return whether a terminal would take some of the bytes for a command."""
     return any((ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 for c in text)
 
 
 def not_refused(ended: Ended, codes: Sequence[int] = (2, 4, 7)) -> str:
-    """What is wrong with how a file was refused, its cost apart; or ''."""
+    """Return what is wrong with how a file was refused, apart from its cost; or ''."""
     lines = ended.errors.splitlines()
     if ended.code not in codes or ended.traceback:
         return f"exit {ended.code}: {' '.join(ended.errors[-300:].split())}"
@@ -416,12 +416,12 @@ def strangers_examples(effort: Effort, sabotaged: bool) -> Result:
 
 
 def took(ended: Ended) -> float:
-    """The seconds it took, or would have on a machine with nothing else to do."""
+    """Return the seconds it took; up to 5 s, at most its processor time."""
     return ended.seconds if ended.seconds > 5 else min(ended.seconds, ended.processor)
 
 
 def everything_in(folder: Path) -> set[str]:
-    """The paths below a folder and in the working directory."""
+    """Return the paths below a folder and in the working directory."""
     return {str(path) for path in (*folder.rglob("*"), *Path().iterdir())}
 
 
@@ -483,7 +483,7 @@ Words = Callable[[Path], list[object]]
 
 
 def uses(name: str) -> list[tuple[Words, tuple[int, ...]]]:
-    """The commands that read a file of a run, and how each may end."""
+    """Return the commands that read a file of a run, and the exit codes each may have."""
     go_on: Words = lambda run: ["resume", run, "--steps", 12]  # noqa: E731
     look: Words = lambda run: ["info", run]  # noqa: E731
     every: Words = lambda run: ["list", run.parent]  # noqa: E731
@@ -501,7 +501,7 @@ def uses(name: str) -> list[tuple[Words, tuple[int, ...]]]:
 
 
 def started(words: list[object], run: Path, target: Path, source: Path) -> Callable[[], object]:
-    """The command with `source` in the place of `target`; for owner.json, with the lock held."""
+    """Wrap the command: put `source` in place of `target` first; for owner.json, hold the lock."""
 
     def place() -> None:
         if target.exists():
@@ -528,7 +528,7 @@ def started(words: list[object], run: Path, target: Path, source: Path) -> Calla
 
 
 def wrong(ended: Ended, codes: Sequence[int], what: str) -> str:
-    """What is wrong with how a command ended; or ''."""
+    """Return what is wrong with how a command ended; or ''."""
     if ended.code not in codes or ended.traceback:
         return f"{what}: exit {ended.code}: {' '.join(ended.errors[-200:].split())}"
     if raw_control(ended.errors) or (what.endswith(("info", "list")) and raw_control(ended.output)):
@@ -537,7 +537,7 @@ def wrong(ended: Ended, codes: Sequence[int], what: str) -> str:
 
 
 def unminding() -> Any:
-    """Take away that `_read_json` minds what is no JSON."""
+    """Take away the check of `_read_json` that a file is valid JSON."""
     return mock.patch(
         "charrnn.runs.directory._read_json", lambda path: json.loads(path.read_text("utf-8"))
     )
@@ -633,7 +633,7 @@ def strangers_strings(effort: Effort, sabotaged: bool) -> Result:
 
 
 def moved_to(folder: Path, function: Callable[[], object]) -> Callable[[], object]:
-    """The function with a new folder as the working directory."""
+    """Wrap the function: run it with a new folder as the working directory."""
 
     def run() -> object:
         folder.mkdir()
@@ -644,7 +644,7 @@ def moved_to(folder: Path, function: Callable[[], object]) -> Callable[[], objec
 
 
 def claim_uncleaned(name: str, root: Path = Path("runs")) -> Run:
-    """`claim_run` that takes a name as it is."""
+    """Do as `claim_run`, but take a name without cleaning it."""
     path = root / f"{name}-1"
     path.mkdir(parents=True, exist_ok=True)
     return Run(path)
@@ -846,13 +846,13 @@ value = st.recursive(
 
 
 class Enough(KeyboardInterrupt):
-    """The time is over. (Hypothesis lets interrupts pass.)"""
+    """The time is up. (Hypothesis does not catch a KeyboardInterrupt.)"""
 
 
 def fuzzed(
     examples: st.SearchStrategy[Any], judge: Callable[[Any], object], seconds: float
 ) -> tuple[int, int, str]:
-    """How many examples `judge` was given in that time, how many it took, what broke it (or '')."""
+    """Fuzz `judge` for some seconds; return how many it got and accepted, and a failure or ''."""
     began, count, taken, slowest = time.monotonic(), 0, 0, 0.0
 
     def once(example: Any) -> None:
@@ -889,7 +889,7 @@ def fuzzed(
 
 
 def header_examples(content: bytes) -> st.SearchStrategy[bytes]:
-    """Checkpoints with edited bytes, and with headers whose entries are made up."""
+    """Generate checkpoints with edited bytes, and with made-up header entries."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     edit = st.tuples(st.integers(0, end + 20), st.integers(0, 40), st.binary(max_size=20))
@@ -924,14 +924,14 @@ def header_examples(content: bytes) -> st.SearchStrategy[bytes]:
 
 
 def resigned(content: bytes) -> bytes:
-    """The file with the checksum that it needs, where it has a place for one."""
+    """Return the file with a correct checksum, if its header has a place for one."""
     blank = re.sub(rb'"sha256":"[0-9a-f]{64}"', b'"sha256":"' + b"0" * 64 + b'"', content, count=1)
     digest = hashlib.sha256(blank).hexdigest().encode()
     return blank.replace(b'"sha256":"' + b"0" * 64, b'"sha256":"' + digest, 1)
 
 
 def metadata_examples(metadata: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Metadata with some values replaced, taken away or added."""
+    """Generate metadata with some values replaced, removed or added."""
     places = [key for key in paths_of(metadata) if key]
     replaced = st.tuples(st.sampled_from(places), value | nearby | st.just(GONE))
 
@@ -961,7 +961,7 @@ nearby = st.one_of(
 
 
 def paths_of(data: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted paths of all that is in plain data."""
+    """Yield the dotted paths of all values in plain data."""
     yield prefix.removesuffix(".")
     for key, inner in data.items() if isinstance(data, dict) else ():
         yield from paths_of(inner, f"{prefix}{key}.")
@@ -974,7 +974,7 @@ WORDS = """
 
 
 def config_examples() -> st.SearchStrategy[bytes]:
-    """YAML: made up, of our own keys with made up values, and edited from a file of ours."""
+    """Generate YAML: made up, our keys with made-up values, and edits of a file of ours."""
     ours = dump_yaml(Config()).encode()
     edit = st.tuples(st.integers(0, len(ours)), st.integers(0, 30), st.binary(max_size=12))
 
@@ -1080,7 +1080,7 @@ def fuzzing(effort: Effort, sabotaged: bool) -> Result:
 
 @contextlib.contextmanager
 def refusing_badly() -> Iterator[None]:
-    """Make the refusals of checkpoints and configurations an error that nobody expects."""
+    """Make refusals of checkpoints and configurations raise an unexpected error instead."""
     with (
         mock.patch("charrnn.runs.checkpoint.CheckpointError", KeyError),
         mock.patch("charrnn.config.schema.ConfigError", KeyError),

@@ -1,4 +1,4 @@
-"""Processes that are killed, interrupted, or in each other's way."""
+"""Processes that are killed or interrupted, or that disturb each other."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ INTERVAL = 10  # steps between the checkpoints of the tiny runs
 
 
 def folder() -> Path:
-    """A new folder."""
+    """Make a new folder."""
     return Path(tempfile.mkdtemp())
 
 
 def train(where: Path, steps: int = 100, **changes: object) -> Callable[[], object]:
-    """`charrnn train` of the tiny run; all read one text, since its path is part of a run."""
+    """Return `charrnn train` of the tiny run. All read the same text: its path is part of a run."""
     text = write_text(Path(tempfile.gettempdir()), changes.get("task"))
     return command("train", text, "--out", where / "run", *tiny_arguments(steps, **changes))
 
 
 @contextlib.contextmanager
 def patched(*patches: Any, when: bool = True) -> Iterator[None]:
-    """All the patches, or none."""
+    """Apply all the patches, or none."""
     with contextlib.ExitStack() as stack:
         for patch in patches if when else ():
             stack.enter_context(patch)
@@ -74,7 +74,7 @@ def patched(*patches: Any, when: bool = True) -> Iterator[None]:
 
 
 def write_in_place(path: Path, content: bytes, verify: Any = None) -> None:
-    """What `write_atomically` must not be."""
+    """Write as `write_atomically` must not: into the file itself."""
     with path.open("wb") as file:
         file.write(content)
     if verify is not None:
@@ -88,7 +88,7 @@ in_place = (
 
 
 def finish(where: Path, **changes: Any) -> Ended:
-    """Go on with a run that was killed, or begin it again where it had not yet begun."""
+    """Resume a run that was killed, or train it again if it had not yet started."""
     if Run(where / "run").steps():
         return fork(resume(where)).wait()
     shutil.rmtree(where / "run", ignore_errors=True)
@@ -96,13 +96,13 @@ def finish(where: Path, **changes: Any) -> Ended:
 
 
 def goes_on(ended: Ended) -> bool:
-    """Whether the run could go on, or was complete: then a kill came after its end."""
+    """Return whether the run resumed, or was complete because the kill came after its end."""
     complete = ended.code == 2 and "has reached its budget" in ended.errors
     return ended.code == 0 or complete
 
 
 def counting(function: Callable[[], object], counter: Path) -> Callable[[], object]:
-    """`function` with the number of each step that is taken written to a file."""
+    """Wrap `function`: write the number of each training step to a file."""
 
     def run() -> object:
         file = os.open(counter, os.O_WRONLY | os.O_CREAT)
@@ -120,7 +120,7 @@ def counting(function: Callable[[], object], counter: Path) -> Callable[[], obje
 
 
 def last_step(counter: Path) -> int:
-    """The number that `counting` wrote last."""
+    """Return the number that `counting` wrote last."""
     content = counter.read_bytes() if counter.exists() else b""
     return int(struct.unpack("q", content)[0]) if content else 0
 
@@ -157,10 +157,10 @@ def kill_on_examples(effort: Effort, sabotaged: bool) -> Result:
 def killed_at_random(
     count: int, sabotaged: bool, at: range | None = None, **changes: Any
 ) -> Result:
-    """`count` runs, each killed once, as one of the steps `at` ends or at any moment, and resumed.
+    """Kill `count` runs once each, after one of the steps `at` or at any moment, and resume them.
 
-    A kill after a checkpoint and before the end is what a sabotage shows in: a few moments of a
-    short run can all miss it, steps cannot.
+    A sabotage shows only if the kill comes after a checkpoint and before the end. A few random
+    moments of a short run can all miss that; chosen steps cannot.
     """
     moments = random.Random(7)
     good, problems, most_lost = 0, [], 0
@@ -198,7 +198,7 @@ def killed_at_random(
 
 
 def is_whole(path: Path) -> bool:
-    """Whether it is a checkpoint that loads."""
+    """Return whether the file is a checkpoint that loads."""
     try:
         load_checkpoint(path, check_layout)
     except CharrnnError:
@@ -218,13 +218,13 @@ class Failpoints:
         self.count = 0
 
     def reach(self) -> None:
-        """One moment."""
+        """Count one moment."""
         self.count += 1
         if self.count == self.target:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A call with a moment before and after it."""
+        """Wrap a call: count a moment before and after it."""
 
         def call(*arguments: Any, **options: Any) -> Any:
             self.reach()
@@ -235,7 +235,7 @@ class Failpoints:
         return call
 
     def open(self, path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        """`Path.open`; what is written is written in two halves."""
+        """Open as `Path.open` does, but write everything in two halves."""
         file = io.open(path, mode, *arguments, **options)  # noqa: SIM115, UP020
         if mode not in ("wb", "a"):
             return file
@@ -258,7 +258,7 @@ class Failpoints:
         )
 
     def installed(self) -> contextlib.ExitStack:
-        """The patches that make the calls pass here."""
+        """Return the patches that make these calls count their moments."""
         stack = contextlib.ExitStack()
         for name in ("fsync", "replace", "unlink"):
             stack.enter_context(mock.patch.object(os, name, self.around(getattr(os, name))))
@@ -272,7 +272,7 @@ class Failpoints:
 
 
 def with_failpoints(function: Callable[[], object], target: int, counter: Path) -> Any:
-    """`function`, killed at moment number `target`; the number of moments goes to a file."""
+    """Wrap `function`: kill it at moment number `target`; write the number of moments to a file."""
 
     def run() -> object:
         points = Failpoints(target)
@@ -312,7 +312,7 @@ def failpoints(effort: Effort, sabotaged: bool) -> Result:
 
 
 def recorded(function: Callable[[], object], log: Path, sync_at_all: bool) -> Any:
-    """`function` with a line for each fsync and replace, in the words of strace."""
+    """Wrap `function`: write a line for each fsync and replace, in the format of strace."""
 
     def run() -> object:
         with log.open("w", buffering=1) as lines:
@@ -378,7 +378,7 @@ def system_calls(effort: Effort, sabotaged: bool) -> Result:
 
 
 def in_child(function: Callable[[], Any]) -> Any:
-    """What `function` returns in a forked child, through JSON."""
+    """Run `function` in a forked child and return its result, passed as JSON."""
     ended = fork(lambda: print(json.dumps(function()))).wait(600)
     if ended.code:
         raise RuntimeError(ended.errors)
@@ -395,7 +395,7 @@ no_carry = mock.patch.object(
 
 
 def ends_of_all_starts(cell: str, stops: range) -> tuple[str, list[str]]:
-    """Fingerprints of the end of a straight run, and of runs that resumed at each step."""
+    """Return fingerprints of the end of an unbroken run and of runs that resumed at each step."""
     where = folder()
     config, corpus = tiny_config(model__cell=cell), tiny_corpus(where)
     straight = start(where / "straight", config, corpus)
@@ -425,7 +425,7 @@ def resume_everywhere(effort: Effort, sabotaged: bool) -> Result:
 
 
 def unnoticed_omissions(extra: list[str]) -> tuple[int, list[str]]:
-    """How many parts of a checkpoint there are, and those whose loss changes nothing."""
+    """Return the number of parts of a checkpoint, and the parts whose loss changes nothing."""
     where = folder()
     config, corpus = tiny_config(training__schedule="plateau"), tiny_corpus(where)
     straight = start(where / "straight", config, corpus)
@@ -469,7 +469,7 @@ def omissions(effort: Effort, sabotaged: bool) -> Result:
 
 
 def forgetful_restore(session: Session, checkpoint: Any, whole: Any = Session.restore) -> None:
-    """`restore` without what the session itself remembers."""
+    """Do as `restore`, but leave out the session's own values."""
     whole(session, checkpoint)
     session.best = None
     session.without_improvement = session.since_drop = 0
@@ -500,7 +500,7 @@ def five_kills(effort: Effort, sabotaged: bool) -> Result:
 
 
 def dies_at(function: Callable[[], object], step: int) -> Callable[[], object]:
-    """`function`, killed right after training step `step`."""
+    """Wrap `function`: kill it right after training step `step`."""
 
     def run() -> object:
         whole = Trainer._step
@@ -521,7 +521,7 @@ def dies_at(function: Callable[[], object], step: int) -> Callable[[], object]:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> float:
-    """Seconds until it is so. Raises TimeoutError."""
+    """Return the seconds until the condition is true. Raises TimeoutError."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:
@@ -531,7 +531,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> float:
 
 
 def slowly(function: Callable[[], object], seconds: float = 0.01) -> Callable[[], object]:
-    """`function` with training steps that take a while."""
+    """Wrap `function`: make each training step take a while."""
 
     def run() -> object:
         whole = Trainer._step
@@ -571,7 +571,7 @@ def member_killed(effort: Effort, sabotaged: bool) -> Result:
 
 
 def bereaved(function: Callable[[], object], step: int) -> Callable[[], object]:
-    """`function`, whose helping process is killed before training step `step`."""
+    """Wrap `function`: kill its worker process before training step `step`."""
 
     def run() -> object:
         whole = Trainer._step
@@ -664,7 +664,7 @@ def interrupted_twice(effort: Effort, sabotaged: bool) -> Result:
 
 
 def gently(function: Callable[[], object]) -> Callable[[], object]:
-    """`function` with an `os._exit` that does not, while it runs."""
+    """Wrap `function`: while it runs, `os._exit` does nothing."""
 
     def run() -> object:
         with mock.patch.object(os, "_exit"):

@@ -1,4 +1,4 @@
-"""A state machine of train, save, kill, corrupt, resume, prune: whatever the order, it holds."""
+"""A state machine: train, save, kill, corrupt, resume and prune in any order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LAST = 14  # steps of the whole run
 
 
 def is_whole(path: Path) -> bool:
-    """Whether it is a checkpoint that loads, looked at with the protection that is tested."""
+    """Return whether the file is a checkpoint that loads, with the tested protection on."""
     try:
         load_checkpoint(path, check_layout)
     except CharrnnError:
@@ -41,7 +41,7 @@ def is_whole(path: Path) -> bool:
 
 
 def explore(examples: int) -> dict[str, Any]:
-    """Run the machine; how often each rule ran."""
+    """Run the machine, and return how often each rule ran."""
     base = folder()
     corpus = tiny_corpus(base)
     config = tiny_config(checkpoints__keep_last=2, checkpoints__every=2)
@@ -61,7 +61,7 @@ def explore(examples: int) -> dict[str, Any]:
             return Run(self.place / "run")
 
         def open(self) -> Session:
-            """A start: what `charrnn train` or `resume` does before the first step."""
+            """Start as `charrnn train` or `resume` does, up to the first step."""
             session = start(self.place / "run", config, corpus)
             with session.run.lock():
                 pass
@@ -192,12 +192,12 @@ def explore(examples: int) -> dict[str, Any]:
 
 
 def weights(checkpoint: Any) -> dict[str, str]:
-    """Every tensor as text."""
+    """Return every tensor as text."""
     return {name: value.tobytes().hex() for name, value in checkpoint.tensors.items()}
 
 
 def unverified() -> Any:
-    """A patch under which any digest is the right one."""
+    """Return a patch under which every checksum is accepted."""
     import hashlib
 
     from charrnn.runs import checkpoint

@@ -1,4 +1,4 @@
-"""Numbers that are none, and memory that runs out."""
+"""Values that are not finite, and memory that runs out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.faults.texts import LINE, trained
 
 
 class Boundless:
-    """Larger than any number, even than what is none."""
+    """Larger than any number, even than nan."""
 
     def __mul__(self, _: float) -> Boundless:
         return self
@@ -42,7 +42,7 @@ class Boundless:
 
 
 def finite(value: Any) -> bool:
-    """Whether every number in plain data is one."""
+    """Return whether every number in plain data is finite."""
     if isinstance(value, dict):
         return all(map(finite, value.values()))
     if isinstance(value, list):
@@ -129,7 +129,7 @@ def out_of_memory(effort: Effort, sabotaged: bool) -> Result:
 
 
 def short_of_memory(name: str, when: int, function: Callable[[], object]) -> Callable[[], object]:
-    """`function` with torch's allocator refusing in `Trainer.<name>` at the step `when`."""
+    """Wrap `function`: torch runs out of memory in `Trainer.<name>` at step `when`."""
 
     def run() -> object:
         import torch
@@ -151,7 +151,7 @@ def short_of_memory(name: str, when: int, function: Callable[[], object]) -> Cal
     "out of memory in mid-run: saved, suggested, goes on", sabotage="the error is not recognised"
 )
 def memory_in_mid_run(effort: Effort, sabotaged: bool) -> Result:
-    """In a step and in an evaluation: the last checkpoint is whole and `resume` ends the run."""
+    """Check, in a step and in an evaluation: the last checkpoint is good, and `resume` works."""
     deaf = (
         mock.patch("charrnn.errors.is_out_of_memory", return_value=False),
         mock.patch("charrnn.cli.main.is_out_of_memory", return_value=False),
@@ -177,7 +177,7 @@ def memory_in_mid_run(effort: Effort, sabotaged: bool) -> Result:
 
 @check("more samples at once than memory holds", sabotage="the error is not recognised")
 def memory_in_sampling(effort: Effort, sabotaged: bool) -> Result:
-    """One line that names the option to lower, whatever the number."""
+    """Check for a one-line error that names the option to lower, for any number of samples."""
     where = trained()
     status = Path("/proc/self/status")
     if not status.exists():

@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def golden_score(path: Path, text: str, seed: int) -> dict[str, Any]:
-    """The loss of a checkpoint on a text, and what it writes for a seed."""
+    """Return the loss of a checkpoint on a text, and a sample with a fixed seed."""
     from charrnn.inference.trained_model import load
 
     model = load(path)
@@ -109,7 +109,7 @@ def elsewhere(effort: Effort, sabotaged: bool) -> Result:
     sabotage="its device is taken as it is",
 )
 def run_from_a_gpu(effort: Effort, sabotaged: bool) -> Result:
-    """As if written there: the device and the precision in each checkpoint and in config.yaml."""
+    """Edit device and precision in checkpoints and config.yaml, as if a GPU had written the run."""
     import torch
 
     devices = ["cuda:77"] if Path("/dev/nvidia0").exists() else ["cuda", "cuda:0", "cuda:7"]

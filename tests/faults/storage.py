@@ -73,7 +73,7 @@ def mounted(folder: Path, options: str) -> bool:
 
 @contextlib.contextmanager
 def full_after(folder: Path, room: int) -> Iterator[None]:
-    """Where nothing can be mounted: writing below `folder` fails after `room` bytes."""
+    """Without a mount: make writing below `folder` fail after `room` bytes."""
     left, real = room, io.open
 
     class Limited(io.FileIO):
@@ -96,7 +96,7 @@ def full_after(folder: Path, room: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def refusing(folder: Path) -> Iterator[None]:
-    """Where nothing can be mounted: nothing below `folder` can be made or opened for writing."""
+    """Without a mount: let nothing below `folder` be created or opened for writing."""
 
     def read_only(real: Callable[..., Any], writes: Callable[..., bool]) -> Callable[..., Any]:
         def call(path: Any, *arguments: Any, **options: Any) -> Any:
@@ -115,7 +115,7 @@ def refusing(folder: Path) -> Iterator[None]:
 
 
 def write_in_place(path: Path, content: bytes, verify: object = None) -> None:
-    """`write_atomically` as many trainers have it."""
+    """Write a file in place, as many trainers do instead of `write_atomically`."""
     try:
         path.write_bytes(content)
     except OSError as error:
@@ -126,7 +126,7 @@ def write_in_place(path: Path, content: bytes, verify: object = None) -> None:
 
 @contextlib.contextmanager
 def writing_in_place(sabotaged: bool) -> Iterator[None]:
-    """Take the temporary file and the rename away."""
+    """Take away the temporary file and the rename."""
     with contextlib.ExitStack() as stack:
         for module in ("checkpoint", "runs") if sabotaged else ():
             stack.enter_context(mock.patch(f"charrnn.{module}.write_atomically", write_in_place))
@@ -134,7 +134,7 @@ def writing_in_place(sabotaged: bool) -> Iterator[None]:
 
 
 def damaged_files(run: Run) -> list[str]:
-    """The files of a run that are not whole."""
+    """Return the files of a run that are damaged."""
     found = []
     for step in run.steps():
         try:
@@ -151,7 +151,7 @@ def damaged_files(run: Run) -> list[str]:
 
 
 def after_no_room(run: Run, ended: Ended, go_on: Callable[[], object], straight: str) -> str:
-    """What is wrong after a start that ran out of room and the next one, which has it; or ''."""
+    """Return what is wrong after a start without room and a second one with room; or ''."""
     last = (ended.errors.splitlines() or [""])[-1]
     begun = bool(run.steps())
     if ended.code != 7 or ended.traceback:
@@ -248,7 +248,7 @@ def file_size_limits(effort: Effort, sabotaged: bool) -> Result:
 
 
 def lengthen_metrics(run: Run, size: int) -> int:
-    """Make metrics.jsonl that of a long run, which reaches a limit before a checkpoint does."""
+    """Make metrics.jsonl as long as that of a long run, so that it reaches a limit first."""
     path = run.path / "metrics.jsonl"
     line = path.read_text().splitlines(keepends=True)[0]
     path.write_text(line * (size // len(line)))
@@ -256,7 +256,7 @@ def lengthen_metrics(run: Run, size: int) -> int:
 
 
 def noted_run(self: Trainer[Any], until: int) -> Iterator[Any]:
-    """`Trainer.run` that says so when the first step is wanted."""
+    """Do as `Trainer.run`, and note when the first step is asked for."""
     print("TRAINED", flush=True)
     yield from REAL_RUN(self, until)
 
@@ -266,7 +266,7 @@ REAL_RUN = Trainer.run
 
 @contextlib.contextmanager
 def lazily() -> Iterator[None]:
-    """Take away all that is written before the first step."""
+    """Write nothing before the first step."""
     with contextlib.ExitStack() as stack:
         for name in ("cut_metrics", "record_environment", "write_config", "save"):
             stack.enter_context(mock.patch.object(Run, name))
@@ -275,7 +275,7 @@ def lazily() -> Iterator[None]:
 
 
 def refused(ended: Ended) -> str:
-    """What is wrong with a start that must be refused at once with exit 7; or ''."""
+    """Return what is wrong with a start that must be refused at once with exit 7; or ''."""
     last = (ended.errors.splitlines() or [""])[-1]
     if "TRAINED" in ended.output:
         return f"it trained first, then exit {ended.code}: {last}"
@@ -323,13 +323,13 @@ def read_only(effort: Effort, sabotaged: bool) -> Result:
 
 
 def entry() -> Path:
-    """The one entry of the id cache."""
+    """Return the one entry of the id cache."""
     (found,) = [path for path in (cache_folder() / "ids").iterdir() if len(path.name) == 64]
     return found
 
 
 def at_step(number: int, action: Callable[[], object]) -> Any:
-    """Have `action` happen in the training process when it has taken `number` steps."""
+    """Call `action` in the training process after `number` steps."""
 
     def run(self: Trainer[Any], steps: int) -> Iterator[Any]:
         for report in REAL_RUN(self, steps):
@@ -341,7 +341,7 @@ def at_step(number: int, action: Callable[[], object]) -> Any:
 
 
 def kill_at_fsync(descriptor: int) -> None:
-    """`os.fsync` in a process that is killed at that moment."""
+    """Kill the process in place of `os.fsync`."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -406,7 +406,7 @@ def id_cache(effort: Effort, sabotaged: bool) -> Result:
     count = 0
 
     def note(case: str, ended: Ended, run: str = "", codes: Sequence[int] = (0,)) -> None:
-        """Count a start that must end by one of `codes`, and in the same weights if it trained."""
+        """Count a start that must end with one of `codes`, and in the same weights if it trains."""
         nonlocal count
         count += 1
         last = (ended.errors.splitlines() or [""])[-1]
@@ -468,7 +468,7 @@ def id_cache(effort: Effort, sabotaged: bool) -> Result:
 
 
 def cache_on_small_disk(folder: Path, size: int) -> None:
-    """Train with the cache on a disk that is too small for it; print what is left there."""
+    """Train with the cache on a disk that is too small, and print the files left there."""
     disk = Path(tempfile.mkdtemp(dir=folder))
     os.environ["CHARRNN_CACHE_DIR"] = str(disk)
     real = own_mounts() and mounted(disk, f"size={size}")
@@ -480,7 +480,7 @@ def cache_on_small_disk(folder: Path, size: int) -> None:
 
 
 class Agreeing(str):
-    """A checksum that equals any other."""
+    """A checksum that equals every other."""
 
     __slots__ = ()
     __hash__ = str.__hash__
@@ -493,7 +493,7 @@ class Agreeing(str):
 
 
 def believing(module: str) -> Any:
-    """Take the verification of checksums out of a module."""
+    """Take away the verification of checksums in a module."""
 
     def digest(*_: object) -> Any:
         return SimpleNamespace(update=lambda _: None, hexdigest=lambda: Agreeing("0" * 64))
@@ -503,7 +503,7 @@ def believing(module: str) -> Any:
 
 
 def read_unchecked(self: Any, start: int, stop: int) -> Any:
-    """`IdFile._read` that does not mind getting less than it asked for."""
+    """Do as `IdFile._read`, but accept fewer ids than were asked for."""
     size = self._dtype.itemsize
     os.lseek(self._file, start * size, os.SEEK_SET)
     return np.frombuffer(os.read(self._file, (stop - start) * size), self._dtype)
@@ -559,7 +559,7 @@ def damaged_checkpoints(effort: Effort, sabotaged: bool) -> Result:
 
 
 def is_refused(path: Path) -> bool:
-    """Whether loading raises CheckpointError; anything else that it raises is a defect."""
+    """Return whether loading raises CheckpointError; any other exception is a defect."""
     try:
         load_checkpoint(path)
     except CheckpointError:

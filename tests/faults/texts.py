@@ -1,4 +1,4 @@
-"""Texts of every kind, whole and broken, still and changing."""
+"""Texts of every kind: valid, broken, and changing while they are read."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TEXTS: list[tuple[str, bytes, int, str]] = [
 
 
 def trained(**changes: object) -> Path:
-    """A folder with a finished tiny run in it."""
+    """Make a folder with a finished tiny run in it."""
     where = folder()
     ended = fork(train(where, steps=10, **changes)).wait()
     if ended.code:
@@ -64,7 +64,7 @@ def trained(**changes: object) -> Path:
 
 
 def inside(where: Path, function: Callable[[], object]) -> Callable[[], object]:
-    """`function` with `where` as the working directory."""
+    """Wrap `function`: run it with `where` as the working directory."""
 
     def run() -> object:
         os.chdir(where)
@@ -136,7 +136,7 @@ CHANGES = (extended, exchanged, shortened, spoiled, removed)
 def changed_at(
     change: Callable[[Path], None], reading: int, middle: bool
 ) -> contextlib.AbstractContextManager[Any]:
-    """A patch under which `change` happens before the reading of this number, or in its middle."""
+    """Return a patch that calls `change` before the read of this number, or in its middle."""
     begun = 0
 
     def chunks(document: Document, whole: Any = Document.chunks) -> Iterator[bytes]:
@@ -158,7 +158,7 @@ def changed_at(
     sabotage="it is not read once more at the end",
 )
 def changing_texts(effort: Effort, sabotaged: bool) -> Result:
-    """Either one sentence, or ids that spell one version of the text, never a mixture."""
+    """Check: either a one-line error, or the ids of one version of the text, never a mixture."""
     good, problems, count, refused = 0, [], 0, 0
     first: list[Any] = []
 
@@ -206,7 +206,7 @@ def changing_texts(effort: Effort, sabotaged: bool) -> Result:
     sabotage="each piece is decoded for itself, what is bad replaced",
 )
 def round_trips(effort: Effort, sabotaged: bool) -> Result:
-    """Characters and bytes, from files read in pieces of 1 to 7 bytes and in one."""
+    """Check characters and bytes, with files read in pieces of 1 to 7 bytes and at once."""
 
     class Forgetful(codecs.IncrementalDecoder):
         def decode(self, chunk: Any, final: bool = False) -> str:
@@ -246,7 +246,7 @@ def round_trips(effort: Effort, sabotaged: bool) -> Result:
 
 @contextlib.contextmanager
 def scratch_cache() -> Iterator[None]:
-    """A cache of its own: what was prepared before is not found."""
+    """Use an empty cache, so that earlier texts have to be prepared again."""
     cache = folder()
     with mock.patch.dict(os.environ, {"CHARRNN_CACHE_DIR": str(cache)}):
         yield
@@ -254,7 +254,7 @@ def scratch_cache() -> Iterator[None]:
 
 
 def as_nobody(function: Callable[[], object]) -> Callable[[], object]:
-    """`function` without the administrator's right to read everything."""
+    """Wrap `function`: run it without root's right to read everything."""
 
     def run() -> object:
         home = folder()
@@ -271,7 +271,7 @@ def as_nobody(function: Callable[[], object]) -> Callable[[], object]:
 
 @check("paths that cannot be read as a text", sabotage="the system's errors are not translated")
 def unreadable(effort: Effort, sabotaged: bool) -> Result:
-    """Each ends with one line and a documented exit code, within seconds."""
+    """Check that each ends within seconds, with one line and a documented exit code."""
     where = folder()
     os.chmod(where, 0o755)
     (where / "locked.txt").write_text(LINE)
@@ -388,7 +388,7 @@ def unseen(effort: Effort, sabotaged: bool) -> Result:
     sabotage="they are read as the first character of the vocabulary",
 )
 def skipped(effort: Effort, sabotaged: bool) -> Result:
-    """A text with unknown characters scores and samples as the same text without them."""
+    """Check that a text with unknown characters scores and samples as the text without them."""
     where = trained()
     clean = (where / "text.txt").read_text()[:200]
     dirty = "".join(c + ("é\u200d" if i % 9 == 0 else "") for i, c in enumerate(clean))

@@ -1,4 +1,4 @@
-"""What people type, and the terminals and pipes they use."""
+"""What users type, and the terminals and pipes that they use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.faults.texts import inside, trained
 
 
 def mistyped(word: str, draw: random.Random) -> str:
-    """`word` after one edit: an insertion, deletion, substitution or transposition."""
+    """Return `word` after one edit: an insertion, deletion, substitution or transposition."""
     letters = string.ascii_lowercase + "_"
     while True:
         at = draw.randrange(len(word))
@@ -102,7 +102,7 @@ def streams(
     pipe: bool = False,
     **environment: str,
 ) -> Ended:
-    """A fresh `charrnn` with streams closed, or standard output a pipe that nobody reads on."""
+    """Start a new `charrnn` with streams closed, or with a standard output that nobody reads."""
     program = (
         "import os, sys\n"
         f"for number in {closed!r}:\n    os.close(number)\n"
@@ -154,7 +154,7 @@ def terminals(effort: Effort, sabotaged: bool) -> Result:
 
 
 def plain_streams() -> Path:
-    """A folder whose sitecustomize forbids changing how streams encode."""
+    """Make a folder with a sitecustomize that forbids changing the encoding of streams."""
     where = folder()
     (where / "sitecustomize.py").write_text(
         "import io\n"
@@ -172,7 +172,7 @@ def plain_streams() -> Path:
 def onto(
     number: int, target: Callable[[], int], function: Callable[[], object]
 ) -> Callable[[], object]:
-    """`function` with a standard stream going to what `target` opens."""
+    """Wrap `function`: send a standard stream to what `target` opens."""
 
     def run() -> object:
         os.dup2(target(), number)
@@ -184,19 +184,19 @@ def onto(
 
 
 def full() -> int:
-    """A device that takes nothing."""
+    """Open a device that is always full."""
     return os.open("/dev/full", os.O_WRONLY)
 
 
 def left() -> int:
-    """A pipe whose reader has gone."""
+    """Open a pipe that nobody reads."""
     reading, writing = os.pipe()
     os.close(reading)
     return writing
 
 
 def without_terminal(function: Callable[[], object]) -> Callable[[], object]:
-    """`function` in a process that has no controlling terminal."""
+    """Wrap `function`: run it in a process without a controlling terminal."""
 
     def run() -> object:
         os.setsid()
@@ -210,9 +210,9 @@ def without_terminal(function: Callable[[], object]) -> Callable[[], object]:
     sabotage="errors of the system are not caught",
 )
 def full_streams(effort: Effort, sabotaged: bool) -> Result:
-    """Exit 0 for what was done to its end or left by its reader, else 7: never an uncaught error.
+    """Check: exit 0 if the work was finished or the reader left, else 7; never a traceback.
 
-    A training that nobody watches any more must not end unfinished with exit 0.
+    A training that did not finish must not end with exit 0.
     """
     targets = [full, left] if Path("/dev/full").exists() else [left]
     where = trained()
@@ -250,7 +250,7 @@ def full_streams(effort: Effort, sabotaged: bool) -> Result:
     sabotage="what was written is kept, and for the reader who leaves gathered first",
 )
 def long_sample(effort: Effort, sabotaged: bool) -> Result:
-    """The true stream of a fresh process, measured from outside: what arrives, when, its memory."""
+    """Measure the output of a new process from outside: what arrives, when, and its memory."""
     where = trained()
     length = effort.of(1_000_000, 80_000)
     run = ["sample", str(where / "run"), "-n", str(length), "--seed", "3"]
@@ -308,7 +308,7 @@ def long_sample(effort: Effort, sabotaged: bool) -> Result:
 
 
 def resident_memory(pid: int) -> int:
-    """Resident memory of a process in bytes; none for one that has ended."""
+    """Return the resident memory of a process in bytes; 0 if it has ended."""
     with contextlib.suppress(OSError, IndexError):
         status = Path(f"/proc/{pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) * 1024

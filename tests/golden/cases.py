@@ -1,4 +1,4 @@
-"""The golden runs: how each is trained, and which commands are asked of it half-way."""
+"""The golden runs: how each is trained, and the commands that are run on it half-way."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ class Case:
     task: str = "language_model"
 
     def training(self, run: str) -> list[str]:
-        """The command line that trains the whole run."""
+        """Return the command line that trains the whole run."""
         sets = [f"{key}={_plain(value)}" for key, value in self.settings.items()]
         flags = [word for one in sets for word in ("--set", one)]
         separate = [word for text in self.validation for word in ("--validation", text)]
         return ["train", *self.data, *separate, "--task", self.task, "--out", run, *flags]
 
     def resuming(self, run: str) -> list[str]:
-        """The command line that goes on with the stopped run."""
+        """Return the command line that resumes the stopped run."""
         return ["resume", run, *self._texts()]
 
     def commands(self, run: str) -> Iterator[list[str]]:
-        """The command lines that are asked of the stopped run."""
+        """Return the command lines that are run on the stopped run."""
         for command in self.asked:
             words = command.split() if isinstance(command, str) else command
             filled: list[str] = []
@@ -93,7 +93,7 @@ class Case:
 
 
 def _plain(value: Any) -> str:
-    """A value as YAML."""
+    """Return a value as YAML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
@@ -108,7 +108,7 @@ def _text(
     validation: Sequence[str] = (),
     **settings: Any,
 ) -> Case:
-    """A language model."""
+    """Return the case of a language model."""
     values = {key.replace("__", "."): value for key, value in settings.items()}
     return Case(SMALL | ON_TEXT | values, (*asked, *more), data, validation)
 
@@ -116,7 +116,7 @@ def _text(
 def _examples(
     task: str, data: str, *asked: str | tuple[str, ...], validation: str = "", **settings: Any
 ) -> Case:
-    """A model of examples."""
+    """Return the case of a model on examples."""
     values = {key.replace("__", "."): value for key, value in settings.items()}
     separate = (validation,) if validation else ()
     return Case(SMALL | ON_EXAMPLES | values, (VALIDATION, *asked), (data,), separate, task)

@@ -1,4 +1,4 @@
-"""Make the golden runs: tiny runs stopped half-way, and the results they must give ever after.
+"""Make the golden runs: tiny runs stopped half-way, and the results they must always give.
 
     python -m tests.golden.make --package CHECKOUT [NAME ...]
 
@@ -49,7 +49,7 @@ NAMED = {"text"}  # `resume --data` may describe the same text in other words; i
 
 
 def fingerprint() -> dict[str, str]:
-    """What the last bit of a result depends on: versions, processor, instruction set."""
+    """Return what the last bits of a result depend on: versions, processor, instruction set."""
     import torch
 
     lines = []
@@ -72,7 +72,7 @@ def fingerprint() -> dict[str, str]:
 
 
 def tensors_sha256(path: Path) -> str:
-    """The SHA-256 of a checkpoint's tensors by name: types, shapes and bytes, no metadata."""
+    """Return the SHA-256 of a checkpoint's tensors: names, types, shapes and bytes."""
     digest = hashlib.sha256()
     with safe_open(path, "numpy") as file:
         for name in sorted(file.keys()):
@@ -83,19 +83,19 @@ def tensors_sha256(path: Path) -> str:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl` without the timings and the text's description."""
+    """Return the lines of a run's `metrics.jsonl` without times and the text's description."""
     path = run / "metrics.jsonl"
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     return [_without(json.loads(line), VOLATILE | NAMED) for line in lines]
 
 
 def best(run: Path) -> dict[str, Any]:
-    """A run's `best.json` without the text's description."""
+    """Return a run's `best.json` without the text's description."""
     return _without(json.loads((run / "best.json").read_text("utf-8")), NAMED)
 
 
 def _without(record: dict[str, Any], keys: set[str]) -> dict[str, Any]:
-    """A record and the records in it without some keys."""
+    """Return a record without some keys, and the records in it likewise."""
     return {
         key: _without(value, keys) if isinstance(value, dict) else value
         for key, value in record.items()
@@ -104,7 +104,7 @@ def _without(record: dict[str, Any], keys: set[str]) -> dict[str, Any]:
 
 
 def parsed(arguments: list[str], output: str) -> Any:
-    """A command's output: a list of JSON values, one a line, where it writes JSON; else text."""
+    """Parse a command's output: a list of JSON values if its lines are JSON, else the text."""
     if {"--json", "--per-character"} & set(arguments):
         return [json.loads(line) for line in output.splitlines()]
     return output

@@ -1,4 +1,4 @@
-"""The golden runs give what they gave: they open, write, predict, score and go on to the same bits.
+"""The golden runs open, write, predict, score and resume as they did when they were made.
 
 Where the fingerprint is that of the processor and versions that made them, scores agree to 1e-9 and
 the resumed run ends in the same bits. Elsewhere kernels round otherwise, and the same comparisons
@@ -28,7 +28,7 @@ OF_TRAINING = 1e-9 if SAME else 1e-3
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float, at: str) -> None:
-    """Two values from JSON: equal, but for numbers with a point, which are close."""
+    """Assert that two values from JSON are equal; numbers with a point need only be close."""
     if isinstance(expected, float) and isinstance(actual, (int, float)):
         close = math.isclose(actual, expected, rel_tol=tolerance, abs_tol=tolerance / 100)
         assert close, f"{at}: {actual!r} instead of {expected!r}"

@@ -1,4 +1,4 @@
-"""Beam search against all sequences there are, and its promises."""
+"""Beam search against all possible sequences, and its promises."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ def drawn(seed: int, key: int) -> NDArray[np.float64]:
 
 
 class Chances:
-    """A stepper whose logits depend on all that a lane has read: its state is a hash of it."""
+    """A stepper whose logits depend on everything that a lane has read: its state is a hash."""
 
     def __init__(self, seed: int = 1, sharpness: float = 2.0) -> None:
         self.seed, self.sharpness = seed, sharpness
@@ -47,7 +47,7 @@ def log_probability(stepper: Chances, lane: int, symbols: tuple[int, ...]) -> fl
 
 
 def everything(stepper: Chances, lane: int, limit: int, alpha: float) -> list[Any]:
-    """All sequences that end within the limit, with their scores, the best first."""
+    """Return all sequences that end within the limit, with their scores, best first."""
     found = []
     for length in range(limit):
         for ids in itertools.product(range(END), repeat=length):
@@ -116,7 +116,7 @@ def test_a_wider_beam_finds_what_a_greedy_choice_misses() -> None:
 
 
 class Never(Chances):
-    """The end is impossible."""
+    """A stepper that never ends a sequence."""
 
     def step(self, token: NDArray[np.int64], state: Any) -> tuple[NDArray[Any], Any]:
         logits, state = super().step(token, state)

@@ -1,4 +1,4 @@
-"""What is compressed comes back byte for byte, in about as many bits as the score says."""
+"""Compressed files come back byte for byte, and have about as many bits as the score says."""
 
 from __future__ import annotations
 

@@ -25,13 +25,13 @@ def softmax(logits: list[float], temperature: float = 1.0) -> list[float]:
 
 
 def choose(choice: Choice, logits: list[float], uniforms: Any) -> list[int]:
-    """One draw for each of the uniform numbers."""
+    """Draw once for each of the uniform numbers."""
     uniforms = np.asarray(uniforms, np.float64)
     return choice(np.tile(np.array(logits, np.float64), (len(uniforms), 1)), uniforms).tolist()
 
 
 def frequencies(choice: Choice, logits: list[float], grid: int = 20_000) -> NDArray[np.float64]:
-    """How often each id is drawn over an even grid of uniform numbers."""
+    """Return how often each id is drawn over an even grid of uniform numbers."""
     drawn = choose(choice, logits, (np.arange(grid) + 0.5) / grid)
     return np.bincount(drawn, minlength=len(logits)) / grid
 
@@ -117,7 +117,7 @@ def test_a_temperature_close_to_zero_takes_the_largest() -> None:
 
 
 def kept_ids(choice: Choice, probabilities: list[float]) -> list[int]:
-    """The ids that the filters keep, counted out one by one; equals rank by id."""
+    """Return the ids that the filters keep, found one by one; ties go by id."""
     ranked = sorted(range(len(probabilities)), key=lambda i: (-probabilities[i], i))
     if choice.top_k is not None:
         ranked = ranked[: choice.top_k]
@@ -138,7 +138,7 @@ def kept_ids(choice: Choice, probabilities: list[float]) -> list[int]:
 
 
 def assert_keeps_exactly(choice: Choice, logits: list[float]) -> None:
-    """Draw just inside both borders of every id's share: one id more or less moves a border."""
+    """Check draws just inside both borders of each id's share, which move with every kept id."""
     probabilities = softmax(logits, choice.temperature)
     kept = kept_ids(choice, probabilities)
     shares = np.array([probabilities[i] for i in kept])
@@ -270,7 +270,7 @@ def test_the_callers_logits_are_left_alone() -> None:
 
 
 class Hash:
-    """Logits from a number that depends on every token read and on their order."""
+    """A stepper whose logits depend on every token read and on their order."""
 
     def __init__(self) -> None:
         self.read: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Attention against its equations in float64 numpy, whatever sizes happen to be equal."""
+"""Attention against its equations in float64 numpy, also where sizes are equal."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def numbers(*shape: int, seed: int = 2) -> Any:
 def reference(
     attention: Attention, queries: Any, values: Any, lengths: list[int]
 ) -> tuple[Any, Any]:
-    """One lane, one query and one entry at a time."""
+    """Compute attention one lane, one query and one entry at a time."""
     weights = {name: value.detach().numpy() for name, value in attention.named_parameters()}
     lanes, steps, entries = len(queries), queries.shape[1], values.shape[1]
     looks = np.zeros((lanes, steps, entries))

@@ -1,4 +1,4 @@
-"""The cells' equations, their parameters and where they start; limits; cells in cells.
+"""The cells' equations, their parameters and initial values, their limits, and cells in cells.
 
 The contracts of all cells stand in `tests/contracts/test_cells_and_layers.py`.
 """

@@ -1,4 +1,4 @@
-"""What runs on a GPU: its logic with a stand-in for CUDA graphs, itself where there is a GPU."""
+"""Code for GPUs: tested with a stand-in for CUDA graphs, and on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_captured_function_is_that_function(stand_in: StandIn) -> None:
 
 
 def as_on_a_gpu(session: Any, stand_in: StandIn) -> None:
-    """What the trainer does on a GPU, on a CPU."""
+    """Make the trainer do on a CPU what it does on a GPU."""
     trained = session.trainer
     trained.not_finite = torch.zeros(())
     trained.optimizer.found_inf = trained.not_finite

@@ -23,7 +23,7 @@ pytestmark = [
 
 N, T, D, H = 4, 6, 3, 5
 LENGTHS = [None, [6, 1, 4, 2]]
-# Our cell, and Keras' layer and cell with their options.
+# Our cell, Keras' layer, and the options of Keras' cell.
 KINDS: dict[str, tuple[Callable[[int, int], Any], str, dict[str, Any]]] = {
     "simple": (VanillaCell, "SimpleRNN", {}),
     "lstm": (LSTMCell, "LSTM", {}),
@@ -45,7 +45,7 @@ def keras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def theirs(keras: Any, kind: str, seed: int = 0, inputs: int = D, **options: Any) -> Any:
-    """Keras' layer, with no weight zero, which returns all that it can."""
+    """Build the layer of Keras, without zero weights, which returns outputs and states."""
     _, name, own = KINDS[kind]
     options = {"return_sequences": True, "return_state": True} | own | options
     layer = getattr(keras.layers, name)(H, **options)
@@ -60,7 +60,7 @@ def randomised(layer: Any, seed: int, inputs: int = D) -> Any:
 
 
 def ours(kind: str, weights: list[Any]) -> Any:
-    """Our cell with three arrays of Keras': kernel, recurrent kernel, bias."""
+    """Build our cell from three arrays of Keras: kernel, recurrent kernel, bias."""
     kernel, recurrent, bias = weights
     if "gru" in kind:  # Keras has the update gate first.
         update, reset, candidate = np.split(np.arange(kernel.shape[1]), 3)
@@ -101,7 +101,7 @@ def named(results: Any) -> dict[str, Any]:
 
 
 def listless(state: Any) -> Any:
-    """Keras nests states in lists where we have tuples."""
+    """Turn the lists in which Keras nests states into tuples."""
     return tuple(map(listless, state)) if isinstance(state, list | tuple) else state
 
 
@@ -174,7 +174,7 @@ def test_stacked_cells(keras: Any, kinds: list[str], lengths: list[int] | None) 
     assert differences(run_ours(our, inputs, state, lengths), expected) == []
 
 
-# What the README's table says of each of Keras' options.
+# What the table in docs/use/python.md says about each of Keras' options.
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -290,7 +290,7 @@ def test_a_state_of_another_depth_is_refused() -> None:
 @pytest.mark.parametrize("stepped", [False, True], ids=["sequence", "step"])
 @pytest.mark.parametrize("skip_connections", [False, True], ids=["top", "skips"])
 def test_dropout_falls_between_layers_alone(skip_connections: bool, stepped: bool) -> None:
-    """With everything dropped, each layer above the first reads zeros and all else is as it was."""
+    """If everything is dropped, each layer above the first reads zeros; nothing else changes."""
     layers = list(filled(mixed()).layers)
     stack = Stack(layers, 1.0, skip_connections).train()
     inputs, state = data(stack, 2, 4)

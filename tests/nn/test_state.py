@@ -1,4 +1,4 @@
-"""Nested state: structure, order of leaves, and lanes chosen whatever the sizes."""
+"""Nested states: their structure, the order of their tensors, and selecting lanes."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ nested = st.recursive(
 
 
 def shape(state: Any) -> Any:
-    """The structure with the types of its tuples, each leaf a dot."""
+    """Describe a structure by the types of its tuples, with a dot for each tensor."""
     if isinstance(state, tuple):
         return type(state).__name__, [shape(part) for part in state]
     return "."

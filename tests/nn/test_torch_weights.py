@@ -1,4 +1,4 @@
-"""Weights to and from torch.nn's own modules, which compute the same."""
+"""Weights moved to and from the modules of torch.nn, which compute the same."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +28,9 @@ def torch_module(kind: str, depth: int, **options: Any) -> Any:
 def run_torch(
     module: Any, lengths: list[int] | None = None
 ) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
-    """The module run on our state, one entry a layer, of pairs where it goes both ways.
+    """Run the module from our state, with one entry for each layer, a pair if bidirectional.
 
-    With lengths by a packed sequence, which is torch's own way of leaving the padding out.
+    With lengths, use packed sequences, torch's own way of leaving out the padding.
     """
 
     def run(inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -58,7 +58,7 @@ def run_torch(
 
 
 def in_our_names(results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`d weight_ih_l0` as `d layers.0.cell.weight_ih`; with `_reverse`, as the backward layer's."""
+    """Rename `d weight_ih_l0` to `d layers.0.cell.weight_ih`; `_reverse` is the backward layer."""
     both = any(name.endswith("_reverse") for name in results)
     renamed = {}
     for name, result in results.items():
@@ -141,7 +141,7 @@ def test_from_torch_refuses_what_our_cells_do_not_have(kind: str, options: Any) 
 
 @pytest.mark.parametrize("kind", ["vanilla", "lstm", "gru"])
 def test_a_model_with_skip_connections_becomes_a_torch_module(kind: str) -> None:
-    """As `charrnn train` makes them by default; the outputs of torch are the last layer's."""
+    """`charrnn train` makes such models by default; torch returns the outputs of the last layer."""
     model = language_model(
         7, cell=kind, hidden_sizes=(5, 5), embedding_size=D, skip_connections=True
     )

@@ -1,4 +1,4 @@
-"""Words composed from their characters: the equations, and language models that read them."""
+"""Words composed from their characters: the equations, and language models with such words."""
 
 import copy
 import json
@@ -56,7 +56,7 @@ def weights_of(module: torch.nn.Module) -> dict[str, Array]:
 
 
 def lstm(weights: dict[str, Array], name: str, inputs: Array) -> Array:
-    """The last hidden state of an LSTM over (T, D)."""
+    """Compute the last hidden state of an LSTM over (T, D)."""
     part = {n.rpartition(".")[2]: v for n, v in weights.items() if n.startswith(name)}
     hidden = cell = np.zeros(part["weight_hh"].shape[1])
     for x in inputs:
@@ -68,7 +68,7 @@ def lstm(weights: dict[str, Array], name: str, inputs: Array) -> Array:
 
 
 def composed(module: torch.nn.Module, word: list[int]) -> Array:
-    """A word's vector by the equations."""
+    """Compute a word's vector by the equations."""
     w = weights_of(module)
     x = w["embedding.weight"][word]
     if isinstance(module, RecurrentComposer):

@@ -1,4 +1,4 @@
-"""Checkpoint files: what is written is what is read, and nothing else is ever read."""
+"""Checkpoint files read back as they were written; any other file is refused."""
 
 import ast
 import hashlib
@@ -150,7 +150,7 @@ def test_what_is_no_checkpoint_is_refused(path: Path, content: bytes) -> None:
 
 
 def signed(header: Any, data: bytes = b"") -> bytes:
-    """A file with a right checksum over whatever header."""
+    """Return a file with any header and a correct checksum."""
     text = json.dumps(header, separators=(",", ":")).encode()
     content = len(text).to_bytes(8, "little") + text + data
     return content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode())

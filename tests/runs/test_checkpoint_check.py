@@ -1,4 +1,4 @@
-"""A checkpoint is judged by its header: what does not fit is refused before it is read."""
+"""A checkpoint is checked by its header, and refused before its data is read if it does not fit."""
 
 import copy
 import itertools

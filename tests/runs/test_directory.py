@@ -1,4 +1,4 @@
-"""Run directories: who may write in one, and which records are read back."""
+"""Run directories: one writer at a time, and reading the records back."""
 
 import doctest
 import json

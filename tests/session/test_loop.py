@@ -1,4 +1,4 @@
-"""Training runs: exact resume, evaluation that changes nothing, budgets, divergence, adoption."""
+"""Training runs: exact resume, evaluation without effects, budgets, divergence, `--from`."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from tests.tiny import TEXT, drive, start, tiny_config, tiny_corpus
 
 
 def fingerprint(run: Run, step: int) -> str:
-    """SHA-256 over the names and bytes of every tensor of a checkpoint."""
+    """Return the SHA-256 over the names and bytes of all tensors of a checkpoint."""
     tensors = load_checkpoint(run.checkpoint_path(step)).tensors
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -90,7 +90,7 @@ def test_resume_restores_every_optimizer_and_schedule(
 
 @pytest.mark.parametrize("left_out", ["optimizer/", "carry/", "interval_nats", "model/"])
 def test_resume_needs_every_saved_tensor(tmp_path: Path, left_out: str) -> None:
-    """The sabotage of the tests above: with a field wiped, the resumed run is another one."""
+    """Check the tests above: if one saved field is wiped, the resumed run differs."""
     corpus, config = tiny_corpus(tmp_path), tiny_config()
     straight = start(tmp_path / "straight", config, corpus)
     drive(straight)
@@ -229,7 +229,7 @@ def lowest_so_far(session: Session) -> Iterator[float]:
 
 
 def test_wall_clock_budget_becomes_a_step_count(tmp_path: Path, monkeypatch: Any) -> None:
-    """With a clock that advances by step, the plan is what the arithmetic says."""
+    """With a clock that advances at each step, the plan must be what the arithmetic gives."""
     import charrnn.session.loop as module
 
     now = [0.0]

@@ -1,4 +1,4 @@
-"""Training from Python: the same as the command, and the process as it was before."""
+"""Training from Python gives the same as the command and leaves the process as it was."""
 
 import doctest
 import os
@@ -41,14 +41,14 @@ FLAGS = [
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with a text."""
+    """Make a working directory with nothing but a text."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text(TEXT, "utf-8")
     return tmp_path
 
 
 def same_checkpoints(one: Path, other: Path) -> None:
-    """Both runs hold the same steps, tensors, configuration, progress and losses."""
+    """Assert that both runs have the same steps, tensors, configuration, progress and losses."""
     left, right = Run(one), Run(other)
     assert left.steps() == right.steps() != []
     for step in left.steps():
@@ -190,7 +190,7 @@ def test_the_run_has_its_model_and_its_score() -> None:
 
 
 def at_step(step: int, action: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call `action` while the trainer takes a step."""
+    """Call `action` during a training step."""
     from charrnn.training.trainer import Trainer
 
     original = Trainer._step

@@ -1,4 +1,4 @@
-"""Runs that several tests read: trained once a session, copied for each test."""
+"""Runs that several tests use: trained once, copied for each test."""
 
 import shutil
 import sys
@@ -22,7 +22,7 @@ def trained_folders() -> dict[str, Path]:
 def train_once(
     trained_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> TrainOnce:
-    """Copy the folder of a run called `words` into the test's own; train it where it is new."""
+    """Copy the folder of a run `words` into the test's folder; train the run if it is new."""
 
     def train(name: str, write: Callable[[Path], Any], *arguments: str) -> None:
         if name not in trained_folders:

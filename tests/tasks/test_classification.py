@@ -1,4 +1,4 @@
-"""A class for a text: the model, its score, its run, its predictions."""
+"""Classification: the model, its score, its run, its predictions."""
 
 import json
 import math
@@ -29,7 +29,7 @@ TINY: dict[str, Any] = ON_EXAMPLES | {"task": "classification"}
 
 
 def write_texts(folder: Path) -> Path:
-    """Words of vowels are of one class, words of consonants of another; of each, one a line."""
+    """Write words of vowels for one class and words of consonants for another, one on each line."""
     draw = np.random.default_rng(1)
     for name, letters in (("vowels", "aeiou"), ("consonants", "bcdfg")):
         words = {"".join(draw.choice(list(letters), draw.integers(1, 8))) for _ in range(60)}
@@ -202,7 +202,7 @@ def write_folder(folder: Path) -> None:
 
 @pytest.fixture
 def trained(train_once: TrainOnce) -> None:
-    """A classifier in the folder `words`."""
+    """Train a classifier in the folder `words`."""
     options = [f"--set={key}={value}" for key, value in TINY.items()]
     train_once("classifier", write_folder, "texts", *options)
 

@@ -1,4 +1,4 @@
-"""Texts of a class: the model, its score, its run, what it writes."""
+"""Generation: the model, its score, its run, its texts."""
 
 import json
 import math

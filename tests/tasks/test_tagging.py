@@ -1,4 +1,4 @@
-"""A tag for each word: the model, its score, its run, its predictions."""
+"""Tagging: the model, its score, its run, its predictions."""
 
 import json
 import math
@@ -33,7 +33,7 @@ WORDS: list[Any] = ["lookup", "recurrent", "convolving", ["lookup", "recurrent"]
 
 
 def write_sentences(path: Path, seed: int, count: int = 60) -> Path:
-    """What ends in -ing is a verb, in -ly an adverb, in -er a noun, and is hardly ever seen twice;
+    """Write sentences in which words in -ing are verbs, in -ly adverbs, in -er nouns, mostly new;
     `to` is a particle before a verb and else an adposition."""
     draw = np.random.default_rng(seed)
     blocks = []

@@ -1,4 +1,4 @@
-"""One text turned into another: the model, its score, its run, its translations."""
+"""Translation: the model, its score, its run, its translations."""
 
 import json
 import math
@@ -31,7 +31,7 @@ QUICK = {"evaluation__every": 6, "evaluation__sample_length": 0}
 
 
 def write_pairs(path: Path, letters: str = "abc", most: int = 7, count: int = 60) -> Path:
-    """Words with the same words backwards, in capitals."""
+    """Write rows of a word, a tab, and the word backwards in capitals."""
     draw = np.random.default_rng(1)
     words = {"".join(draw.choice(list(letters), draw.integers(1, most))) for _ in range(count)}
     path.write_text("".join(f"{w}\t{w[::-1].upper()}\n" for w in sorted(words)), "utf-8")
@@ -114,7 +114,7 @@ def test_stepped_equals_teacher_forced(
 
 
 def test_without_attention_the_final_state_is_all_there_is(pairs: Path, tmp_path: Path) -> None:
-    """The equations of what joins encoder and decoder, in numpy."""
+    """Compare the connection of encoder and decoder with its equations in numpy."""
     session = begin(pairs, tmp_path / "run", model__attention="none", model__layers=1)
     model = session.model.double().eval()
     batch = Translation.collate(session.data.splits["train"][:2], CPU)
@@ -284,7 +284,7 @@ def train(train_once: TrainOnce, name: str = "translator", **changes: Any) -> No
 
 @pytest.fixture
 def trained(train_once: TrainOnce) -> None:
-    """A translator in the folder `words`."""
+    """Train a translator in the folder `words`."""
     train(train_once)
 
 

@@ -1,4 +1,4 @@
-"""Lanes that processes share: they compute the same as one process, and end with it."""
+"""Processes that share the lanes compute the same as one process, and end with it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The width that is chosen for a number of parameters: exact, the largest that fits, and kept."""
+"""The width chosen for a number of parameters: it is the largest that fits, and is kept."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The speed only decides on dropout, and measuring it takes a while."""
+    """Fix the speed: measuring it takes a while, and it only decides on dropout."""
     monkeypatch.setattr(planning, "measure_speed", lambda _: 1e11)
 
 

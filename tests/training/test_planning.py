@@ -1,4 +1,4 @@
-"""The plan: every `auto` decided within sensible bounds, no choice of the user's overridden."""
+"""The plan decides every `auto` within sensible bounds and overrides no choice of the user."""
 
 import itertools
 import math

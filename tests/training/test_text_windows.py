@@ -1,4 +1,4 @@
-"""Text windows: what the training lanes hold, and that every protocol scores what it says."""
+"""Text windows: the lanes of training, and what each protocol of scoring scores."""
 
 import functools
 import itertools
@@ -28,7 +28,7 @@ VOCABULARY = CharacterVocabulary("abcdefg")
 
 
 def corpus_of(length: int, train: int | None = None, starts: Iterable[int] = (0,)) -> Corpus:
-    """Random ids, the first `train` of them for training and the rest for validation."""
+    """Return random ids, the first `train` of them for training and the rest for validation."""
     train = length if train is None else train
     ids = np.random.default_rng(length).integers(0, SYMBOLS, length).astype(np.uint8)
     splits = {"train": Span(0, train, False), "validation": Span(train, length, train > 0)}
@@ -36,7 +36,7 @@ def corpus_of(length: int, train: int | None = None, starts: Iterable[int] = (0,
 
 
 def ramp(length: int) -> Corpus:
-    """Ids that are their own positions, so that a batch shows where it was cut."""
+    """Return ids that equal their positions, so that a batch shows where it was cut."""
     empty = np.zeros(1, np.int64)
     splits = {"train": Span(0, length, False)}
     return Corpus(np.arange(length), VOCABULARY, splits, empty, "", "")
@@ -64,7 +64,7 @@ MODEL = MODELS("lstm")
 def plain_score(
     model: LanguageModel, corpus: Corpus, span: Span, zero_at: Iterable[int] = ()
 ) -> float:
-    """The summed surprisal of `span`, one step of the model a character.
+    """Sum the surprisal of `span`, with one step of the model for each character.
 
     The state is zero before the inputs at the positions `zero_at`.
     """
@@ -89,7 +89,7 @@ def score(
 
 
 def scored_positions(windows: TextWindows, batches: Iterable[TextBatch]) -> list[int]:
-    """Where the scored targets stand, in a corpus whose ids are their positions."""
+    """Return the positions of the scored targets, in a corpus of ids that equal their positions."""
     positions: list[int] = []
     for batch in batches:
         asked = batch.targets != NOT_SCORED
@@ -173,7 +173,7 @@ LENGTH = 701
 
 @functools.cache
 def plain_score_of_validation(cell: str, train: int, zero_at: tuple[int, ...] = ()) -> float:
-    """The score of the last LENGTH - `train` characters, which several tests compare with."""
+    """Return the score of the last LENGTH - `train` characters, for several tests."""
     corpus = corpus_of(LENGTH, train)
     return plain_score(MODELS(cell), corpus, corpus.splits["validation"], zero_at)
 
