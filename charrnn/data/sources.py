@@ -357,7 +357,7 @@ def _folder(root: Path) -> tuple[list[Document], int]:
 
 
 def _no_such(argument: str) -> str:
-    """Say that an argument names no text, with the most likely name."""
+    """Write the message that an argument does not name a text, with the most likely name."""
     folder, name = os.path.split(argument)
     beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     paths = {other: os.path.join(folder, other) for other in [*beside, *NAMED]}

@@ -29,7 +29,7 @@ from charrnn.runs.checkpoint import Arrays
 
 # Longer n-grams gain nothing if they keep counting (docs/experiments/dynamic-evaluation.md).
 NGRAM_ORDER = 9
-CHOOSING = 30_000  # symbols at most that a choice is made on
+CHOOSING = 30_000  # the largest number of symbols that a choice reads
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.0, 1e-3, 3e-3, 1e-2, 3e-2)
 TYPICAL_DECAY = 3e-3  # the decay while the learning rate is chosen

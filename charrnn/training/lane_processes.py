@@ -48,7 +48,7 @@ SEED_STEP = 1 << 56  # the distance of two processes' seeds
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in sys/prctl.h
 
 Compute = Callable[[Objective[Any], Any, State | None, int], Loss]
-"""Objective, batch, carried state and seed to a loss, with its gradient left in the parameters."""
+"""Takes objective, batch, carried state and seed; returns the loss, with its gradient in place."""
 
 
 class Worker(NamedTuple):
