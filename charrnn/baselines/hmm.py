@@ -182,7 +182,7 @@ class HiddenMarkovModel:
     def _read_forward(
         self, blocks: Sequence[NDArray[np.int64]]
     ) -> tuple[list[Array], LaneReading, float]:
-        """Read all blocks: the state before each, the reading of the last, and ln P in nats."""
+        """Read all blocks; return the state before each, the last reading, and ln P in nats."""
         emissions = np.ascontiguousarray(self.emissions.T)
         starts, state, log_likelihood = [], self.initial, 0.0
         for block in blocks:

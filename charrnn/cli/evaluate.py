@@ -137,8 +137,8 @@ def evaluate(run: str, **flags: Any) -> None:
 
     The score is in nats and bits per character, and in bits per byte, which can be compared across
     vocabularies. It comes from one unbroken pass from the zero state that scores every character
-    once. TEXT is whatever `charrnn train` reads; `-` is standard input. With --dynamic or --mix
-    every character is scored before anything is learned from it.
+    once. TEXT is anything that `charrnn train` reads; `-` is standard input. With --dynamic or
+    --mix every character is scored before anything is learned from it.
 
     \b
     Examples:

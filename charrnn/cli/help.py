@@ -30,7 +30,7 @@ One nat is 1.44 bits.
 @click.argument("topic", nargs=-1, metavar="[TOPIC]...")
 @click.pass_context
 def help_command(context: click.Context, topic: tuple[str, ...]) -> None:
-    """Explain TOPIC, a word of the messages or a command; list the topics if there is none.
+    """Explain TOPIC, a word of the messages or a command; list the topics without TOPIC.
 
     \b
     Examples:
@@ -87,7 +87,7 @@ def _program(context: click.Context) -> click.Group:
 
 
 def _command_named(context: click.Context, words: tuple[str, ...]) -> click.Context | None:
-    """Make the context of the command that the words name, one word for each level of groups."""
+    """Make the click context of the command that the words name, such as `config show`."""
     current = context.find_root()
     for word in words:
         group = current.command

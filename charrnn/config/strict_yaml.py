@@ -19,7 +19,7 @@ MAX_DEPTH = 20
 class _Loader(yaml.SafeLoader):
     """YAML without surprises: 1e-3 is a number, `no` is a word, and no aliases or repeated keys."""
 
-    # A class attribute that PyYAML shares with its subclasses: ours must not change its own.
+    # PyYAML shares this attribute with its subclasses, and ours must not change PyYAML's.
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
 
     depth = nodes = 0

@@ -44,7 +44,7 @@ def spellings(
     """Spell a vocabulary: ids (V, L), padded with 0, and lengths (V,).
 
     A word and the same word after a space differ in one character. `<unk>`, the last symbol, is
-    spelled as the word of no characters.
+    spelled as a word without characters.
     """
     return pad([*(spell(word, characters) for word in words.symbols[: words.unknown]),
                 spell("", characters)])  # fmt: skip

@@ -317,7 +317,7 @@ class TokenVocabulary:
         elif missing := self.unknown_tokens(listed):
             raise DataError(
                 f"the model's vocabulary of {self.size:,} tokens lacks {name_tokens(missing)}; "
-                f"leave out the examples that have them, or train on examples that do"
+                f"leave out the examples with them, or train on such examples"
             )
         else:
             ids = [self._ids[token] for token in listed]

@@ -12,8 +12,8 @@ one step down its loss, and are pulled back towards their trained values (Krause
   weights, so that weights that mattered little in training move more;
 - eta, lambda: `Rates.learning` and `Rates.decay`; theta_0: the trained weights.
 
-The paper collects the squares of the gradients on the training text. Adam and RMSprop end their
-training with the same quantity, and the checkpoint holds it. Without it, s is 1.
+The paper collects the squares of the gradients on the training text. Adam and RMSprop compute the
+same quantity in training, and the checkpoint holds it. Without it, s is 1.
 """
 
 from __future__ import annotations

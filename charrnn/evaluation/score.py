@@ -26,7 +26,7 @@ UNBROKEN = "unbroken"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A mean loss with its unit, how many units were scored, on which split and how.
+    """A mean loss with its unit, the number of units, the split and the protocol.
 
     `nats` is the mean loss of one `unit` (character, byte, word, label, token) and `count` the
     number of units scored. `halves` are the mean losses of the first and the second half of them.
@@ -62,7 +62,7 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The total loss in bits over the text's bytes in UTF-8; compares across vocabularies."""
+        """The total loss in bits per byte (UTF-8) of the text; comparable across vocabularies."""
         return self.bits * self.count / self.byte_count if self.byte_count else None
 
     def record(self) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def predictions(
     span: Span,
     adapting: Adapting[LanguageModel] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits (T, V) and the symbols (T,) that came, in reading order.
+    """Yield logits (T, V) and the symbols (T,) that followed, in reading order.
 
     With `adapting`, its model gives the logits, and learns from each segment once it has been
     yielded.

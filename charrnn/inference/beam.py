@@ -147,7 +147,7 @@ def _can_improve(
 ) -> bool:
     """Whether going on from the `best` log-probability can still beat the finished hypotheses.
 
-    A log-probability only falls; its score is highest when it is divided by the largest length.
+    The log-probability can only fall. The best possible score divides it by the largest length.
     """
     if length >= limit or len(finished) >= width:
         return False

@@ -210,7 +210,7 @@ class _Predictor:
         return np.append(self._row * (1 - escape), escape)
 
     def read(self, symbol: int) -> None:
-        """Go on after `symbol`; the model does not read an escape (V)."""
+        """Go on after `symbol`; the model does not read the symbol V, which is the escape."""
         self._read += 1
         if symbol == self._size:
             self._escapes += 1

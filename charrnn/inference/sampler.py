@@ -32,10 +32,10 @@ class Stepper(Protocol):
 class Choice:
     """How the next id is drawn from the logits.
 
-    `temperature` divides the logits (0 takes the largest). Then the filters, in this order:
-    `top_k` keeps the k most probable ids, `top_p` the fewest whose probabilities sum to p
-    (nucleus sampling, Holtzman et al. 2020), `min_p` those at least p times as probable as the
-    most probable one (Nguyen et al. 2024).
+    `temperature` divides the logits (0 takes the largest). Then the filters are applied in this
+    order: `top_k` keeps the k most probable ids, `top_p` the fewest whose probabilities sum to p
+    (nucleus sampling, Holtzman et al. 2020), `min_p` those at least p times as probable as the most
+    probable one (Nguyen et al. 2024).
 
     >>> choice = Choice(temperature=0)
     >>> choice(np.array([[0.1, 2.0, 1.0]]), np.array([0.5])).tolist()

@@ -1,6 +1,6 @@
 """A trained model with its vocabulary: step it, sample from it, score texts with it.
 
-`TrainedModel` holds weights, vocabulary and configuration, and steps. The rest is elsewhere:
+`TrainedModel` holds weights, vocabulary and configuration, and takes steps. The rest is elsewhere:
 writing in `inference.text`, saved states in `inference.saved_state`, scoring and adapting in
 `evaluation.score_network`. torch is imported only when it is needed, so sampling on a CPU does
 without it.
@@ -223,8 +223,8 @@ class TrainedModel:
         """
         if self.vocabulary.kind != "word" or split_words(word) != [word]:
             raise DataError(
-                f"{shortened(word)} is not one word of a word vocabulary; give one word to a model "
-                "with a vocabulary of words"
+                f"{shortened(word)} is not a single word, or the {self.vocabulary.kind} vocabulary "
+                "has no words; give one word to a model of words"
             )
         import torch
 
@@ -305,7 +305,7 @@ class TrainedModel:
 
         With `unknown="skip"`, characters that the vocabulary lacks are neither read nor scored;
         `reading` chooses dynamic evaluation and other ways to read (`score_network.Reading`).
-        Raises DataError for unknown characters otherwise, and for an empty text.
+        Raises DataError for an empty text and, unless they are skipped, for unknown characters.
 
         ::
 
@@ -381,7 +381,7 @@ class TrainedModel:
         )
 
     def _corpus(self, text: str, unknown: Unknown, nothing: str) -> Corpus:
-        """Make a corpus of a text. Raises DataError that begins with `nothing` if it is empty."""
+        """Make a corpus of a text. Raises DataError, beginning with `nothing`, if it is empty."""
         from charrnn.data.corpus import corpus_of_text
 
         corpus = corpus_of_text(text, self.vocabulary, unknown)

@@ -1,9 +1,9 @@
 """Layers run cells over time: `outputs, state = layer(inputs, state)`.
 
 Inputs are (N, T, D): batch, time, width. A **lane** is one row of the batch: one sequence. Like a
-cell, a layer has `output_size` and `initial_state`. Every causal layer, that is all but
-`Bidirectional`, also has `step`, which advances it by one time step and equals the layer run over a
-sequence of length one.
+cell, a layer has `output_size` and `initial_state`. Every causal layer (all but `Bidirectional`)
+also has `step`, which takes one time step: the same as running the layer over a sequence of length
+one.
 
 `lengths` (N,), on the inputs' device, says how many steps of each lane are real; the rest is
 padding, with the semantics of TensorFlow's `dynamic_rnn`: outputs in the padding are zero, the
@@ -129,9 +129,9 @@ class Recurrent(nn.Module):
     """A layer that runs one cell over time: inputs (N, T, D) to outputs (N, T, output_size).
 
     A kernel or a scan of `charrnn.nn.fast` is used if there is one for the cell; it computes the
-    same equations on the same parameters. `unroll` is used with `fused=False`, for other cells, and
-    with `zoneout`, which are the rates of `Zoneout`. In training `weight_dropout` falls on the
-    matrix `weight_hh` from hidden state to hidden state, with one mask for all steps of a call
+    same equations on the same parameters. `unroll` is used for other cells, with `fused=False`, and
+    with `zoneout` (the rates of `Zoneout`). In training `weight_dropout` falls on the matrix
+    `weight_hh` from hidden state to hidden state, with one mask for all steps of a call
     (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018). Raises ValueError if the cell has
     no `weight_hh`.
 
@@ -292,7 +292,7 @@ class Bidirectional(nn.Module):
     product. With `lengths` each lane is read backwards from its own last real step. The state is a
     pair; the backward layer's final state is that after the first step, which it reads last. `step`
     raises TypeError, since an output depends on future inputs. Raises ValueError for an unknown
-    `merge`, and for two different widths unless it is concatenate.
+    `merge`, and for layers of two widths, unless they are concatenated.
 
     >>> layer = Bidirectional(Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(3, 5)))
     >>> outputs, state = layer(torch.zeros(2, 7, 3), layer.initial_state(2))

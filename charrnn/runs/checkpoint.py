@@ -135,7 +135,7 @@ def sweep(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file; turn every error that reading it raises into one of ours that names it."""
+    """Open a file; turn every error of reading it into a CharrnnError that names the file."""
     try:
         if path.exists() and not path.is_file():
             raise StorageError(f"cannot read {path}: it is not a regular file")

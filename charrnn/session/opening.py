@@ -1,6 +1,6 @@
 """Open a training session: merge its settings, read its texts, and hold its run directory.
 
-`start_run` and `resume_run` give the session of a `with` block. The command line and
+`start_run` and `resume_run` are context managers that give a session. The command line and
 `charrnn.session.start` call them; they print nothing. torch is imported only after the text has
 been read, so that a mistyped path is refused at once.
 """

@@ -102,7 +102,7 @@ def build_classifier(config: ResolvedConfig, text: Vocabulary, classes: int) -> 
 
 
 def last_outputs(stack: Stack, state: State) -> Tensor:
-    """Return the last output (N, output_size) of a stack, of both directions where it has two.
+    """Return the last output (N, output_size) of a stack; two directions each have their own.
 
     The last output of a layer is its hidden state, the first leaf of its state. With skip
     connections the outputs of all layers are read, else only the last layer's.

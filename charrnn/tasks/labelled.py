@@ -41,7 +41,7 @@ def read(
 ) -> LabelledTexts:
     """Read the labelled texts that a configuration names, as ids.
 
-    Without a `vocabulary` (plain data), one is made of the training split; other symbols become
+    Without a `vocabulary` (plain data), one is made from the training split; other symbols become
     `<unk>`. `ends` are the symbols `<s>` and `</s>`, for tasks that write texts. Raises DataError.
     """
     loaded = load_labelled(config, texts)
@@ -72,7 +72,7 @@ def load_labelled(config: Config, texts: Texts) -> Examples[Labelled]:
 def text_vocabulary(
     config: Config, examples: Examples[Labelled], ends: Sequence[str] = ()
 ) -> Vocabulary:
-    """Make the vocabulary of the training texts, of the kind configured, with `<unk>`."""
+    """Make the vocabulary of the training texts, of the configured kind, with `<unk>`."""
     inputs = (example.text for example in examples.splits["train"])
     return vocabulary_of(config.data.vocabulary, inputs, config.data.minimum_count, ends)
 

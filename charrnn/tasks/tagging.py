@@ -92,7 +92,7 @@ TaggedSentences: TypeAlias = ExampleData[TaggingExample]
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentences:
     """Read the tagged sentences that a configuration names, as ids.
 
-    Without a `vocabulary` (plain data), the vocabularies are made of the training split. Raises
+    Without a `vocabulary` (plain data), the vocabularies are made from the training split. Raises
     DataError, also for a tag that does not occur in training.
     """
     loaded = load(config, texts, read_tagged)

@@ -87,7 +87,7 @@ Pairs: TypeAlias = ExampleData[TranslationExample]
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> Pairs:
     """Read the pairs that a configuration names, as ids.
 
-    Without a `vocabulary` (plain data), the vocabularies are made of the training split; other
+    Without a `vocabulary` (plain data), the vocabularies are made from the training split; other
     symbols become `<unk>`. Raises DataError.
     """
     loaded = load(config, texts, read_pairs)

@@ -219,7 +219,7 @@ def symbol_axes(model: LanguageModel, config: ModelConfig) -> dict[str, SymbolAx
     """Name the weights of a language model that have an axis of symbols.
 
     These are the rows of the embedding and of the head, and the head's biases. A one-hot input has
-    no embedding: there, each matrix of the first layer over the input has a column for each symbol.
+    no embedding; instead, each input matrix of the first layer has a column for each symbol.
     """
     axes = {"head.weight": SymbolAxis("text", 0), "head.bias": SymbolAxis("text", 0)}
     embedding = model.embedding

@@ -144,8 +144,9 @@ class LaneProcesses:
         """Start the worker of a share; only the trainer returns from here."""
         own_end, worker_end = socket.socketpair()
         with warnings.catch_warnings():
-            # Python warns of locks that other threads hold. Those threads are torch's, which rest
-            # between operations; a worker uses one thread, as the processes of DataLoader do.
+            # Python warns about locks that other threads may hold. The other threads are torch's,
+            # which are idle between operations. A worker uses one thread, like the processes of
+            # DataLoader.
             warnings.simplefilter("ignore", DeprecationWarning)
             parent, pid = os.getpid(), os.fork()
         if pid:

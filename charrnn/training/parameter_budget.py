@@ -60,8 +60,8 @@ def plan_within_budget(
 
     `plan` decides every other `auto`. The planned configuration has that width, the same in all
     layers, and no `model.parameters`, so that it repeats the run. Without `model.parameters` this
-    is `plan(config)`. Raises ConfigError if not even a width of 1 is small enough, and for the name
-    of a run, which `count_parameters_of_run` replaces by a number.
+    is `plan(config)`. Raises ConfigError if a width of 1 is still too large, and for the name of a
+    run (`count_parameters_of_run` replaces it by a number).
     """
     budget = config.model.parameters
     if budget is None:

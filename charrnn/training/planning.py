@@ -21,8 +21,9 @@ from charrnn.config.schema import Config, ModelConfig, TrainingConfig
 from charrnn.training.build import matrix_weights
 from charrnn.training.hardware import choose_precision, choose_processes, measure_speed
 
-# Budget, where none was chosen: ten-minutes.md has the scores that it reaches. The number of epochs
-# ends a run on a text so short that ten minutes would only learn it by heart (round numbers).
+# Budget, where none was chosen: ten-minutes.md has the scores that it reaches. On a short text, the
+# number of epochs ends the run, because in ten minutes the model would only learn the text by heart
+# (round numbers).
 DEFAULT_TIME = 600.0  # seconds
 FEWEST_EPOCHS = 50
 FEWEST_STEPS = 2000
@@ -138,7 +139,7 @@ def _max_time(training: TrainingConfig) -> float | None:
 
 
 def _epochs(training: TrainingConfig, steps_per_epoch: int) -> float | None:
-    """Passes over the text: enough for the time to end the run, except on a short text."""
+    """Passes over the text: so many that the time ends the run, except on a short text."""
     if training.epochs != "auto":
         return training.epochs
     if _budget_is_chosen(training):
@@ -190,7 +191,7 @@ def _weights(model: ModelConfig, widths: Sequence[int], output_weights: int) -> 
 
 
 def _passes_in(seconds: float, weights: int, characters: int, device: torch.device) -> float:
-    """Estimate how often the text is read in that time, at the speed of a matrix product."""
+    """Estimate how often the text is read in `seconds`, at the speed of a matrix product."""
     return seconds * measure_speed(device) / (OPERATIONS_A_WEIGHT * weights) / characters
 
 

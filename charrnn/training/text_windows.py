@@ -56,7 +56,7 @@ class _Scored(NamedTuple):
     """The part of a text that each lane is scored on. A lane may read more than that."""
 
     begin: Positions  # (N,), the position of the first input with a scored target
-    end: Positions  # (N,), one more than the position of the last
+    end: Positions  # (N,), one more than the position of the last such input
     first: int  # the position of the first input of the text that is scored
 
 

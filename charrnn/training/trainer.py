@@ -196,7 +196,7 @@ class Trainer(Generic[Batch]):
         return loss.scored, self._rate(loss.rate)
 
     def _plain_step(self, batch: Batch, seed: int) -> Loss:
-        """Forward, loss, backward, clip, update."""
+        """Run the forward and backward pass, clip the gradient, and update the weights."""
         if len(self.shares) == 1:
             loss = self._seeded_gradient(self.objective, batch, self.carry, seed)
         else:
@@ -207,7 +207,7 @@ class Trainer(Generic[Batch]):
         return loss
 
     def _gradient(self, objective: Objective[Batch], batch: Batch, carry: State | None) -> Loss:
-        """Forward, loss, backward: leave the gradient of the mean loss in the parameters."""
+        """Run the forward and backward pass; leave the mean loss's gradient in the parameters."""
         device = self.interval_nats.device.type
         reduced = self.precision != torch.float32
         with torch.autocast(device, self.precision if reduced else None, enabled=reduced):
@@ -384,7 +384,7 @@ class Trainer(Generic[Batch]):
             self.carry = replace_leaves(empty, iter([x.to(device, copy=True) for x in saved]))
 
     def _parameters(self) -> list[nn.Parameter]:
-        """The parameters in the optimizer's order, by which its state is numbered."""
+        """The parameters in the order in which the optimizer numbers its state."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _names(self) -> list[str]:
@@ -397,7 +397,7 @@ class Trainer(Generic[Batch]):
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with a prefix in their names, without it."""
+    """Return the tensors with a prefix in their names; leave the prefix out of the names."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()

@@ -90,7 +90,7 @@ def test_no_gradient_comes_from_the_padding(score: Score) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="4 is not 6"):
+    with pytest.raises(ValueError, match="received widths: 4 and 6"):
         Attention("dot", 4, 6)
     with pytest.raises(ValueError, match="additive, dot or general"):
         Attention("cosine", 4, 4)  # type: ignore[arg-type]

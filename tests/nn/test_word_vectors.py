@@ -297,7 +297,7 @@ def test_any_word_has_a_vector(words: Any, tmp_path: Path) -> None:
     if isinstance(words, list):
         assert np.array_equal(unseen[6:], other[6:])
     for wrong in ("two words", "", " "[:0]):
-        with pytest.raises(DataError, match="no word"):
+        with pytest.raises(DataError, match="not a single word"):
             model.word_vector(wrong)
 
 

@@ -276,7 +276,7 @@ def test_sample(run: Any, trained: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--label", "vowel"], 3, "'vowel'; give one of its 2, as 'vowels'"),
+        (["--label", "vowel"], 3, "'vowel'; choose one of its 2, such as 'vowels'"),
         (["--prompt", "aZ"], 3, "U+005A 'Z'"),
         (["--interactive"], 2, "--interactive"),
         (["--adapt-to", "book.txt"], 2, "--adapt-to"),
@@ -303,7 +303,10 @@ def test_it_is_no_language_model(run: Any, trained: Path) -> None:
     ):
         refused = run(*command)
         assert refused.code == 4, command
-        assert "trained for generation; use charrnn sample" in refused.err
+        assert (
+            "was trained for generation and is not a language model; use charrnn sample"
+            in refused.err
+        )
 
 
 def test_the_benchmark_counts_what_is_novel_and_intended(run: Any, trained: Path) -> None:

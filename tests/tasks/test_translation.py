@@ -263,7 +263,7 @@ def test_texts_by_character_word_and_byte(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_dot_product_of_two_widths_is_an_error(pairs: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="12 is not 24"):
+    with pytest.raises(ConfigError, match="received widths: 12 and 24"):
         begin(pairs, tmp_path / "run", model__attention="dot")
 
 

@@ -217,7 +217,7 @@ class GRUKernel(torch.autograd.Function):
         K_1 &= K_3 \, h_n \, r (1 - r) \\
         K_2 &= (h_{t-1} - n) \, z (1 - z)
 
-    and beside them z of dL/dh_t goes straight to dL/dh_{t-1}.
+    and in addition z dL/dh_t goes directly to dL/dh_{t-1}.
     """
 
     @staticmethod
