@@ -76,65 +76,89 @@ def baseline(
       charrnn baseline shakespeare --order 5 --model witten-bell --json
       charrnn baseline book.txt --sample 500 --prompt "Once " --seed 1
     """
-    from charrnn.baselines.ngram import NgramModel
-    from charrnn.config.merge import Layer, build_config, environment_layers
-    from charrnn.errors import ConfigError
     from charrnn.evaluation.score import score_unbroken
-    from charrnn.tasks.data import find_texts, read_corpus
 
-    if length is None and (prompt is not None or seed is not None or temperature != 1):
-        raise ConfigError(
-            "--prompt, --temperature and --seed are for a sample; add --sample LENGTH"
-        )
-    if kind == "hmm" and order is not None:
-        raise ConfigError("--order is for n-grams; leave it out, or leave out --model hmm")
-    if kind != "hmm" and (states is not None or iterations is not None):
-        raise ConfigError("--states and --iterations are for an hmm; add --model hmm")
-    order, states, iterations = order or 7, states or 32, iterations or 30
-    layers: list[Layer] = environment_layers(os.environ)
-    for flag, key, value in (
+    sampling = prompt is not None or seed is not None or temperature != 1
+    _check_options(kind, order, states or iterations, sampling and length is None)
+    corpus, described = _read(
         ("TEXT", "sources", list(text)),
         ("--validation", "validation", list(validation)),
         ("--vocabulary", "vocabulary", vocabulary),
         ("--minimum-count", "minimum_count", minimum_count),
         ("--encoding", "encoding", encoding),
         ("--errors", "errors", errors),
-    ):
-        if value:
-            layers.append((flag, {f"data.{key}": value}))
-    config, _ = build_config(layers)
-    with find_texts(config, warn) as texts:
-        corpus = read_corpus(config, texts)
-    train, described = corpus.splits["train"], texts["sources"].described
-    ids, size = corpus.ids[train.start : train.stop], corpus.vocabulary.size
+    )
     began = time.monotonic()
-    model: NgramModel | HiddenMarkovModel
-    if kind == "hmm":
-        model, about = _fit_hmm(ids, size, states, iterations)
-    else:
-        smoothing: Smoothing = "witten-bell" if kind == "witten-bell" else "kneser-ney"
-        model = NgramModel(ids, size, order, smoothing)
-        about = {"order": order, "ngrams": model.counts}
+    model, about = _fit(corpus, kind, order or 7, states or 32, iterations or 30)
     fitted = time.monotonic()
     result = score_unbroken(model, corpus, "validation", described)
     seconds = {"fit": fitted - began, "score": time.monotonic() - fitted}
-    sampled = {}
+    record = {"model": kind, **about, "seconds": seconds, **result.record()}
     if length is not None:
-        sampled = {"sample": _sample(model, corpus, length, prompt or "", temperature, seed)}
+        record["sample"] = _sample(model, corpus, length, prompt or "", temperature, seed)
     if as_json:
-        record = {"model": kind, **about, "seconds": seconds, **result.record(), **sampled}
         click.echo(json.dumps(record))
-        return
-    show_evaluation(result)
-    for k, count in enumerate(about.get("ngrams", []), 1):
+    else:
+        show_evaluation(result)
+        _show(record, corpus, described)
+
+
+def _check_options(
+    kind: str, order: int | None, of_hmm: int | None, samples_without_length: bool
+) -> None:
+    """Refuse options that the chosen model does not use. Raises ConfigError."""
+    from charrnn.errors import ConfigError
+
+    if samples_without_length:
+        raise ConfigError(
+            "--prompt, --temperature and --seed are for a sample; add --sample LENGTH"
+        )
+    if kind == "hmm" and order is not None:
+        raise ConfigError("--order is for n-grams; leave it out, or leave out --model hmm")
+    if kind != "hmm" and of_hmm is not None:
+        raise ConfigError("--states and --iterations are for an hmm; add --model hmm")
+
+
+def _read(*options: tuple[str, str, Any]) -> tuple[Corpus, str]:
+    """Read the text that options (flag, key, value) describe; return it with its description."""
+    from charrnn.config.merge import Layer, build_config, environment_layers
+    from charrnn.tasks.data import find_texts, read_corpus
+
+    layers: list[Layer] = environment_layers(os.environ)
+    layers += [(flag, {f"data.{key}": value}) for flag, key, value in options if value]
+    config, _ = build_config(layers)
+    with find_texts(config, warn) as texts:
+        return read_corpus(config, texts), texts["sources"].described
+
+
+def _fit(
+    corpus: Corpus, kind: str, order: int, states: int, iterations: int
+) -> tuple[NgramModel | HiddenMarkovModel, dict[str, Any]]:
+    """Fit a model to the training split; return it with its record for `--json`."""
+    from charrnn.baselines.ngram import NgramModel
+
+    train = corpus.splits["train"]
+    ids, size = corpus.ids[train.start : train.stop], corpus.vocabulary.size
+    if kind == "hmm":
+        return _fit_hmm(ids, size, states, iterations)
+    smoothing: Smoothing = "witten-bell" if kind == "witten-bell" else "kneser-ney"
+    model = NgramModel(ids, size, order, smoothing)
+    return model, {"order": order, "ngrams": model.counts}
+
+
+def _show(record: dict[str, Any], corpus: Corpus, described: str) -> None:
+    """Show a record: the n-grams and the sample as data, how the model was fitted as progress."""
+    for k, count in enumerate(record.get("ngrams", []), 1):
         click.echo(f"{f'{k}-grams':20}{count:,}")
-    if sampled:
-        shown = sampled["sample"]["prompt"] + sampled["sample"]["text"]
+    if "sample" in record:
+        shown = record["sample"]["prompt"] + record["sample"]["text"]
         click.echo("\n" + (visible(shown) if is_terminal(sys.stdout) else shown))
-    what = f"{states} states" if kind == "hmm" else f"order {order}"
+    kind, seconds = record["model"], record["seconds"]
+    size = f"{record['states']} states" if kind == "hmm" else f"order {record['order']}"
     say(
-        f"{described}: {result.split}, {result.protocol}; {kind} of {what}, fitted on "
-        f"{len(train):,} {corpus.unit}s in {seconds['fit']:.1f}s, scored in {seconds['score']:.1f}s"
+        f"{described}: {record['split']}, {record['protocol']}; {kind} of {size}, fitted on "
+        f"{len(corpus.splits['train']):,} {corpus.unit}s in {seconds['fit']:.1f}s, "
+        f"scored in {seconds['score']:.1f}s"
     )
 
 
