@@ -22,8 +22,8 @@ Run = Callable[..., str]
 
 
 def runner(python: Path | str, folder: Path, path: Path) -> Run:
-    """What runs a module in a folder, the package being found in `path`: it returns what was
-    printed, after a check of the exit code."""
+    """Return a function that runs a module in `folder`, with the package in `path`, checks the exit
+    code and returns the output."""
     environment = os.environ | {"PYTHONPATH": str(path), "CHARRNN_CACHE_DIR": str(folder / "cache")}
 
     def run(*words: str, code: int = 0) -> str:
@@ -148,8 +148,8 @@ def test_an_installed_cell_that_cannot_be_loaded_is_named_when_it_is_used(tmp_pa
 
 
 def added(folder: Path, page: str, module: Path) -> Run:
-    """A copy of the package with a module and its line in the registry, as a page says; what runs a
-    module there."""
+    """Copy the package, add a module and its line in the registry as a page says, and return a
+    function that runs a module there."""
     text = (ROOT / "docs/carry-on" / page).read_text("utf-8").partition("\n## In charrnn itself")[2]
     place = re.search(r"`(charrnn/[\w/]+\.py)`", text)
     table = re.search(r"`charrnn\.registry\.(\w+)`", text)

@@ -449,7 +449,7 @@ def test_keys_and_tasks_name_traits_that_exist() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_whole_configuration_may_hold_keys_that_the_task_does_not_use(task: str) -> None:
-    """As a run's `config.yaml` does, with defaults and what planning made of `auto`."""
+    """A run's `config.yaml` has such keys: defaults, and values chosen for `auto`."""
     whole = flatten(Config().model_dump()) | {"task": task, "training.window": 20}
     config, _ = build_config([("config.yaml", whole)])
     assert config == config_from_data(nest(whole), "a checkpoint")

@@ -248,7 +248,7 @@ def test_a_lane_of_no_steps_keeps_its_state_and_says_zeros(name: str) -> None:
     ("name", "steps"), [*((name, 4) for name in ALL), *((name, 700) for name in FAST)]
 )
 def test_what_is_no_number_in_the_padding_reaches_nothing(name: str, steps: int) -> None:
-    """Nor does what a cell would grow to there: a relu state soon overflows with such weights."""
+    """Neither does a state that overflows in the padding, as relu does with such weights."""
     layer: nn.Module = ALL[name]().double()
     torch.manual_seed(0)
     with torch.no_grad():

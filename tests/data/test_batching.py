@@ -103,7 +103,7 @@ def test_examples_of_similar_length_are_together_and_the_lengths_in_no_order() -
 
 
 def test_a_pool_is_not_the_whole_epoch() -> None:
-    """The shortest examples of each pool are together, not those of the epoch."""
+    """The shortest examples of each pool share a batch, not the shortest of the epoch."""
     lengths = list(range(4 * POOL * 3))
     short = [rows for rows in listed(Batches(lengths, 4), 0) if min(rows) < 12]
     assert len(short) > 3

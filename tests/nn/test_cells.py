@@ -109,7 +109,7 @@ def test_a_shut_transform_gate_carries_the_state_through_every_layer() -> None:
 
 @pytest.mark.parametrize("cell", [MinGRUCell(2, 3), MinLSTMCell(2, 3)], ids=["mingru", "minlstm"])
 def test_no_input_overflows_a_linear_cell(cell: Any) -> None:
-    """1 - sigmoid(x), and f / (f + i), written as they stand, are 0 / 0 or 1 - 1 far out."""
+    """For large inputs, a plain 1 - sigmoid(x) gives 1 - 1, and a plain f / (f + i) gives 0 / 0."""
     inputs = torch.tensor([[-1e4, -1e4], [1e4, 1e4], [-1e4, 1e4]], requires_grad=True)
     with torch.no_grad():
         cell.weight_ih.fill_(0.7)

@@ -30,8 +30,8 @@ GPU = pytest.param(
 
 
 class StandIn:
-    """`capture` without CUDA: like a graph, it does not run what it captures, keeps what is not a
-    tensor as it was then, and leaves its value in the same memory every time."""
+    """A `capture` without CUDA. Like a graph, it does not run the function that it captures, keeps
+    values that are not tensors as they were, and writes its result to the same memory each time."""
 
     def __init__(self, undo: Callable[[], Callable[[], None]]) -> None:
         self.undo, self.captures, self.replays = undo, 0, 0
