@@ -25,7 +25,7 @@ from charrnn.config.merge import (
     with_values,
 )
 from charrnn.config.schema import Config
-from charrnn.errors import ConfigError, DataError
+from charrnn.errors import ConfigError
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
 from charrnn.runs.directory import Run, claim_run, find_checkpoint, find_run
@@ -191,12 +191,7 @@ def _reopen(
     config = _fit_to_machine(config, origins["device"] != name, warn)
     changes = {key: value for _, layer in layers for key, value in layer.items()}
     moved = {key.removeprefix("data."): changes[key] for key in TEXTS if key in changes}
-    try:
-        config, data = data_of_checkpoint(config, checkpoint, moved, warn)
-    except DataError as error:
-        if moved:
-            raise
-        raise DataError(f"{error}; if the text has moved, name it with data.sources") from error
+    config, data = data_of_checkpoint(config, checkpoint, moved, warn)
     corpus = checkpoint.metadata["corpus"]
     described = ", ".join(moved.get("sources", [])) or str(corpus["described"])
     with _open(
