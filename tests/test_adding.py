@@ -188,6 +188,7 @@ def contracts_of(cell: str, ids: Sequence[str]) -> Counter[str]:
     return Counter(re.sub(rf"\b{cell}\b", "", test) for test in named)
 
 
+@pytest.mark.slow
 def test_a_cell_in_the_package_is_one_file_and_one_line(tmp_path: Path) -> None:
     run = added(tmp_path, "add-a-cell.md", PACKAGE / "charrnn_examples/mgu.py")
     use_the_cell(run, "MGU")
@@ -199,6 +200,7 @@ def test_a_cell_in_the_package_is_one_file_and_one_line(tmp_path: Path) -> None:
     assert f"{mine.total()} passed" in tested
 
 
+@pytest.mark.slow
 def test_a_task_in_the_package_is_one_file_and_one_line(tmp_path: Path) -> None:
     run = added(tmp_path, "add-a-task.md", PACKAGE / "charrnn_examples/counting.py")
     use_the_task(run, tmp_path)

@@ -43,6 +43,8 @@ FLAGS = [
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a working directory with nothing but a text."""
     monkeypatch.chdir(tmp_path)
+    # A shell starts background commands with Ctrl-C ignored, and Python then leaves it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     (tmp_path / "book.txt").write_text(TEXT, "utf-8")
     return tmp_path
 

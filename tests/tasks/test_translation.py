@@ -164,7 +164,7 @@ def test_the_decoder_is_stepped_by_the_sampler(pairs: Path, tmp_path: Path) -> N
     ((greedy,),) = beam_search(stepper, begun, target.start, target.size, [5])
     assert ids[:, 0].tolist() == list(greedy.ids)
     two = map_state(lambda leaf: leaf[[0, 0]], begun)
-    with pytest.raises(ValueError, match="2 sources"):
+    with pytest.raises(ValueError, match="for 2 lanes"):
         TorchStepper(model, two).initial_state(3)
 
 
