@@ -57,7 +57,7 @@ def test_a_text_that_moved_is_asked_for_by_its_flag(run: Run, tmp_path: Path) ->
     (tmp_path / "book.txt").rename(tmp_path / "moved.txt")
     result = run("resume", "a", "--steps", "14")
     assert result.code == 3
-    assert result.err.endswith("; if the text has moved, name it with --data\n")
+    assert result.err.endswith("; if the run's text has moved, name it with --data\n")
     assert run("resume", "a", "--steps", "14", "--data", "moved.txt").code == 0
 
 

@@ -64,7 +64,7 @@ from tests.faults.harness import (
     tally,
     train,
 )
-from tests.test_imports import MODULES, dangerous
+from tests.test_imports import MODULES, RESOLVING, dangerous
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m"
 GIB = 1 << 30
@@ -653,10 +653,11 @@ def claim_uncleaned(name: str, root: Path = Path("runs")) -> Run:
 @contextlib.contextmanager
 def unclean() -> Iterator[None]:
     """Take the cleaning of names and of messages away."""
-    with (
-        mock.patch("charrnn.runs.directory.claim_run", claim_uncleaned),
-        mock.patch("charrnn.cli.display.visible", lambda text: text),
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch("charrnn.session.opening.claim_run", claim_uncleaned))
+        for module in ("display", "inspect", "progress", "sample", "evaluate", "predict"):
+            target = f"charrnn.cli.{module}.visible"
+            stack.enter_context(mock.patch(target, lambda text: text))
         yield
 
 
@@ -823,8 +824,14 @@ builtins.exec(text)
 )
 def harmless_source(effort: Effort, sabotaged: bool) -> Result:
     trees = dict(MODULES) | ({"planted": ast.parse(PLANTED)} if sabotaged else {})
-    found = [f"{name}: {call}" for name, tree in trees.items() for call in dangerous(tree)]
-    strict = "; one yaml.load, with a loader that is a yaml.SafeLoader"
+    allowed = {"registry": RESOLVING}
+    found = [
+        f"{name}: {call}"
+        for name, tree in trees.items()
+        for call in dangerous(tree)
+        if call not in allowed.get(name, [])
+    ]
+    strict = "; one yaml.load, with a loader that is a yaml.SafeLoader; names resolved in registry"
     if not issubclass(charrnn.config.strict_yaml._Loader, yaml.SafeLoader):
         found.append("the configuration's loader is no yaml.SafeLoader")
     shown = f": {', '.join(found)}"[:150] if found else strict

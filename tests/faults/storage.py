@@ -128,7 +128,7 @@ def write_in_place(path: Path, content: bytes, verify: object = None) -> None:
 def writing_in_place(sabotaged: bool) -> Iterator[None]:
     """Take away the temporary file and the rename."""
     with contextlib.ExitStack() as stack:
-        for module in ("checkpoint", "runs") if sabotaged else ():
+        for module in ("runs.checkpoint", "runs.directory") if sabotaged else ():
             stack.enter_context(mock.patch(f"charrnn.{module}.write_atomically", write_in_place))
         yield
 
@@ -515,7 +515,7 @@ def unchecked_cache(sabotaged: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if sabotaged:
             real = hashlib.sha256
-            hidden = stack.enter_context(believing("corpus"))
+            hidden = stack.enter_context(believing("data.id_cache"))
             hidden.sha256 = real  # The key of the entry is one, too.
             stack.enter_context(mock.patch("charrnn.data.id_cache.IdFile._read", read_unchecked))
         yield
@@ -544,7 +544,7 @@ def damaged_checkpoints(effort: Effort, sabotaged: bool) -> Result:
     bits += draw.sample(range(header * 8, len(whole) * 8), in_header)
     path = folder / "damaged.safetensors"
     accepted = 0
-    with believing("checkpoint") if sabotaged else NOTHING:
+    with believing("runs.checkpoint") if sabotaged else NOTHING:
         for cut in cuts:
             path.write_bytes(whole[:cut])
             accepted += not is_refused(path)
@@ -605,7 +605,7 @@ def fall_back(effort: Effort, sabotaged: bool) -> Result:
             shutil.rmtree(folder / "other", ignore_errors=True)
             shutil.copytree(whole.path, run.path)
             damage(run.checkpoint_path(step), how)
-            with believing("checkpoint") if sabotaged else NOTHING:
+            with believing("runs.checkpoint") if sabotaged else NOTHING:
                 ended = fork(command(*words)).wait()
             named = f"step-{step:08d}" in ended.errors and says in ended.errors + ended.output
             if ended.code != code or ended.traceback or not named:

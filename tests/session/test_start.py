@@ -274,7 +274,7 @@ def test_keywords_win_over_settings_the_environment_and_the_file(
 def test_a_text_that_moved_is_asked_for(folder: Path) -> None:
     run = charrnn.train("book.txt", **SMALL)
     (folder / "book.txt").rename(folder / "moved.txt")
-    with pytest.raises(DataError, match=r"if the text has moved, name it with data\.sources"):
+    with pytest.raises(DataError, match=r"if the run's text has moved, name it with data\.sources"):
         charrnn.resume(run, steps=14)
     assert charrnn.resume(run, steps=14, data="moved.txt").step == 14
 
