@@ -59,7 +59,7 @@ def draw(lines: list[str], run: Path, baseline: float, out: Path) -> None:
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [line for line in metrics if "train" in line]
     steps = [line["step"] for line in curve]
-    figure = Figure(figsize=(13, 6.2), facecolor=PAPER)
+    figure = Figure(figsize=(13, 4.6), facecolor=PAPER)
     left, right = figure.subplots(1, 2, width_ratios=(1.75, 1))
     left.axis("off")
     cut = [line if len(line) <= COLUMNS else line[: COLUMNS - 2] + " …" for line in lines]
@@ -90,7 +90,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "shakespeare-1"
         lines = session(options.text, run, options.max_time)
-        lines = [line.replace(str(run), "runs/shakespeare-1") for line in lines]
+        lines = [
+            line.replace(str(run), "runs/shakespeare-1").replace(f"{options.text.parent}/", "")
+            for line in lines
+        ]
         counted, _ = charrnn("baseline", str(options.text), "--json")
         draw(lines, run, json.loads(counted)["nats_per_character"], options.out)
 
