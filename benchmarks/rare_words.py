@@ -33,7 +33,7 @@ def main() -> None:
         texts = {"sources": find_sources([arguments.text])}
         corpus = read_corpus(model.config, texts, model.vocabulary.to_data())
         if corpus.vocabulary.kind != "word" or corpus.sha256 != model.metadata["corpus"]["sha256"]:
-            parser.error(f"{run} is no model of the words of {arguments.text}")
+            parser.error(f"{run} is not a word model of {arguments.text}; name a run trained on it")
         train, validation = corpus.splits["train"], corpus.splits["validation"]
         nats = np.array([nats for _, nats in model.surprisals_of(corpus, "validation")])
         inputs = corpus.ids[validation.start - 1 : validation.stop - 1]
