@@ -226,7 +226,7 @@ def unverified() -> Any:
 
 @check("a state machine of train, save, kill, corrupt, resume, prune", sabotage="no checksum")
 def state_machine(effort: Effort, sabotaged: bool) -> Result:
-    examples = 3 if sabotaged else effort.of(25, 3)
+    examples = 25 if sabotaged else effort.of(25, 3)  # Three may draw no corruption.
     with patched(unverified(), when=sabotaged):
         try:
             ran = in_child(lambda: explore(examples))
