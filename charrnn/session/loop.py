@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -19,30 +17,45 @@ from typing import Any
 
 import torch
 
-from charrnn.config.merge import dump_yaml, with_values
+from charrnn.config.changes import config_at, record_change, record_resume
+from charrnn.config.merge import config_from_data, dump_yaml, with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.errors import CheckpointError, ConfigError, DivergedError
 from charrnn.evaluation.score import Evaluation, key_unit
 from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.directory import Run
-from charrnn.session.events import Evaluated, Event, Finished, Planned, Stepped
+from charrnn.session.events import (
+    Evaluated,
+    Event,
+    Finished,
+    Planned,
+    Replanned,
+    Restarted,
+    Saved,
+    Stepped,
+)
 from charrnn.session.tensorboard import event_writer
 from charrnn.tasks.task import Data, task_of
 from charrnn.training.budget import (
-    AIM,
-    EVALUATIONS,
     LONG_SCORE,
+    LONGEST_SILENCE,
     Costs,
-    evaluation_interval,
+    Intervals,
+    TimeBudget,
+    evaluation_intervals,
     learning_rate_schedule,
     steps_bound,
-    steps_in_time,
 )
 from charrnn.training.build import build_optimizer
-from charrnn.training.trainer import Report, Trainer
+from charrnn.training.hardware import CoreTime, core_time
+from charrnn.training.trainer import Report, Score, Trainer
 
 HOPELESS = 10.0  # times the loss of a uniform guess: a run does not recover from such a loss
+RECENT = 0.04  # share of a time budget over which the speed is measured
+SHORTEST_MEASURE, LONGEST_MEASURE = 1.5, 30.0  # seconds over which the speed is measured
+FEWEST_TO_CHOOSE_BY = 30  # examples in validation that the best checkpoint can be chosen by
+OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
 
 def never() -> bool:
@@ -51,22 +64,32 @@ def never() -> bool:
 
 
 class Pace:
-    """Measures the speed of the steps; time that the caller spends on their events is included."""
+    """Measures the speed of the steps; time that the caller spends on their events is included.
 
-    def __init__(self) -> None:
-        self._step_seconds: deque[float] = deque(maxlen=1000)
+    Args:
+        clock: seconds since any moment
+        recent: the seconds of stepping that `step_seconds` looks back on
+    """
+
+    def __init__(self, clock: Callable[[], float], recent: float) -> None:
+        self._clock, self._recent = clock, recent
+        self._steps: deque[float] = deque()
+        self._sum = 0.0
         self._seconds, self._characters = 0.0, 0
         self.skip()
 
     def skip(self) -> None:
         """Do not count the time since the last step, which was spent on an evaluation."""
-        self._last = time.perf_counter()
+        self._last = self._clock()
 
     def count(self, characters: int) -> float:
         """Count a step that has just ended; return the seconds it took."""
-        now = time.perf_counter()
+        now = self._clock()
         seconds, self._last = now - self._last, now
-        self._step_seconds.append(seconds)
+        self._steps.append(seconds)
+        self._sum += seconds
+        while len(self._steps) > 1 and self._sum - self._steps[0] >= self._recent:
+            self._sum -= self._steps.popleft()
         self._seconds += seconds
         self._characters += characters
         return seconds
@@ -77,10 +100,9 @@ class Pace:
         self._seconds, self._characters = 0.0, 0
         return speed
 
-    def step_seconds(self, settled: bool = False) -> float:
-        """The median time of a step; `settled` leaves out the first third, while caches fill."""
-        times = list(self._step_seconds)
-        return statistics.median(times[len(times) // 3 :] if settled else times)
+    def step_seconds(self) -> float:
+        """The mean time of the most recent steps."""
+        return max(self._sum / len(self._steps), 1e-9)
 
 
 class Session:
@@ -94,7 +116,8 @@ class Session:
 
     `run` is set before `events` is called. A wall-clock budget becomes a number of steps: the speed
     is measured during the warm-up of the learning rate, then the number is written into the
-    configuration in place of the time.
+    configuration in place of the time. While the run goes on, the number is corrected where the
+    machine turns out faster or slower; `config.changes` records that, for a repetition.
     """
 
     run: Run
@@ -113,6 +136,14 @@ class Session:
         torch.manual_seed(config.training.seed)
         self.experiment = task_of(config.task)(config, data, about)
         self.model, self.objective = self.experiment.model, self.experiment.objective
+        validation = data.splits.get("validation")
+        self.validates = validation is not None
+        fewest = getattr(self.experiment, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
+        if config.evaluation.best == "auto":
+            is_long = validation is not None and len(validation) >= fewest
+            best = "validation" if is_long else "last"
+            self.config = with_values(config, {"evaluation.best": best})
+        self.chooses = self.validates and self.config.evaluation.best == "validation"
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.trainer: Trainer[Any] = Trainer(
             self.model,
@@ -137,8 +168,15 @@ class Session:
         self.score_at_end = True
         self.total_steps: int | None = None
         self._saved_step = -1
+        self._saved_at = 0.0
+        self._has_restarted = False
+        self._guess: int | None = None  # the total assumed while a resumed run is measured
+        self._core_time: CoreTime | None = None
+        self._most_steps = self.bound or sys.maxsize
         budget = config.training.max_time
-        self._max_time = math.inf if budget is None else budget
+        self.budget = TimeBudget(math.inf if budget is None else budget, clock, Costs(1.0))
+        recent = 0.0 if budget is None else RECENT * budget
+        self.pace = Pace(clock, min(max(SHORTEST_MEASURE, recent), LONGEST_MEASURE))
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
         """Start from the weights of another model; symbols are matched by what they stand for.
@@ -172,14 +210,18 @@ class Session:
                 f"the tensors of {checkpoint.path} do not fit its config: {error}"
             ) from error
         self.resumed_from = checkpoint.path
-        before = metadata["config"].get("training", {})
-        now = self.config.training
-        if any(before.get(k) != getattr(now, k) for k in ("steps", "epochs", "max_time")):
+        before = config_from_data(metadata["config"], str(checkpoint.path))
+        was, now = before.training, self.config.training
+        if any(getattr(was, k) != getattr(now, k) for k in ("steps", "epochs", "max_time")):
             self.without_improvement = self.since_drop = 0
-        if metadata.get("corpus", {}).get("sha256") not in (None, self.data.sha256):
+        sha256 = metadata.get("corpus", {}).get("sha256")
+        if sha256 not in (None, self.data.sha256):
             self.trainer.progress.batch = 0
             self.trainer.carry = self.best = None
             self.without_improvement = self.since_drop = 0
+        old_text = None if sha256 in (None, self.data.sha256) else str(sha256)
+        step = self.trainer.progress.step
+        self.config = record_resume(self.config, before, step, old_text)
 
     @property
     def bound(self) -> int | None:
@@ -189,7 +231,8 @@ class Session:
     def events(self, stop: Callable[[], bool] = never) -> Iterator[Event]:
         """Train in `run` until the budget, patience or `stop()` ends it.
 
-        `stop` is asked before every step. Raises DivergedError before anything bad is saved,
+        `stop` is asked before every step. A run that diverges goes back to its last checkpoint at
+        half the learning rate, once. Raises DivergedError before anything bad is saved,
         StorageError if a file cannot be written, ConfigError where there is no budget.
         """
         writes_events = self.config.tensorboard
@@ -197,12 +240,12 @@ class Session:
         try:
             yield from self._plan_by_steps()
             self._save_first()
-            began, before = time.perf_counter(), self.trained_characters
-            self.pace = Pace()
-            reason = yield from self._train(stop)
+            began, before = self.clock(), self.trained_characters
+            reason = yield from self._train_through_divergence(stop)
             if self._saved_step != self.trainer.progress.step:
                 self._save()
-            speed = (self.trained_characters - before) / (time.perf_counter() - began)
+            characters = self.trained_characters - before
+            speed = characters / max(self.clock() - began, 1e-9)
             yield self._finish(reason, speed, stop)
         finally:
             self.trainer.close()
@@ -211,7 +254,13 @@ class Session:
 
     def _plan_by_steps(self) -> Iterator[Planned]:
         """Fix the number of steps, unless it depends on a speed that is still to be measured."""
-        if self._max_time == math.inf:
+        earlier = self.config.training.earlier
+        if self.trainer.progress.step == 0 and any("text" in entry for entry in earlier):
+            raise ConfigError(
+                "training.earlier: this run read another text at first, so it cannot be repeated "
+                "from its config; remove training.earlier to train on this text alone"
+            )
+        if self.budget.seconds == math.inf:
             if self.bound is None:
                 raise ConfigError(
                     "the run has no budget; set training.steps, training.epochs or "
@@ -220,56 +269,135 @@ class Session:
             yield self._fix_steps(self.bound, None)
         elif (step := self.trainer.progress.step) and self.trained_seconds:
             # Measure at about the rate that the new schedule will have, not at the highest.
-            guess = int(step * (1 + self._max_time / self.trained_seconds))
+            guess = int(step * (1 + self.budget.seconds / self.trained_seconds))
+            self._guess = guess
             self.trainer.schedule = learning_rate_schedule(self.config, guess)
 
     def _plan_by_time(self, characters: int) -> Planned:
         """Fix the number of steps that fit into the time that is left.
 
-        The first evaluation of a run is slower than the others, so a second one is timed here,
-        with its sample and its checkpoint. `characters` are the characters in a step.
+        `characters` are the characters in a step.
         """
-        step, step_seconds = self.trainer.progress.step, self.pace.step_seconds(settled=True)
-        start = self.clock()
-        self.estimate()
-        self.sample_text(self.config.evaluation.sample_length)
-        self._save()
-        costs = Costs(step_seconds, self.clock() - start, self.experiment.final_seconds())
-        left = self._max_time * AIM - self.clock()
-        chosen = self.config.evaluation.every
-        total, self.score_at_end, evaluations = steps_in_time(
-            step, left, costs, None if chosen == "auto" else chosen
-        )
+        step, costs = self.trainer.progress.step, self.budget.costs
+        costs.step = self.pace.step_seconds()
+        if self.validates:
+            costs.final_score = self.experiment.final_seconds()
+        guess = step + max(0, int(self.budget.left / costs.step))
+        intervals = self._intervals(guess, costs)
+        total, self.score_at_end = self.budget.steps_that_fit(step, intervals)
+        note = ""
+        if total == step and self.budget.left > self.budget.seconds / 3:
+            note = (
+                f"no step is left to take: a step takes {costs.step:.3g} s, an evaluation "
+                f"{costs.evaluation:.3g} s; give more time, or a smaller model"
+            )
         total = min(total, self.bound) if self.bound else total
-        return self._fix_steps(total, characters / step_seconds, evaluations)
+        return self._fix_steps(total, characters / costs.step, note)
 
-    def _fix_steps(
-        self, total: int, speed: float | None, evaluations: int = EVALUATIONS
-    ) -> Planned:
+    def _intervals(self, total: int, costs: Costs | None) -> Intervals:
+        return evaluation_intervals(self.config, total, self.objective.batches_per_epoch, costs)
+
+    def _fix_steps(self, total: int, speed: float | None, note: str = "") -> Planned:
         """Plan `total` steps: set the schedule, record the plan, and return the event."""
-        every = evaluation_interval(self.config, total, evaluations)
-        saves = self.config.checkpoints.every
-        self.config = with_values(
-            self.config,
-            {
-                "training.steps": total,
-                "training.epochs": None,
-                "training.max_time": None,
-                "evaluation.every": every,
-                "checkpoints.every": every if saves == "auto" else saves,
-            },
-        )
-        self.total_steps = total
-        self.trainer.schedule = learning_rate_schedule(self.config, total)
+        costs = self.budget.costs if speed else None
+        intervals, saves = self._intervals(total, costs), self.config.checkpoints.every
+        plan = {
+            "training.steps": total,
+            "evaluation.first": intervals.first,
+            "evaluation.every": intervals.every,
+            "checkpoints.every": intervals.every if saves == "auto" else saves,
+        }
+        free = {"training.epochs": None, "training.max_time": None}
+        if self._guess is None:
+            self.config = with_values(self.config, plan | free)
+        else:  # The first steps of this start were taken by the schedule of the guess.
+            self.config = with_values(self.config, free | {"training.steps": self._guess})
+            self.config = record_change(self.config, self.trainer.progress.step, plan)
+        self._enter_plan()
         self.run.write_config(dump_yaml(self.config))
-        return Planned(total, total / self.objective.batches_per_epoch, every, speed)
+        return Planned(
+            total,
+            total / self.objective.batches_per_epoch,
+            intervals.every,
+            speed,
+            self._waiting_share() if speed else 0.0,
+            note,
+        )
+
+    def _enter_plan(self) -> None:
+        """Follow the settings that hold from the present step on."""
+        now = config_at(self.config, self.trainer.progress.step)
+        self.plan = now
+        self.total_steps = now.training.steps
+        self.trainer.schedule = learning_rate_schedule(now, now.training.steps)
+        self.trainer.clip = now.training.clip
+        self.intervals = self._intervals(self.total_steps or 1, None)
+
+    def _waiting_share(self) -> float:
+        """The share of the time since training began in which other programs held the cores."""
+        now = core_time(self.trainer.process_ids()) if self._core_time else None
+        return now.waiting_share(self._core_time) if now and self._core_time else 0.0
+
+    def _change(self, values: dict[str, Any]) -> None:
+        """Change settings from the next step on, and record that."""
+        self.config = record_change(self.config, self.trainer.progress.step, values)
+        self._enter_plan()
+        self.run.write_config(dump_yaml(self.config))
+
+    def _correct_plan(self) -> Iterator[Replanned]:
+        """Follow a recorded change of settings, or correct the plan where the speed has changed."""
+        step = self.trainer.progress.step
+        for entry in self.config.training.earlier:
+            if entry["until"] == step:  # A run is repeated from its config.yaml.
+                self._enter_plan()
+                if entry.get("resumed"):
+                    self.without_improvement = self.since_drop = 0
+        total = self.total_steps
+        if total is None or step >= total:
+            return
+        costs = self.budget.costs
+        costs.step = self.pace.step_seconds()
+        if self.budget.is_missed(step, total, self.intervals, self.score_at_end):
+            new, self.score_at_end = self.budget.steps_that_fit(step, self.intervals)
+            new = max(step + 1, min(new, self._most_steps))
+            if new != total:
+                self._change({"training.steps": new})
+                yield Replanned(new)
 
     # Training ----------------------------------------------------------------------------------
 
+    def _train_through_divergence(self, stop: Callable[[], bool]) -> Generator[Event, None, str]:
+        """Train; after a divergence, go back to the last checkpoint at half the rate, once."""
+        while True:
+            try:
+                return (yield from self._train(stop))
+            except DivergedError as error:
+                if self._has_restarted:
+                    raise
+                yield self._restart(error)
+
+    def _restart(self, error: DivergedError) -> Restarted:
+        """Go back to the last checkpoint, and halve the learning rate from there on."""
+        self._has_restarted = True
+        self.trainer.close()
+        checkpoint = self.run.latest(lambda _: None)
+        self.restore(checkpoint)
+        step = self.trainer.progress.step
+        self.run.cut_metrics(step)
+        rate = config_at(self.config, step).training.learning_rate / 2
+        if self.total_steps is None:
+            self.config = with_values(self.config, {"training.learning_rate": rate})
+            self.trainer.schedule = learning_rate_schedule(self.config, self._guess)
+        else:
+            self._change({"training.learning_rate": rate})
+        return Restarted(step, rate, str(error))
+
     def _train(self, stop: Callable[[], bool]) -> Generator[Event, None, str]:
         """Take steps until something ends them; return the reason, as in `Finished`."""
-        progress, patience = self.trainer.progress, self.config.training.patience
+        progress = self.trainer.progress
         has_measured = self._end_of_measurement()
+        self._core_time = core_time(self.trainer.process_ids())
+        self.pace.skip()
         steps = self.trainer.run(sys.maxsize)
         while self.total_steps is None or progress.step < self.total_steps:
             if stop():
@@ -282,15 +410,27 @@ class Session:
             if self.total_steps is None:
                 due = has_measured(report.step)
             else:
-                every = int(self.config.evaluation.every)
-                due = report.step % every == 0 or report.step == self.total_steps
+                due = self.intervals.are_due(report.step) or report.step == self.total_steps
             if due:
                 yield from self._evaluate_and_save(report)
+                patience = self.config.training.patience
                 if patience is not None and self.without_improvement >= patience:
                     return "patience"
-            elif self.total_steps and report.step % int(self.config.checkpoints.every) == 0:
+            elif self.total_steps and self._must_save(report.step, seconds):
                 self._save()
+                left = (self.total_steps - report.step) * self.pace.step_seconds()
+                yield Saved(report.step, left)
+                self.pace.skip()
+            yield from self._correct_plan()
         return "budget"
+
+    def _must_save(self, step: int, seconds: float) -> bool:
+        """Whether to save after a step that took `seconds`: by its number, or by the clock.
+
+        Saving changes nothing in training, so the clock may decide without harm to an exact resume.
+        """
+        silent = self.clock() - self._saved_at + seconds > LONGEST_SILENCE
+        return silent or step % int(self.plan.checkpoints.every) == 0
 
     def _end_of_measurement(self) -> Callable[[int], bool]:
         """Return a test of the last step: whether the speed has been measured for long enough.
@@ -300,13 +440,15 @@ class Session:
         """
         last = self.trainer.progress.step + self.config.training.warmup_steps
         last = min(last, self.bound or sys.maxsize)
-        return lambda step: step >= last or self.clock() >= self._max_time / 2
+        return lambda step: step >= last or self.clock() >= self.budget.seconds / 2
 
     def _evaluate_and_save(self, report: Report) -> Iterator[Event]:
         """Evaluate and save; after a warm-up, plan the other steps in between."""
+        began = self.clock()
         speed = self.pace.since_last_asked()
         line, score, is_best = self._evaluate(speed, report.learning_rate)
         text = self.sample_text(self.config.evaluation.sample_length)
+        self.budget.costs.evaluation = self.clock() - began
         if self.total_steps is None:
             yield self._plan_by_time(report.scored)
         self._save()
@@ -328,23 +470,24 @@ class Session:
 
     def _evaluate(
         self, speed: float, learning_rate: float
-    ) -> tuple[dict[str, Any], Evaluation, bool]:
+    ) -> tuple[dict[str, Any], Evaluation | None, bool]:
         """Score, compare with the best, and record a line of metrics.jsonl.
 
-        Returns the line, the score and whether it is the best so far. Raises DivergedError for a
-        loss far above the loss of a uniform guess.
+        Returns the line, the score (None without a validation split) and whether it is the best so
+        far. Raises DivergedError for a loss far above the loss of a uniform guess.
         """
         progress = self.trainer.progress
         train = self.trainer.interval_score()
-        validation = self.estimate()
+        validation = self.estimate() if self.validates else None
         unit, guess = self.experiment.unit, self.experiment.guess
-        if not validation.nats < HOPELESS * max(1.0, guess):
+        loss = train.mean if validation is None else validation.nats
+        if not loss < HOPELESS * max(1.0, guess):
             raise DivergedError(
-                f"the validation loss is {validation.nats:.4g} nats per {unit} at "
-                f"step {progress.step:,}, although guessing costs only {guess:.4g}; "
+                f"the {'training' if validation is None else 'validation'} loss is {loss:.4g} nats "
+                f"per {unit} at step {progress.step:,}, although guessing costs only {guess:.4g}; "
                 f"try a lower training.learning_rate"
             )
-        is_best = self._compare_with_best(validation)
+        is_best = self._compare_with_best(validation, train)
         key = key_unit(unit)
         nats = f"nats_per_{key}"
         line = {
@@ -352,31 +495,40 @@ class Session:
             "epoch": progress.epoch + progress.batch / self.objective.batches_per_epoch,
             "learning_rate": learning_rate,
             "train": {nats: train.mean, f"bits_per_{key}": train.mean / math.log(2)},
-            "validation": {
+            "characters_per_second": speed,
+            "seconds": self.trained_seconds,
+        }
+        if validation is not None:
+            line["validation"] = {
                 nats: validation.nats,
                 f"bits_per_{key}": validation.bits,
                 f"{key}s": validation.count,
                 **validation.metrics,
                 "protocol": validation.protocol,
-            },
-            "characters_per_second": speed,
-            "seconds": self.trained_seconds,
-        }
+            }
         self.run.append_metrics(line)
         return line, validation, is_best
 
-    def _compare_with_best(self, validation: Evaluation) -> bool:
-        """Keep a score that is the best so far; count any other for patience and plateau."""
+    def _compare_with_best(self, validation: Evaluation | None, train: Score) -> bool:
+        """Keep a score that is the best so far; count any other for patience and plateau.
+
+        Where validation is missing or too short to choose by, the last step counts as the best.
+        """
         progress, training = self.trainer.progress, self.config.training
         nats = f"nats_per_{key_unit(self.experiment.unit)}"
-        if self.best is None or validation.nats < self.best[nats]:
+        if validation is None:
+            protocol = "training text, while it was learned; there is no validation split"
+            self.best = {"step": progress.step, nats: train.mean, "protocol": protocol}
+            return False
+        is_better = self.best is None or validation.nats < self.best.get(nats, math.inf)
+        if is_better or not self.chooses:
             self.best = {
                 "step": progress.step,
                 nats: validation.nats,
                 "protocol": validation.protocol,
             }
             self.without_improvement = self.since_drop = 0
-            return True
+            return self.chooses
         self.without_improvement += 1
         self.since_drop += 1
         if training.schedule == "plateau" and self.since_drop >= training.plateau_patience:
@@ -411,7 +563,7 @@ class Session:
             self.run.write_best(self.best | {"score": None})
         best_step = self.best["step"] if self.best else None
         self.run.prune(step, self.config.checkpoints.keep_last, best_step)
-        self._saved_step = step
+        self._saved_step, self._saved_at = step, self.clock()
 
     def _metadata(self) -> dict[str, Any]:
         return {
@@ -437,11 +589,13 @@ class Session:
             try:
                 score = self._score_best(stop)
             except KeyboardInterrupt:
-                reason = "unscored"
+                reason = "unscored" if stop() else reason
+        best = self.best or {"step": step}
         return Finished(
             reason,
+            best["step"] < OVERFITTED * step and reason in {"budget", "patience"},
             step,
-            self.best or {"step": step},
+            best,
             score,
             self.run.checkpoint_path(step),
             self.parameters,
@@ -453,14 +607,21 @@ class Session:
     def _score_best(self, stop: Callable[[], bool]) -> Evaluation | None:
         """The score of the best checkpoint on all of validation; None where it takes too long.
 
-        Raises KeyboardInterrupt once `stop` says so.
+        Raises KeyboardInterrupt once `stop` says so, or the time is over.
         """
-        longest = max(60.0, LONG_SCORE * self.trained_seconds)
-        if not self.best or not self.score_at_end or self.experiment.final_seconds() > longest:
+        if not self.best or not self.validates or not self.score_at_end:
+            return None
+        seconds = self.experiment.final_seconds()
+        if seconds > max(60.0, LONG_SCORE * self.trained_seconds) or self.budget.is_late(seconds):
             return None
         weights = model_weights(self.run.load(self.best["step"]).tensors)
         described = self.about["corpus"]["described"]
-        score = self.experiment.final(weights, stop, step=self.best["step"], text=described)
+        score = self.experiment.final(
+            weights,
+            lambda: stop() or self.budget.is_late(),
+            step=self.best["step"],
+            text=described,
+        )
         # best.json comes last: a start that finds no score in it scores again.
         self.run.append_metrics({"step": self.trainer.progress.step, "final": score.record()})
         self.run.write_best(self.best | {"score": score.record()})

@@ -117,7 +117,9 @@ def test_standard_input_is_kept_for_resume(run: Run, cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["ctrl-c", "sigterm", "sighup"],
 )
 def test_a_signal_saves_and_resume_goes_on(
     run: Run, train_once: Trainer, number: int, code: int
