@@ -269,17 +269,24 @@ def test_of_two_budgets_the_first_to_be_reached_ends_the_run(tmp_path: Path) -> 
     assert session.trainer.progress.step == 5
 
 
-def test_a_run_killed_before_its_plan_measures_again(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_plan_measures_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus = tiny_corpus(tmp_path)
     config = tiny_config(training__steps=None, training__max_time=1.0)
     session = start(tmp_path / "run", config, corpus)
     events = drive(session, until=5)
     assert not any(isinstance(event, Planned) for event in events)
 
-    def clock() -> float:
-        return 1.0 if again.trainer.progress.step >= 15 else 0.0
+    now = [0.0]
+    again = start(tmp_path / "run", session.config, corpus, lambda: now[0])
+    step = again.trainer._step
 
-    again = start(tmp_path / "run", session.config, corpus, clock)
+    def timed(batch: Any) -> Any:
+        now[0] = float(again.trainer.progress.step >= 14)
+        return step(batch)
+
+    monkeypatch.setattr(again.trainer, "_step", timed)
     again.restore(again.run.latest(pytest.fail))
     events = drive(again)
     assert [type(e) for e in events if isinstance(e, Planned)] == [Planned]
