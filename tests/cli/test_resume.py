@@ -7,7 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 from charrnn.runs.checkpoint import load_checkpoint
 from tests.cli.conftest import TINY, Trainer, process
@@ -114,6 +116,32 @@ def test_standard_input_is_kept_for_resume(run: Run, cache: Path) -> None:
     assert gone.code == 3
     assert "--data" in gone.err
     assert run("resume", "stdin-1", "--steps", "18", "--data", "book.txt").code == 0
+
+
+def test_resume_takes_a_lower_rate_and_records_it(run: Run, trained_here: str) -> None:
+    before = yaml.safe_load((Path(trained_here) / "config.yaml").read_text())["training"]
+    changes = ["--learning-rate", "0.001", "--set", "training.clip=0.5"]
+    steps = before["steps"] + 5
+    assert run("resume", trained_here, "--steps", str(steps), *changes).code == 0
+    now = yaml.safe_load((Path(trained_here) / "config.yaml").read_text())["training"]
+    assert (now["steps"], now["learning_rate"], now["clip"]) == (steps, 0.001, 0.5)
+    (entry,) = now["earlier"]
+    assert entry["until"] == entry["training.steps"] == before["steps"]
+    assert entry["training.learning_rate"] == before["learning_rate"]
+    repeated = run("train", "--config", f"{trained_here}/config.yaml", "--out", "runs/again")
+    assert repeated.code == 0, repeated.err
+    last = f"checkpoints/step-{steps:08d}.safetensors"
+    first, second = (
+        load_checkpoint(Path(folder) / last).tensors for folder in (trained_here, "runs/again")
+    )
+    assert all(np.array_equal(first[n], second[n]) for n in first if n.startswith("model/"))
+
+
+def test_resume_refuses_what_cannot_change(run: Run, trained_here: str) -> None:
+    result = run("resume", trained_here, "--steps", "40", "--set", "model.hidden_size=9")
+    assert result.code == 2
+    assert "model.hidden_size cannot change while a run is under way" in result.err
+    assert "--from" in result.err
 
 
 @pytest.mark.parametrize(
