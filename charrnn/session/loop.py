@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from charrnn.config.changes import config_at, record_change, record_resume
+from charrnn.config.changes import record_resume
 from charrnn.config.merge import config_from_data, dump_yaml, with_values
 from charrnn.config.resolved import ResolvedConfig
-from charrnn.errors import CheckpointError, ConfigError, DivergedError
+from charrnn.errors import CheckpointError, DivergedError
 from charrnn.evaluation.score import Evaluation, key_unit
 from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Checkpoint
@@ -35,25 +34,15 @@ from charrnn.session.events import (
     Saved,
     Stepped,
 )
+from charrnn.session.plan import Plan
 from charrnn.session.tensorboard import event_writer
 from charrnn.tasks.task import Data, task_of
-from charrnn.training.budget import (
-    LONG_SCORE,
-    LONGEST_SILENCE,
-    Costs,
-    Intervals,
-    TimeBudget,
-    evaluation_intervals,
-    learning_rate_schedule,
-    steps_bound,
-)
+from charrnn.training.budget import LONG_SCORE
 from charrnn.training.build import build_optimizer
 from charrnn.training.hardware import CoreTime, core_time
 from charrnn.training.trainer import Report, Score, Trainer
 
 HOPELESS = 10.0  # times the loss of a uniform guess: a run does not recover from such a loss
-RECENT = 0.04  # share of a time budget over which the speed is measured
-SHORTEST_MEASURE, LONGEST_MEASURE = 1.5, 30.0  # seconds over which the speed is measured
 FEWEST_TO_CHOOSE_BY = 30  # examples in validation that the best checkpoint can be chosen by
 OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
@@ -61,48 +50,6 @@ OVERFITTED = 0.6  # share of the steps: a best step before it means that more ti
 def never() -> bool:
     """Do not ask for a stop."""
     return False
-
-
-class Pace:
-    """Measures the speed of the steps; time that the caller spends on their events is included.
-
-    Args:
-        clock: seconds since any moment
-        recent: the seconds of stepping that `step_seconds` looks back on
-    """
-
-    def __init__(self, clock: Callable[[], float], recent: float) -> None:
-        self._clock, self._recent = clock, recent
-        self._steps: deque[float] = deque()
-        self._sum = 0.0
-        self._seconds, self._characters = 0.0, 0
-        self.skip()
-
-    def skip(self) -> None:
-        """Do not count the time since the last step, which was spent on an evaluation."""
-        self._last = self._clock()
-
-    def count(self, characters: int) -> float:
-        """Count a step that has just ended; return the seconds it took."""
-        now = self._clock()
-        seconds, self._last = now - self._last, now
-        self._steps.append(seconds)
-        self._sum += seconds
-        while len(self._steps) > 1 and self._sum - self._steps[0] >= self._recent:
-            self._sum -= self._steps.popleft()
-        self._seconds += seconds
-        self._characters += characters
-        return seconds
-
-    def since_last_asked(self) -> float:
-        """Characters per second since the last call."""
-        speed = self._characters / max(self._seconds, 1e-9)
-        self._seconds, self._characters = 0.0, 0
-        return speed
-
-    def step_seconds(self) -> float:
-        """The mean time of the most recent steps."""
-        return max(self._sum / len(self._steps), 1e-9)
 
 
 class Session:
@@ -129,7 +76,6 @@ class Session:
         about: dict[str, Any],
         clock: Callable[[], float],
     ) -> None:
-        self.config = config
         self.data = data
         self.about = about
         self.clock = clock
@@ -138,18 +84,19 @@ class Session:
         self.model, self.objective = self.experiment.model, self.experiment.objective
         validation = data.splits.get("validation")
         self.validates = validation is not None
-        fewest = getattr(self.experiment, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
         if config.evaluation.best == "auto":
+            fewest = getattr(self.experiment, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
             is_long = validation is not None and len(validation) >= fewest
             best = "validation" if is_long else "last"
-            self.config = with_values(config, {"evaluation.best": best})
-        self.chooses = self.validates and self.config.evaluation.best == "validation"
+            config = with_values(config, {"evaluation.best": best})
+        self.chooses = self.validates and config.evaluation.best == "validation"
+        self.plan = Plan(config, self.objective.batches_per_epoch, clock)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.trainer: Trainer[Any] = Trainer(
             self.model,
             self.objective,
             build_optimizer(config, self.model),
-            learning_rate_schedule(config, None),
+            self.plan.schedule(),
             clip=config.training.clip,
             seed=config.training.seed,
             precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
@@ -165,18 +112,15 @@ class Session:
         self.since_drop = 0
         self.trained_seconds = 0.0
         self.trained_characters = 0
-        self.score_at_end = True
-        self.total_steps: int | None = None
+        self._has_restarted = False
+        self._core_time: CoreTime | None = None
         self._saved_step = -1
         self._saved_at = 0.0
-        self._has_restarted = False
-        self._guess: int | None = None  # the total assumed while a resumed run is measured
-        self._core_time: CoreTime | None = None
-        self._most_steps = self.bound or sys.maxsize
-        budget = config.training.max_time
-        self.budget = TimeBudget(math.inf if budget is None else budget, clock, Costs(1.0))
-        recent = 0.0 if budget is None else RECENT * budget
-        self.pace = Pace(clock, min(max(SHORTEST_MEASURE, recent), LONGEST_MEASURE))
+
+    @property
+    def config(self) -> ResolvedConfig:
+        """The configuration as it is recorded."""
+        return self.plan.config
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
         """Start from the weights of another model; symbols are matched by what they stand for.
@@ -202,7 +146,7 @@ class Session:
             self.best = session["best"]
             self.without_improvement = session["without_improvement"]
             self.since_drop = session["since_drop"]
-            self.score_at_end = session["score_at_end"]
+            self.plan.score_at_end = session["score_at_end"]
             self.trained_seconds = session["trained_seconds"]
             self.trained_characters = session["trained_characters"]
         except (KeyError, ValueError, TypeError) as error:
@@ -221,12 +165,7 @@ class Session:
             self.without_improvement = self.since_drop = 0
         old_text = None if sha256 in (None, self.data.sha256) else str(sha256)
         step = self.trainer.progress.step
-        self.config = record_resume(self.config, before, step, old_text)
-
-    @property
-    def bound(self) -> int | None:
-        """The most steps that `training.steps` and `training.epochs` allow; None without either."""
-        return steps_bound(self.config, self.objective.batches_per_epoch)
+        self.plan.config = record_resume(self.config, before, step, old_text)
 
     def events(self, stop: Callable[[], bool] = never) -> Iterator[Event]:
         """Train in `run` until the budget, patience or `stop()` ends it.
@@ -238,7 +177,9 @@ class Session:
         writes_events = self.config.tensorboard
         self._write_event = event_writer(self.run.path) if writes_events else lambda _: None
         try:
-            yield from self._plan_by_steps()
+            if self.plan.begin(self.trainer.progress.step, self.trained_seconds):
+                yield self._planned(None)
+            self.trainer.schedule = self.plan.schedule()
             self._save_first()
             began, before = self.clock(), self.trained_characters
             reason = yield from self._train_through_divergence(stop)
@@ -252,117 +193,42 @@ class Session:
 
     # Planning ----------------------------------------------------------------------------------
 
-    def _plan_by_steps(self) -> Iterator[Planned]:
-        """Fix the number of steps, unless it depends on a speed that is still to be measured."""
-        earlier = self.config.training.earlier
-        if self.trainer.progress.step == 0 and any("text" in entry for entry in earlier):
-            raise ConfigError(
-                "training.earlier: this run read another text at first, so it cannot be repeated "
-                "from its config; remove training.earlier to train on this text alone"
-            )
-        if self.budget.seconds == math.inf:
-            if self.bound is None:
-                raise ConfigError(
-                    "the run has no budget; set training.steps, training.epochs or "
-                    "training.max_time"
-                )
-            yield self._fix_steps(self.bound, None)
-        elif (step := self.trainer.progress.step) and self.trained_seconds:
-            # Measure at about the rate that the new schedule will have, not at the highest.
-            guess = int(step * (1 + self.budget.seconds / self.trained_seconds))
-            self._guess = guess
-            self.trainer.schedule = learning_rate_schedule(self.config, guess)
-
-    def _plan_by_time(self, characters: int) -> Planned:
-        """Fix the number of steps that fit into the time that is left.
-
-        `characters` are the characters in a step.
-        """
-        step, costs = self.trainer.progress.step, self.budget.costs
-        costs.step = self.pace.step_seconds()
-        if self.validates:
-            costs.final_score = self.experiment.final_seconds()
-        guess = step + max(0, int(self.budget.left / costs.step))
-        intervals = self._intervals(guess, costs)
-        total, self.score_at_end = self.budget.steps_that_fit(step, intervals)
-        note = ""
-        if total == step and self.budget.left > self.budget.seconds / 3:
-            note = (
-                f"no step is left to take: a step takes {costs.step:.3g} s, an evaluation "
-                f"{costs.evaluation:.3g} s; give more time, or a smaller model"
-            )
-        total = min(total, self.bound) if self.bound else total
-        return self._fix_steps(total, characters / costs.step, note)
-
-    def _intervals(self, total: int, costs: Costs | None) -> Intervals:
-        return evaluation_intervals(self.config, total, self.objective.batches_per_epoch, costs)
-
-    def _fix_steps(self, total: int, speed: float | None, note: str = "") -> Planned:
-        """Plan `total` steps: set the schedule, record the plan, and return the event."""
-        costs = self.budget.costs if speed else None
-        intervals, saves = self._intervals(total, costs), self.config.checkpoints.every
-        plan = {
-            "training.steps": total,
-            "evaluation.first": intervals.first,
-            "evaluation.every": intervals.every,
-            "checkpoints.every": intervals.every if saves == "auto" else saves,
-        }
-        free = {"training.epochs": None, "training.max_time": None}
-        if self._guess is None:
-            self.config = with_values(self.config, plan | free)
-        else:  # The first steps of this start were taken by the schedule of the guess.
-            self.config = with_values(self.config, free | {"training.steps": self._guess})
-            self.config = record_change(self.config, self.trainer.progress.step, plan)
-        self._enter_plan()
-        self.run.write_config(dump_yaml(self.config))
+    def _planned(self, characters_per_second: float | None, note: str = "") -> Planned:
+        """Follow a new plan, and return its event."""
+        self._follow_plan()
+        total = self.plan.total_steps or 0
         return Planned(
             total,
             total / self.objective.batches_per_epoch,
-            intervals.every,
-            speed,
-            self._waiting_share() if speed else 0.0,
+            self.plan.intervals.every,
+            characters_per_second,
+            self._waiting_share() if characters_per_second else 0.0,
             note,
         )
 
-    def _enter_plan(self) -> None:
-        """Follow the settings that hold from the present step on."""
-        now = config_at(self.config, self.trainer.progress.step)
-        self.plan = now
-        self.total_steps = now.training.steps
-        self.trainer.schedule = learning_rate_schedule(now, now.training.steps)
-        self.trainer.clip = now.training.clip
-        self.intervals = self._intervals(self.total_steps or 1, None)
+    def _follow_plan(self) -> None:
+        """Train by the plan as it is now, and record it."""
+        self.trainer.schedule = self.plan.schedule()
+        self.trainer.clip = self.plan.now.training.clip
+        self.run.write_config(dump_yaml(self.config))
 
     def _waiting_share(self) -> float:
         """The share of the time since training began in which other programs held the cores."""
         now = core_time(self.trainer.process_ids()) if self._core_time else None
         return now.waiting_share(self._core_time) if now and self._core_time else 0.0
 
-    def _change(self, values: dict[str, Any]) -> None:
-        """Change settings from the next step on, and record that."""
-        self.config = record_change(self.config, self.trainer.progress.step, values)
-        self._enter_plan()
-        self.run.write_config(dump_yaml(self.config))
-
-    def _correct_plan(self) -> Iterator[Replanned]:
-        """Follow a recorded change of settings, or correct the plan where the speed has changed."""
+    def _revise_plan(self) -> Iterator[Replanned]:
+        """Follow a change that was recorded for this step, or correct the number of steps."""
         step = self.trainer.progress.step
         for entry in self.config.training.earlier:
             if entry["until"] == step:  # A run is repeated from its config.yaml.
-                self._enter_plan()
+                self.plan.enter(step)
+                self._follow_plan()
                 if entry.get("resumed"):
                     self.without_improvement = self.since_drop = 0
-        total = self.total_steps
-        if total is None or step >= total:
-            return
-        costs = self.budget.costs
-        costs.step = self.pace.step_seconds()
-        if self.budget.is_missed(step, total, self.intervals, self.score_at_end):
-            new, self.score_at_end = self.budget.steps_that_fit(step, self.intervals)
-            new = max(step + 1, min(new, self._most_steps))
-            if new != total:
-                self._change({"training.steps": new})
-                yield Replanned(new)
+        if self.plan.correct(step):
+            self._follow_plan()
+            yield Replanned(self.plan.total_steps or step)
 
     # Training ----------------------------------------------------------------------------------
 
@@ -384,79 +250,53 @@ class Session:
         self.restore(checkpoint)
         step = self.trainer.progress.step
         self.run.cut_metrics(step)
-        rate = config_at(self.config, step).training.learning_rate / 2
-        if self.total_steps is None:
-            self.config = with_values(self.config, {"training.learning_rate": rate})
-            self.trainer.schedule = learning_rate_schedule(self.config, self._guess)
-        else:
-            self._change({"training.learning_rate": rate})
+        self.plan.enter(step)
+        rate = self.plan.now.training.learning_rate / 2
+        self.plan.change(step, {"training.learning_rate": rate})
+        self._follow_plan()
         return Restarted(step, rate, str(error))
 
     def _train(self, stop: Callable[[], bool]) -> Generator[Event, None, str]:
         """Take steps until something ends them; return the reason, as in `Finished`."""
-        progress = self.trainer.progress
-        has_measured = self._end_of_measurement()
+        progress, plan = self.trainer.progress, self.plan
+        began_at = progress.step
         self._core_time = core_time(self.trainer.process_ids())
-        self.pace.skip()
+        plan.pace.skip()
         steps = self.trainer.run(sys.maxsize)
-        while self.total_steps is None or progress.step < self.total_steps:
+        while plan.total_steps is None or progress.step < plan.total_steps:
             if stop():
                 return "interrupted"
             report = next(steps)
-            seconds = self.pace.count(report.scored)
+            seconds = plan.pace.count(report.scored)
             self.trained_seconds += seconds
             self.trained_characters += report.scored
             yield Stepped(report.step, report.scored)
-            if self.total_steps is None:
-                due = has_measured(report.step)
-            else:
-                due = self.intervals.are_due(report.step) or report.step == self.total_steps
-            if due:
+            if plan.is_due(report.step, began_at):
                 yield from self._evaluate_and_save(report)
-                patience = self.config.training.patience
-                if patience is not None and self.without_improvement >= patience:
+                if self.without_improvement >= (plan.now.training.patience or math.inf):
                     return "patience"
-            elif self.total_steps and self._must_save(report.step, seconds):
+            elif plan.must_save(report.step, self.clock() - self._saved_at + seconds):
                 self._save()
-                left = (self.total_steps - report.step) * self.pace.step_seconds()
-                yield Saved(report.step, left)
-                self.pace.skip()
-            yield from self._correct_plan()
+                yield Saved(report.step, plan.seconds_left(report.step))
+                plan.pace.skip()
+            yield from self._revise_plan()
         return "budget"
-
-    def _must_save(self, step: int, seconds: float) -> bool:
-        """Whether to save after a step that took `seconds`: by its number, or by the clock.
-
-        Saving changes nothing in training, so the clock may decide without harm to an exact resume.
-        """
-        silent = self.clock() - self._saved_at + seconds > LONGEST_SILENCE
-        return silent or step % int(self.plan.checkpoints.every) == 0
-
-    def _end_of_measurement(self) -> Callable[[int], bool]:
-        """Return a test of the last step: whether the speed has been measured for long enough.
-
-        It has after `training.warmup_steps` more steps, at the last step that the budget allows, or
-        when half of the time is gone.
-        """
-        last = self.trainer.progress.step + self.config.training.warmup_steps
-        last = min(last, self.bound or sys.maxsize)
-        return lambda step: step >= last or self.clock() >= self.budget.seconds / 2
 
     def _evaluate_and_save(self, report: Report) -> Iterator[Event]:
         """Evaluate and save; after a warm-up, plan the other steps in between."""
-        began = self.clock()
-        speed = self.pace.since_last_asked()
+        began, plan = self.clock(), self.plan
+        speed = plan.pace.since_last_asked()
         line, score, is_best = self._evaluate(speed, report.learning_rate)
         text = self.sample_text(self.config.evaluation.sample_length)
-        self.budget.costs.evaluation = self.clock() - began
-        if self.total_steps is None:
-            yield self._plan_by_time(report.scored)
+        plan.budget.costs.evaluation = self.clock() - began
+        if plan.total_steps is None:
+            final_seconds = self.experiment.final_seconds() if self.validates else 0.0
+            note = plan.fix_by_time(report.step, final_seconds)
+            yield self._planned(report.scored / plan.budget.costs.step, note)
         self._save()
-        assert self.total_steps is not None
-        seconds_left = (self.total_steps - report.step) * self.pace.step_seconds()
         self._write_event(line)
-        yield Evaluated(line, score, is_best, seconds_left, text)
-        self.pace.skip()
+        yield Evaluated(line, score, is_best, plan.seconds_left(report.step), text)
+        plan.pace.skip()
 
     def sample_text(self, length: int) -> str:
         """Sample from the model in its present state, with the same random draws every time."""
@@ -574,7 +414,7 @@ class Session:
                 "best": self.best,
                 "without_improvement": self.without_improvement,
                 "since_drop": self.since_drop,
-                "score_at_end": self.score_at_end,
+                "score_at_end": self.plan.score_at_end,
                 "trained_seconds": self.trained_seconds,
                 "trained_characters": self.trained_characters,
             },
@@ -609,16 +449,18 @@ class Session:
 
         Raises KeyboardInterrupt once `stop` says so, or the time is over.
         """
-        if not self.best or not self.validates or not self.score_at_end:
+        if not self.best or not self.validates or not self.plan.score_at_end:
             return None
         seconds = self.experiment.final_seconds()
-        if seconds > max(60.0, LONG_SCORE * self.trained_seconds) or self.budget.is_late(seconds):
+        if seconds > max(60.0, LONG_SCORE * self.trained_seconds) or self.plan.budget.is_late(
+            seconds
+        ):
             return None
         weights = model_weights(self.run.load(self.best["step"]).tensors)
         described = self.about["corpus"]["described"]
         score = self.experiment.final(
             weights,
-            lambda: stop() or self.budget.is_late(),
+            lambda: stop() or self.plan.budget.is_late(),
             step=self.best["step"],
             text=described,
         )

@@ -334,7 +334,7 @@ def _restore(session: Session, checkpoint: Checkpoint, run: Run | None, warn: Wa
     from charrnn.runs.environment import differences
 
     session.restore(checkpoint)
-    bound, step = session.bound, session.trainer.progress.step
+    bound, step = session.plan.bound, session.trainer.progress.step
     is_unscored = run is not None and session.best and run.read_best().get("score") is None
     if bound is not None and bound <= step and not is_unscored:
         raise ConfigError(

@@ -112,14 +112,14 @@ def evaluation_intervals(
     With known `costs`, an interval lasts at most four minutes, and evaluations take at most a fifth
     of the time.
     """
-    chosen, first = config.evaluation.every, config.evaluation.first
-    if chosen != "auto":
+    first = config.evaluation.first
+    if (chosen := config.evaluation.every) != "auto":
         return Intervals(chosen if first == "auto" else min(first, chosen), chosen)
     every, fewest = max(1, math.ceil(total_steps / EVALUATIONS)), 1
     if costs:
         fewest = max(1, math.ceil(costs.evaluation / (EVALUATING * costs.step)))
         every = max(fewest, min(every, int(LONGEST_SILENCE / costs.step)))
-    if first == "auto":
+    if not isinstance(first, int):
         first = max(fewest, FIRST_PASSES * batches_per_epoch, every // SHORTEST_SHARE)
     return Intervals(min(first, every), every)
 
