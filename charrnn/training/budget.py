@@ -112,9 +112,9 @@ def evaluation_intervals(
     With known `costs`, an interval lasts at most four minutes, and evaluations take at most a fifth
     of the time.
     """
-    first = config.evaluation.first
-    if (chosen := config.evaluation.every) != "auto":
-        return Intervals(chosen if first == "auto" else min(first, chosen), chosen)
+    chosen, first = config.evaluation.every, config.evaluation.first
+    if isinstance(chosen, int):
+        return Intervals(min(first, chosen) if isinstance(first, int) else chosen, chosen)
     every, fewest = max(1, math.ceil(total_steps / EVALUATIONS)), 1
     if costs:
         fewest = max(1, math.ceil(costs.evaluation / (EVALUATING * costs.step)))
