@@ -119,9 +119,8 @@ def evaluation_intervals(
     if costs:
         fewest = max(1, math.ceil(costs.evaluation / (EVALUATING * costs.step)))
         every = max(fewest, min(every, int(LONGEST_SILENCE / costs.step)))
-    if not isinstance(first, int):
-        first = max(fewest, FIRST_PASSES * batches_per_epoch, every // SHORTEST_SHARE)
-    return Intervals(min(first, every), every)
+    early = max(fewest, FIRST_PASSES * batches_per_epoch, every // SHORTEST_SHARE)
+    return Intervals(min(first if isinstance(first, int) else early, every), every)
 
 
 @dataclass
