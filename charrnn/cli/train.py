@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charrnn.cli.display import say, warn
-from charrnn.cli.options import NamesOption
+from charrnn.cli.options import NamesOption, override_layers
 from charrnn.cli.progress import describe_arguments, drive, show_banner
 from charrnn.registry import CELLS, TASKS
 
@@ -125,7 +125,6 @@ def train(
       charrnn train names/ --task classification
       charrnn train pairs.tsv --task translation
     """
-    from charrnn.config.merge import override_layers
     from charrnn.session.opening import clock_from, load_source, merge_settings, start_run
 
     source = None
@@ -191,7 +190,6 @@ def resume(
       charrnn resume book-1 --learning-rate 0.001
       charrnn resume step-00000500.safetensors --data book.txt
     """
-    from charrnn.config.merge import override_layers
     from charrnn.session.opening import clock_from, resume_run
 
     layers: list[Layer] = _flag_layers(RESUME_FLAGS, flags) + override_layers(overrides)
