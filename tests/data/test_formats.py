@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.data.example_splits import load_examples, split_examples
-from charrnn.data.formats import Labelled, Pair, Reading, read_tagged
+from charrnn.data.formats import Labelled, Pair, Reading
 from charrnn.data.labelled_texts import label_vocabulary, read_labelled
 from charrnn.data.pairs import read_pairs
 from charrnn.data.sources import Document, Sources, find_sources
+from charrnn.data.tagged import read_tagged
 from charrnn.errors import ConfigError, DataError
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
