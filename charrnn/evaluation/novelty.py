@@ -7,6 +7,7 @@ that occurs in both texts is only a candidate; candidates are compared symbol by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,21 @@ class Copied:
     span: str
     sample_length: int
     train_length: int
+
+
+def novelty_of_texts(written: Sequence[str], training: Sequence[str]) -> tuple[float, float, float]:
+    """Compare short texts, such as names, with those of training.
+
+    Returns the share that does not occur in training, the share that repeats an earlier one of
+    `written`, and the mean length over the mean length in training.
+
+    >>> novelty_of_texts(["Anna", "Enna", "Enna", "Ann"], ["Anna", "Otto"])
+    (0.75, 0.25, 0.9375)
+    """
+    known, count = set(training), len(written)
+    lengths = [sum(map(len, texts)) / len(texts) for texts in (written, training)]
+    new = sum(text not in known for text in written) / count
+    return new, 1 - len(set(written)) / count, lengths[0] / lengths[1]
 
 
 def novelty_in(text: str, corpus: Corpus) -> Copied:
