@@ -24,6 +24,7 @@ Layer = tuple[str, Mapping[str, Any]]
 
 
 EARLIER = {
+    "evaluation.best": "validation",
     "data.reading": "plain",
     "data.maximum_length": None,
     "training.batch_symbols": None,
