@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from charrnn.config.schema import Config, Section, fields, unused_keys
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
@@ -107,10 +105,7 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
 
 
 def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
-    """Whether a layer sets most keys of the section of `key`, as the `config.yaml` of a run does.
-
-    The `config.yaml` of an older version may lack some keys, such as those of `EARLIER`.
-    """
+    """Whether a layer sets most keys of a section, as the `config.yaml` of a run, new or old."""
     section = key.rpartition(".")[0]
     known = [name for name in all_keys() if name.rpartition(".")[0] == section]
     known = [name for name in known if name not in NEWER]

@@ -34,7 +34,7 @@ from charrnn.data.vocabulary import (
 from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.evaluation.novelty import novelty_of_texts
 from charrnn.inference.sampler import Choice, Cursor, Draws, prime
-from charrnn.inference.text import generate_texts
+from charrnn.inference.text import generate_texts, has_line_ends
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
@@ -192,10 +192,18 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def facts(data: ExampleData[GenerationExample]) -> dict[str, Any]:
-        """Return how often each label occurs in training, by which `sample` draws labels."""
+        """Return how often each label occurs in training, by which `sample` draws labels.
+
+        `line_ends` says whether a text of the training split has one.
+        """
+        text, label = text_and_label(data.vocabularies)
         labels = [example.label for example in data.splits["train"]]
+        line_end = text.encode("\n")[0] if has_line_ends(text) else None
         return {
-            "label_counts": np.bincount(labels, minlength=data.vocabularies["label"].size).tolist()
+            "label_counts": np.bincount(labels, minlength=label.size).tolist(),
+            "line_ends": any((e.inputs == line_end).any() for e in data.splits["train"])
+            if line_end is not None
+            else False,
         }
 
     @staticmethod
@@ -311,6 +319,9 @@ class Generator:
         self._start, self.end = ends_of(self.vocabulary)
         self.training_step = metadata.get("progress", {}).get("step")
         self._counts = metadata["corpus"]["label_counts"]
+        # Older checkpoints do not say whether their texts had line ends.
+        known = metadata["corpus"].get("line_ends")
+        self.has_lines = has_line_ends(self.vocabulary) if known is None else bool(known)
         unknown = getattr(self.vocabulary, "unknown", None)
         self._unwritten = [i for i in (unknown, self._start) if i is not None]
         self._stepper = TorchStepper(model)

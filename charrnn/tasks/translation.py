@@ -36,6 +36,7 @@ from charrnn.errors import ConfigError
 from charrnn.evaluation.metrics import bleu, exact_match
 from charrnn.evaluation.score import never
 from charrnn.inference.beam import Hypothesis, beam_search
+from charrnn.inference.text import text_of_ids
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.attention import Attention
 from charrnn.nn.models import EncoderDecoder
@@ -310,8 +311,7 @@ def decode(
 
 def text_of(target: Vocabulary, hypothesis: Hypothesis) -> str:
     """Return the text of a hypothesis on one line; bytes that are not a character become U+FFFD."""
-    stream = target.stream()
-    return ("".join(map(stream.feed, hypothesis.ids)) + stream.finish()).replace("\n", " ")
+    return text_of_ids(target, hypothesis.ids).replace("\n", " ")
 
 
 def shown(symbol: str | int) -> str:
