@@ -48,9 +48,13 @@ Warn = Callable[[str], None]
 
 
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers; if one of them sets a budget, add a layer that removes all older ones."""
+    """Return the layers; if one of them sets a budget, add a layer that removes all older ones.
+
+    `training.epochs` goes back to `auto`: planning bounds it beside a wall-clock time.
+    """
     if any(key in BUDGETS for _, layer in layers for key in layer):
-        return [("a new budget", dict.fromkeys(BUDGETS)), *layers]
+        removed = dict.fromkeys(BUDGETS) | {"training.epochs": "auto"}
+        return [("a new budget", removed), *layers]
     return list(layers)
 
 
@@ -188,6 +192,8 @@ def _reopen(
         anew = {"evaluation.every": "auto", "checkpoints.every": "auto"}
         layers = [*layers, ("a new budget", anew)]
     config, origins = build_config([(name, flatten(config.model_dump())), *layers])
+    if config.training.epochs == "auto":  # A new time goes on with a run, whatever its passes.
+        config = with_values(config, {"training.epochs": None})
     config = _fit_to_machine(config, origins["device"] != name, warn)
     changes = {key: value for _, layer in layers for key, value in layer.items()}
     moved = {key.removeprefix("data."): changes[key] for key in TEXTS if key in changes}
