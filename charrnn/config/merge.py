@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from charrnn.config.schema import Config, Section, fields, unused_keys
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
@@ -80,10 +78,7 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
 
 
 def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
-    """Whether a layer sets most keys of the section of `key`, as the `config.yaml` of a run does.
-
-    The `config.yaml` of an older version may lack some keys.
-    """
+    """Whether a layer sets most keys of a section, as the `config.yaml` of a run, new or old."""
     section = key.rpartition(".")[0]
     known = [name for name in all_keys() if name.rpartition(".")[0] == section]
     return 2 * sum(name in layer for name in known) > len(known)
@@ -154,21 +149,6 @@ def environment_layers(environment: Mapping[str, str]) -> list[Layer]:
         if name != variable and name not in {"CACHE_DIR"}:
             key = known.get(name, name.replace("__", ".").lower())
             layers.append((variable, {key: parse_yaml(value, variable)}))
-    return layers
-
-
-def override_layers(overrides: Sequence[str]) -> list[Layer]:
-    """Read layers from texts of the form KEY=VALUE. Raises ConfigError for one without `=`.
-
-    >>> override_layers(["training.learning_rate=3e-4"])
-    [('--set training.learning_rate=3e-4', {'training.learning_rate': 0.0003})]
-    """
-    layers: list[Layer] = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {override!r} has no value; write --set {override}=VALUE")
-        layers.append((f"--set {override}", {key.strip(): parse_yaml(value, f"--set {key}")}))
     return layers
 
 

@@ -109,10 +109,7 @@ def _mix(values: Hashes) -> Hashes:
 
 
 def _candidates(sample: Points, train: Points, length: int) -> NDArray[np.int64]:
-    """Find where in the training text a span with the hash of each sample span begins; else -1.
-
-    If there are several places, any one of them is returned.
-    """
+    """Find a place in the training text with the hash of each sample span; -1 for none."""
     ours, theirs = _hashes(sample, length), _hashes(train, length)
     if not len(ours) or not len(theirs):
         return np.full(len(ours), -1)
@@ -152,10 +149,7 @@ def _longest(sample: Points, train: Points) -> tuple[int, int]:
 
 
 def _first(sample: Points, train: Points, length: int) -> int | None:
-    """Find where the first span of the sample that occurs in the training text begins, or None.
-
-    Spans may be as long as the texts, so no more of them are compared than necessary.
-    """
+    """Find the first span of the sample that occurs in the training text, comparing few of them."""
     begins = _candidates(sample, train, length)
     for span in np.flatnonzero(begins >= 0).tolist():
         begin = int(begins[span])

@@ -145,10 +145,7 @@ def _hypotheses(
 def _can_improve(
     finished: list[Hypothesis], best: float, length: int, limit: int, width: int, alpha: float
 ) -> bool:
-    """Whether going on from the `best` log-probability can still beat the finished hypotheses.
-
-    The log-probability can only fall. The best possible score divides it by the largest length.
-    """
+    """Whether going on from `best`, which can only fall, can still beat the finished hypotheses."""
     if length >= limit or len(finished) >= width:
         return False
     highest = best / max(limit, 1) ** alpha
@@ -187,10 +184,7 @@ def _log_softmax(logits: NDArray[np.floating[Any]]) -> Nats:
 
 
 def _best(values: Nats, count: int) -> _Extensions:
-    """Return the `count` largest of each row of values (L, W, V), the largest first.
-
-    Of equal values, the first one wins.
-    """
+    """Return the `count` largest of each row of values (L, W, V); of equal ones, the first."""
     flat = values.reshape(len(values), -1)
     count = min(count, flat.shape[1])
     places = np.sort(np.argpartition(-flat, count - 1, axis=1)[:, :count], axis=1)

@@ -50,13 +50,10 @@ class NumpyModel:
             width = matrices[1].shape[1]
             scale = np.ones((len(matrices[1]), 1), np.float32)
             for gate in halved:
-                scale[gate * width : (gate + 1) * width] = (
-                    0.5  # This is exact, since 0.5 is a power of two.
-                )
+                scale[gate * width : (gate + 1) * width] = 0.5  # exact: a power of two
             input_matrix, recurrent = (m * scale for m in matrices)
             bias, state_bias = (b[:, None] * scale for b in biases)
-            # The two biases add up, except in the GRU's candidate: there a gate scales the state's
-            # bias.
+            # The two biases add up, except where a gate scales the state's: the GRU's candidate.
             count = len(state_bias) - (width if self._advance is _gru else 0)
             bias[:count] += state_bias[:count]
             if not self._layers:

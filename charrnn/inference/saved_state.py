@@ -35,11 +35,7 @@ def save_state(path: Path, model: Any, state: SavedState) -> None:
     }
     tensors["token"] = cursor.token
     metadata = {
-        "cursor": {
-            "position": cursor.position,
-            "seed": state.seed,
-            "samples": list(state.samples),
-        },
+        "cursor": {"position": cursor.position, "seed": state.seed, "samples": list(state.samples)},
         "model": _identity(model),
     }
     save_checkpoint(path, tensors, metadata)

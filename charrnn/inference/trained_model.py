@@ -178,8 +178,6 @@ class TrainedModel:
         step = self.metadata.get("progress", {}).get("step")
         return int(step) if step is not None else None
 
-    # Step --------------------------------------------------------------------------------------
-
     def initial_state(self, batch_size: int = 1) -> Any:
         """Return the zero state for `batch_size` lanes."""
         return self._stepper.initial_state(batch_size)

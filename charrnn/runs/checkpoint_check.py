@@ -17,12 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from charrnn.config.merge import config_from_data
 from charrnn.config.schema import Config
-from charrnn.data.vocabulary import (
-    TokenVocabulary,
-    Vocabularies,
-    Vocabulary,
-    read_vocabularies,
-)
+from charrnn.data.vocabulary import TokenVocabulary, Vocabularies, Vocabulary, read_vocabularies
 from charrnn.errors import CheckpointError, ConfigError
 from charrnn.registry import CELLS, TASKS, not_installed, resolve, traits_of
 from charrnn.runs.checkpoint import Layout

@@ -374,11 +374,7 @@ def _json(value: Any) -> str:
 
 
 def _living_owner(path: Path) -> dict[str, Any]:
-    """The process that holds the lock, as owner.json names it.
-
-    The file may still name a process that has died. The new holder of the lock writes its own name
-    within moments, so the file is read again for up to a second.
-    """
+    """The process that holds the lock; owner.json may name a dead one for up to a second."""
     owner: dict[str, Any] = {}
     for _ in range(20):
         content = _read_json(path)

@@ -87,9 +87,7 @@ class LaneProcesses:
         places = iter(_shared([leaf.shape for leaf in leaves(carry)], dtype))
         self.carry = map_state(lambda leaf: next(places).copy_(leaf), carry)
         self._lanes = _lanes_of(shares, model)
-        self._gradients = [
-            _shared(shapes, dtype) for _ in shares[1:]
-        ]  # the gradients of the workers
+        self._gradients = [_shared(shapes, dtype) for _ in shares[1:]]  # those of the workers
         self._workers: list[Worker] = []
         for rank, share in enumerate(shares[1:], 1):
             self._workers.append(self._fork(rank, share))
@@ -117,6 +115,10 @@ class LaneProcesses:
         torch._foreach_mul_(own, counts[0] / total)
         for count, gradients in zip(counts[1:], self._gradients, strict=True):
             torch._foreach_add_(own, gradients, alpha=count / total)
+
+    def process_ids(self) -> list[int]:
+        """The workers' process numbers."""
+        return [worker.pid for worker in self._workers]
 
     def close(self) -> None:
         """End the workers, and move weights and state back into memory of this process alone."""
@@ -156,7 +158,7 @@ class LaneProcesses:
         try:
             ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
             # A signal that asks the trainer to stop must let it finish its step.
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             own_end.close()
             for worker in self._workers:
@@ -179,9 +181,8 @@ class LaneProcesses:
                     batches = share.batches(epoch, number)
                 expected = epoch, number + 1
                 loss = self._compute_share(share, next(batches), rank, seed)
-                for place, parameter in zip(
-                    self._gradients[rank - 1], self._parameters, strict=True
-                ):
+                own = self._gradients[rank - 1]
+                for place, parameter in zip(own, self._parameters, strict=True):
                     place.copy_(_gradient(parameter))
                 link.sendall(ANSWER.pack(float(loss.total.detach()), loss.scored, 0))
             except Exception as error:  # The error is sent to the trainer, which raises it.

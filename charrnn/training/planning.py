@@ -31,6 +31,10 @@ PASSES_OF_A_MILLION = 50
 PASSES_EXPONENT = 0.2
 FEWEST_STEPS = 400
 
+# Evaluations without improvement that end a run with a budget in time. They lie a quarter of the
+# steps apart, so that the best step is then less than half of the way (a round number).
+PATIENCE = 5
+
 # Lanes and windows: defaults-for-a-short-run.md (batch 32; a window of 64 beat one of 128) and
 # defaults-on-other-texts.md (twice the lanes are worse). A GPU is only busy with more work per
 # step. On a short text, fewer lanes give more steps before the text is known by heart:
@@ -114,6 +118,7 @@ def plan(
         "training.epochs": epochs,
         "training.window": window,
         "training.batch_size": lanes,
+        "training.patience": None if max_time is None else PATIENCE,
         "training.learning_rate": _learning_rate(training.optimizer, model.cell, max(widths)),
         "training.weight_decay": WEIGHT_DECAY.get(training.optimizer, 0.0),
         "model.hidden_size": hidden_size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, NamedTuple
@@ -102,14 +103,9 @@ class Trainer(Generic[Batch]):
     >>> ids = vocabulary.encode("ab" * 50)
     >>> corpus = Corpus(ids, vocabulary, {"train": Span(0, 100, False)}, np.zeros(1, int), "", "")
     >>> model = language_model(2, cell="gru", hidden_sizes=[8])
-    >>> trainer = Trainer(
-    ...     model,
-    ...     TextWindows(corpus, batch_size=3, window=11),
-    ...     torch.optim.Adam(model.parameters()),
-    ...     lambda step: 0.01,
-    ...     clip=1.0,
-    ...     seed=1,
-    ... )
+    >>> windows = TextWindows(corpus, batch_size=3, window=11)
+    >>> adam = torch.optim.Adam(model.parameters())
+    >>> trainer = Trainer(model, windows, adam, lambda step: 0.01, clip=1.0, seed=1)
     >>> [(report.step, report.epoch, report.scored) for report in trainer.run(4)]
     [(1, 0, 33), (2, 0, 33), (3, 0, 33), (4, 1, 33)]
     """
@@ -265,6 +261,11 @@ class Trainer(Generic[Batch]):
         self.optimizer.step()
         return loss
 
+    def process_ids(self) -> list[int]:
+        """This process, and those that share the lanes."""
+        workers = self.lane_processes.process_ids() if self.lane_processes else []
+        return [os.getpid(), *workers]
+
     def close(self) -> None:
         """End the processes that share the lanes, if there are any; `run` starts new ones."""
         if self.lane_processes is not None:
@@ -365,9 +366,14 @@ class Trainer(Generic[Batch]):
         self._load_carry(tensors)
         self.interval_nats.copy_(tensors["interval_nats"])
         self.progress = Progress(**progress)
+        if self.not_finite is not None:
+            self.not_finite.zero_()
+        if self.captured_step is not None:
+            self.capture_steps()  # A captured step keeps the places of the moments before.
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         optimizer = self.optimizer.state_dict()
+        optimizer["state"] = {}
         for i, name in enumerate(self._names()):
             moments = _under(f"optimizer/{name}/", tensors)
             if moments:
