@@ -15,12 +15,30 @@ from charrnn.config.schema import Config, Section, fields, unused_keys
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
 from charrnn.config.usual_names import KEYS, VALUES
 from charrnn.errors import ConfigError, did_you_mean
-from charrnn.registry import traits_of
+from charrnn.registry import TASKS, traits_of
 
 # A configuration with its `auto` values, or a resolved one.
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 Layer = tuple[str, Mapping[str, Any]]
 """A source of values (the name of a file, a flag or a variable), and its values by dotted key."""
+
+
+EARLIER = {
+    "data.reading": "plain",
+    "data.maximum_length": None,
+    "training.batch_symbols": None,
+}
+"""Keys that the configuration of an older run lacks, with the values that repeat the run."""
+NEWER = {
+    *EARLIER,
+    "data.text_column",
+    "data.label_column",
+    "data.source_column",
+    "data.target_column",
+    "data.bad_rows",
+    "training.class_weights",
+}
+"""All keys that it may lack."""
 
 
 def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
@@ -59,6 +77,7 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    assumed: set[str] = set()
     for source, layer in layers:
         for key, value in layer.items():
             if value is None and key in Config.model_fields:
@@ -66,6 +85,14 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
             _check_key(key, source)
             values[key] = value
             sources[key] = source
+            assumed.discard(key)
+        for key in EARLIER.keys() - layer.keys():
+            if _is_of_a_run(layer, key):
+                values[key], sources[key] = EARLIER[key], source
+                assumed.add(key)
+    task = str(values.get("task", Config().task))
+    for key in assumed & (unused_keys(task) if task in TASKS else frozenset()):
+        del values[key]
     try:
         config = Config.model_validate(nest(values))
     except ValidationError as error:
@@ -81,6 +108,7 @@ def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
     """Whether a layer sets most keys of a section, as the `config.yaml` of a run, new or old."""
     section = key.rpartition(".")[0]
     known = [name for name in all_keys() if name.rpartition(".")[0] == section]
+    known = [name for name in known if name not in NEWER]
     return 2 * sum(name in layer for name in known) > len(known)
 
 

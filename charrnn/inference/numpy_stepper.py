@@ -29,7 +29,8 @@ class NumpyModel:
     """A stepper in the sampler's sense, over the weights of a language model by name.
 
     Its state is the torch model's, with arrays in place of tensors: one entry (N, H) for each
-    layer, for an LSTM the pair of hidden state and cell state.
+    layer, for an LSTM the pair of hidden state and cell state. `clamps` hold units of a layer at
+    fixed values, as `nn.clamped.Clamped` does.
     """
 
     @staticmethod
@@ -39,8 +40,17 @@ class NumpyModel:
         return (cell, activation) in CELLS and len(weights["head.bias"]) * len(gates) <= MOST_TABLE
 
     def __init__(
-        self, weights: Mapping[str, Array], cell: str, activation: str, skip_connections: bool
+        self,
+        weights: Mapping[str, Array],
+        cell: str,
+        activation: str,
+        skip_connections: bool,
+        clamps: Mapping[int, Mapping[int, float]] | None = None,
     ) -> None:
+        self._clamps = {
+            layer: (np.array(list(units)), np.array([*units.values()], np.float32)[:, None])
+            for layer, units in (clamps or {}).items()
+        }
         self._advance, halved, self._states = CELLS[cell, activation]
         self._skip_connections = skip_connections
         self._layers: list[tuple[Array, Array, Array, Array]] = []
@@ -88,6 +98,9 @@ class NumpyModel:
             if len(scaled_bias):
                 from_state[-len(scaled_bias) :] += scaled_bias
             after = self._advance(from_input, from_state, before)
+            if i in self._clamps:
+                units, values = self._clamps[i]
+                after[0][units] = values
             outputs.append(after[0])
             states.append((after[0].T, after[1].T) if self._states == 2 else after[0].T)
         read = np.concatenate(outputs) if self._skip_connections else outputs[-1]

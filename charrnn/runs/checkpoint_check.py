@@ -89,6 +89,7 @@ class _Corpus(_Part):
     key: Digest
     most_frequent: Count = 0
     label_counts: list[Count] = []
+    line_ends: bool | None = None
     splits: dict[Literal["train", "validation", "test"], Count]
 
 

@@ -335,6 +335,21 @@ def all_runs(root: Path = Path("runs")) -> list[Run]:
     return [Run(folder) for folder in folders if (folder / "checkpoints").is_dir()]
 
 
+def newest_run(root: Path = Path("runs")) -> Run:
+    """Return the run in `root` that has the newest checkpoint.
+
+    Raises CheckpointError where there is none.
+    """
+    ages = {
+        run.checkpoint_path(steps[-1]).stat().st_mtime_ns: run
+        for run in all_runs(root)
+        if (steps := run.steps())
+    }
+    if not ages:
+        raise CheckpointError(f"there is no run under {root}/; name one, or train one first")
+    return ages[max(ages)]
+
+
 def find_run(name: str) -> Run | Path:
     """Find a run by its path or its name under runs/, or else a checkpoint file by its path.
 
