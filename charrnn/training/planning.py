@@ -62,12 +62,12 @@ WIDTH_STEP = 32  # vector units like multiples of it
 NARROWEST_EMBEDDING, WIDEST_EMBEDDING = 16, 64
 WORD_SCALE = 0.1
 
-# Dropout: defaults-for-a-short-run.md (0.1 at 8 passes over the text, 0.3 at 32), and more where
-# the layers have more weights than the text has characters. What exceeds 0.3 is also dropped from
-# the input: short-texts.md.
+# Dropout: defaults-for-a-short-run.md (0.1 at 8 passes over the text, 0.3 at 32). It grows faster
+# where the layers have more weights than the text has characters, and what exceeds 0.3 is also
+# dropped from the input: short-texts.md.
 PASSES_WITHOUT_DROPOUT = 4
 DROPOUT_A_DOUBLING = 0.1
-DROPOUT_A_DOUBLING_OF_WEIGHTS = 0.08
+DROPOUT_A_DOUBLING_OF_WEIGHTS = 0.03
 MOST_DROPOUT = 0.5
 DROPOUT_WITHOUT_INPUT_DROPOUT = 0.3
 OPERATIONS_A_WEIGHT = 6  # per character: a multiplication and an addition, in the forward pass and
@@ -217,8 +217,9 @@ def _weights(model: ModelConfig, widths: Sequence[int]) -> int:
 def _dropout(passes: float, weights_a_character: float) -> float:
     """Dropout in steps of 0.05: 0 up to 4 passes, then 0.1 more each time the passes double.
 
-    Where there are more weights than characters, each doubling of the weights adds 0.08.
+    Where there are more weights than characters, it is 0.03 more for each doubling of the weights.
     """
-    dropout = DROPOUT_A_DOUBLING * math.log2(passes / PASSES_WITHOUT_DROPOUT)
-    dropout += DROPOUT_A_DOUBLING_OF_WEIGHTS * max(0.0, math.log2(weights_a_character))
+    a_doubling = DROPOUT_A_DOUBLING
+    a_doubling += DROPOUT_A_DOUBLING_OF_WEIGHTS * max(0.0, math.log2(weights_a_character))
+    dropout = a_doubling * math.log2(passes / PASSES_WITHOUT_DROPOUT)
     return round(min(MOST_DROPOUT, max(0.0, dropout)) * 20) / 20
