@@ -455,8 +455,9 @@ class EvaluationConfig(Section):
     first: PositiveInt | Auto = "auto"
     """Steps between the first evaluations, if fewer than `every`; later ones are a quarter of the
     steps taken apart. auto is two passes over a short text, and `every` where that is chosen."""
-    lanes: Annotated[PositiveInt, Key("running text", "protocol")] = 64
-    """Number of lanes of the estimate during training."""
+    lanes: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
+    """Number of lanes of the estimate during training. auto is 64, but so few that each lane scores
+    at least as many characters as it reads before (`warmup`)."""
     warmup: Annotated[int, Field(ge=0), Key("running text", "protocol")] = 1000
     """Characters that each lane reads before the estimate starts to count."""
     characters: Annotated[PositiveInt, Key("running text", "protocol")] = 262_144

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from charrnn.config.changes import record_resume
-from charrnn.config.merge import config_from_data, dump_yaml, with_values
+from charrnn.config.merge import config_from_data, dump_yaml, flatten, with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.errors import CheckpointError, DivergedError
 from charrnn.evaluation.score import Evaluation, key_unit
@@ -36,7 +36,7 @@ from charrnn.session.events import (
 )
 from charrnn.session.plan import Plan
 from charrnn.session.tensorboard import event_writer
-from charrnn.tasks.task import Data, task_of
+from charrnn.tasks.task import Data, Task, task_of
 from charrnn.training.budget import LONG_SCORE
 from charrnn.training.build import build_optimizer
 from charrnn.training.hardware import CoreTime, core_time
@@ -44,12 +44,24 @@ from charrnn.training.trainer import Report, Score, Trainer
 
 HOPELESS = 10.0  # times the loss of a uniform guess: a run does not recover from such a loss
 FEWEST_TO_CHOOSE_BY = 30  # examples in validation that the best checkpoint can be chosen by
+MOST_LANES = 64  # of the estimate of validation
 OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
 
 def never() -> bool:
     """Do not ask for a stop."""
     return False
+
+
+def _choose_evaluation(config: ResolvedConfig, held_out: int, kind: type[Task]) -> ResolvedConfig:
+    """Decide how to evaluate on a validation split of a length, where that is `auto`."""
+    fewest = getattr(kind, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
+    chosen = {
+        "evaluation.best": "validation" if held_out >= fewest else "last",
+        "evaluation.lanes": max(1, min(MOST_LANES, held_out // max(1, config.evaluation.warmup))),
+    }
+    settings = flatten(config.model_dump())
+    return with_values(config, {k: v for k, v in chosen.items() if settings[k] == "auto"})
 
 
 class Session:
@@ -80,15 +92,11 @@ class Session:
         self.about = about
         self.clock = clock
         torch.manual_seed(config.training.seed)
-        self.experiment = task_of(config.task)(config, data, about)
+        kind, held_out = task_of(config.task), len(data.splits.get("validation", ()))
+        config = _choose_evaluation(config, held_out, kind)
+        self.experiment = kind(config, data, about)
         self.model, self.objective = self.experiment.model, self.experiment.objective
-        validation = data.splits.get("validation")
-        self.validates = validation is not None
-        if config.evaluation.best == "auto":
-            fewest = getattr(self.experiment, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
-            is_long = validation is not None and len(validation) >= fewest
-            best = "validation" if is_long else "last"
-            config = with_values(config, {"evaluation.best": best})
+        self.validates = held_out > 0
         self.chooses = self.validates and config.evaluation.best == "validation"
         self.plan = Plan(config, self.objective.batches_per_epoch, clock)
         self.parameters = sum(p.numel() for p in self.model.parameters())

@@ -243,6 +243,7 @@ def test_keywords_name_settings() -> None:
         "training.steps": None,
         "training.epochs": "auto",
         "training.max_time": "2m",
+        "training.earlier": [],
         "data.validation": ["v.txt"],
         "model.hidden_size": [8, 4],
         "training.window": 5,

@@ -1,5 +1,7 @@
 """The plan decides every `auto` within sensible bounds and overrides no choice of the user."""
 
+import itertools
+import math
 import os
 from typing import Any
 
