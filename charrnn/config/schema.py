@@ -376,7 +376,8 @@ class TrainingConfig(Section):
     steps: PositiveInt | None = None
     """Budget: optimizer steps. The budget that is reached first ends the run."""
     epochs: PositiveFloat | Auto | None = "auto"
-    """Budget: passes over the training text."""
+    """Budget: passes over the training text. auto is as many as help, 25 for 30 KB and 50 for 1 MB;
+    and none beside `steps`."""
     max_time: Seconds | Auto | None = "auto"
     """Budget: wall-clock time of the whole command, as 90s, 10m or 1h30m."""
     batch_size: PositiveInt | Auto = "auto"

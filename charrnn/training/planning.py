@@ -52,6 +52,7 @@ WINDOWS_A_LANE = 8  # the fewest windows in a lane, where the user chose a long 
 # (short-texts.md), and by its square root on long texts (dropout-and-passes.md).
 WIDTH_IN_TWO_MINUTES = 192
 TIME_EXPONENT = 0.2
+WIDTH_A_ROOT_SECOND = 27  # bounds the width in less than half a minute: short-texts.md
 GPU_WIDTH_FACTOR = 2
 WIDTH_A_ROOT_CHARACTER = 0.4
 WIDTH_A_FOURTH_ROOT_CHARACTER = 13
@@ -72,6 +73,7 @@ MOST_DROPOUT = 0.5
 DROPOUT_WITHOUT_INPUT_DROPOUT = 0.3
 OPERATIONS_A_WEIGHT = 6  # per character: a multiplication and an addition, in the forward pass and
 # twice in the backward pass
+LANES_OF_OVERHEAD = 8  # a step on few lanes takes as long as if it had 8 more: short-texts.md
 
 # Learning rate: defaults-for-a-short-run.md (4e-3 at width 256, 7e-3 at 192, a quarter for the
 # vanilla cell). The rates of the other optimizers are the usual first choices.
@@ -134,7 +136,7 @@ def plan(
         weights = _weights(model, widths)
         operations = OPERATIONS_A_WEIGHT * (weights + output_width * vocabulary_size) * characters
         passes = min(
-            max_time * measure_speed(device) / operations if max_time else math.inf,
+            _passes_in(max_time, operations, lanes, device) if max_time else math.inf,
             epochs or math.inf,
             training.steps / steps_per_epoch if training.steps else math.inf,
         )
@@ -197,7 +199,11 @@ def _hidden_size(
         WIDTH_A_ROOT_CHARACTER * math.sqrt(characters),
         WIDTH_A_FOURTH_ROOT_CHARACTER * math.pow(characters, 0.25),
     )
-    by_time = WIDTH_IN_TWO_MINUTES * math.pow((max_time or DEFAULT_TIME) / 120, TIME_EXPONENT)
+    seconds = max_time or DEFAULT_TIME
+    by_time = min(
+        WIDTH_IN_TWO_MINUTES * math.pow(seconds / 120, TIME_EXPONENT),
+        WIDTH_A_ROOT_SECOND * math.sqrt(seconds),
+    )
     by_time *= 1 if device.type == "cpu" else GPU_WIDTH_FACTOR
     return WIDTH_STEP * round(max(NARROWEST, min(by_text, by_time, WIDEST)) / WIDTH_STEP)
 
@@ -212,6 +218,12 @@ def _weights(model: ModelConfig, widths: Sequence[int]) -> int:
     """Count the weights in the matrices of the layers."""
     pairs = itertools.pairwise([WIDEST_EMBEDDING, *widths])
     return sum(matrix_weights(model, inputs, width) for inputs, width in pairs)
+
+
+def _passes_in(seconds: float, operations: int, lanes: int, device: torch.device) -> float:
+    """Estimate how often the text is read in `seconds`, at the speed of a matrix product."""
+    overhead = (1 + LANES_OF_OVERHEAD / lanes) / (1 + LANES_OF_OVERHEAD / MOST_LANES)
+    return seconds * measure_speed(device) / operations / max(1.0, overhead)
 
 
 def _dropout(passes: float, weights_a_character: float) -> float:
