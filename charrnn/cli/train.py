@@ -46,6 +46,14 @@ FLAGS: list[Flag] = [
     ("--device", "device", "NAME", "auto, cpu, cuda, cuda:N or mps."),
     ("--vocabulary", "data.vocabulary", "KIND", "character, byte or word."),
     ("--encoding", "data.encoding", "NAME", "Encoding of the text."),
+    ("--text-column", "data.text_column", "COL", "Column of the text in a table: name, number."),
+    ("--label-column", "data.label_column", "COL", "Column of the class in a table."),
+    (
+        "--bad-rows",
+        "data.bad_rows",
+        "HOW",
+        "What to do with rows that are no examples: error, skip.",
+    ),
     (
         "--errors",
         "data.errors",

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from charrnn.config.schema import Config, Section, fields, unused_keys
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
 from charrnn.config.usual_names import KEYS, VALUES
 from charrnn.errors import ConfigError, did_you_mean
-from charrnn.registry import traits_of
+from charrnn.registry import TASKS, traits_of
 
 # A configuration with its `auto` values, or a resolved one.
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -25,12 +23,31 @@ Layer = tuple[str, Mapping[str, Any]]
 """A source of values (the name of a file, a flag or a variable), and its values by dotted key."""
 
 
+EARLIER = {
+    "evaluation.best": "validation",
+    "data.reading": "plain",
+    "data.maximum_length": None,
+    "training.batch_symbols": None,
+}
+"""Keys that the configuration of an older run lacks, with the values that repeat the run."""
+NEWER = {
+    *EARLIER,
+    "data.text_column",
+    "data.label_column",
+    "data.source_column",
+    "data.target_column",
+    "data.bad_rows",
+    "training.class_weights",
+}
+"""All keys that the configuration of an older run may lack."""
+
+
 def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     """Merge layers of settings, later ones winning; return the source of each key as well.
 
     A key that the task does not use is refused, whatever its value. But a layer that sets most
-    keys of a section is assumed to be the `config.yaml` of a run, which has every key: there, an
-    unused key may have its default, or the value that `auto` was resolved to.
+    keys of a section is assumed to be the `config.yaml` of a run: there, an unused key may have its
+    default, or the value that `auto` was resolved to.
 
     Raises ConfigError naming the key, the value, its source and the values that are allowed.
 
@@ -61,6 +78,7 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    assumed: set[str] = set()
     for source, layer in layers:
         for key, value in layer.items():
             if value is None and key in Config.model_fields:
@@ -68,6 +86,14 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
             _check_key(key, source)
             values[key] = value
             sources[key] = source
+            assumed.discard(key)
+        for key in EARLIER.keys() - layer.keys():
+            if _is_of_a_run(layer, key):
+                values[key], sources[key] = EARLIER[key], source
+                assumed.add(key)
+    task = str(values.get("task", Config().task))
+    for key in assumed & (unused_keys(task) if task in TASKS else frozenset()):
+        del values[key]
     try:
         config = Config.model_validate(nest(values))
     except ValidationError as error:
@@ -82,10 +108,11 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
 def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
     """Whether `layer` looks like the `config.yaml` of a run: it sets most keys of `key`'s section.
 
-    The `config.yaml` of an older version may lack some keys.
+    Keys that the `config.yaml` of an older run may lack (`NEWER`) do not count.
     """
     section = key.rpartition(".")[0]
     known = [name for name in all_keys() if name.rpartition(".")[0] == section]
+    known = [name for name in known if name not in NEWER]
     return 2 * sum(name in layer for name in known) > len(known)
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from charrnn.config.merge import flatten, with_values
 from charrnn.config.schema import (
     Config,
+    DataConfig,
     ModelConfig,
     PositiveFloat,
     PositiveInt,
@@ -23,6 +24,9 @@ from charrnn.errors import ConfigError
 # Keys that older checkpoints lack. They matter only for initial weights or for further training,
 # not for a trained model.
 UNIMPORTANT_ONCE_TRAINED = {
+    "data.split_by": "hash",
+    "data.maximum_length": None,
+    "training.batch_symbols": None,
     "model.embedding_scale": 1.0,
     "model.words": "lookup",
     "device": "cpu",
@@ -33,6 +37,13 @@ UNIMPORTANT_ONCE_TRAINED = {
 }
 # The session decides these once it has the data and knows how many steps there will be.
 DECIDED_LATER = {"evaluation.every", "evaluation.first", "evaluation.best", "checkpoints.every"}
+
+
+class ResolvedData(DataConfig):
+    """The section `data` with every `auto` decided."""
+
+    split_by: Literal["stratified", "hash", "position"]
+    maximum_length: PositiveInt | None
 
 
 class ResolvedModel(ModelConfig):
@@ -54,6 +65,7 @@ class ResolvedTraining(TrainingConfig):
     max_time: Seconds | None
     patience: PositiveInt | None
     batch_size: PositiveInt
+    batch_symbols: PositiveInt | None
     window: PositiveInt
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)]
@@ -66,6 +78,7 @@ class ResolvedConfig(Config):
     the text and the hardware; `resolved` makes one from the configuration of a checkpoint.
     """
 
+    data: ResolvedData
     model: ResolvedModel
     training: ResolvedTraining
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]

@@ -117,10 +117,7 @@ def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
                 pieces.append(bytes([decoder.decode(stream.model.Uniform(256))]))
             predictor.read(symbol)
             progress(i + 1)
-    except (
-        AssertionError,
-        UnicodeEncodeError,
-    ) as error:  # The symbols are impossible, or they are not text.
+    except (AssertionError, UnicodeEncodeError) as error:  # impossible symbols, or not text
         raise DataError(OTHERWISE) from error
     content = b"".join(pieces)
     if hashlib.sha256(content).hexdigest() != header.sha256:
@@ -181,10 +178,7 @@ def fingerprint(model: TrainedModel) -> str:
 
 
 class _Predictor:
-    """Predicts V symbols and the escape, one symbol after another.
-
-    With `rates`, the model learns from each segment by dynamic evaluation.
-    """
+    """Predicts V symbols and the escape; with `rates`, the model learns from each segment."""
 
     def __init__(self, model: TrainedModel, rates: Rates | None) -> None:
         self._model = model
@@ -223,11 +217,8 @@ class _Predictor:
             row = np.exp(row - row.max())
             self._row = row / row.sum()
         if not np.isfinite(self._row).all():
-            remedy = (
-                "a lower learning rate of dynamic evaluation"
-                if self._adapting
-                else "another checkpoint"
-            )
+            lower = "a lower learning rate of dynamic evaluation"
+            remedy = lower if self._adapting else "another checkpoint"
             raise DivergedError(
                 f"the model's predictions are not finite after {self._read:,.0f} symbols; "
                 f"use {remedy}"

@@ -55,10 +55,14 @@ Warn = Callable[[str], None]
 
 
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers; if one of them sets a budget, add a layer that removes all older ones."""
+    """Return the layers; if one of them sets a budget, add a layer that removes all older ones.
+
+    `training.epochs` goes back to `auto`: planning bounds it beside a wall-clock time.
+    """
     if any(key in BUDGETS for _, layer in layers for key in layer):
-        nothing: dict[str, Any] = dict.fromkeys(BUDGETS)
-        return [("a new budget", {**nothing, "training.earlier": []}), *layers]
+        removed: dict[str, Any] = dict.fromkeys(BUDGETS)
+        anew = {"training.epochs": "auto", "training.earlier": []}
+        return [("a new budget", removed | anew), *layers]
     return list(layers)
 
 
@@ -194,12 +198,12 @@ def _reopen(
     name = str(checkpoint.path)
     config = config_from_data(checkpoint.metadata["config"], name)
     _check_changes(layers)
-    if config.evaluation.best == "auto":  # A run of a version that always chose by validation.
-        config = with_values(config, {"evaluation.best": "validation"})
     if any(key in BUDGETS for _, layer in layers for key in layer):
         anew = dict.fromkeys(("evaluation.every", "evaluation.first", "checkpoints.every"), "auto")
         layers = [*layers, ("a new budget", anew)]
     config, origins = build_config([(name, flatten(config.model_dump())), *layers])
+    if config.training.epochs == "auto":  # A new time goes on with a run, whatever its passes.
+        config = with_values(config, {"training.epochs": None})
     config = _fit_to_machine(config, origins["device"] != name, warn)
     changes = {key: value for _, layer in layers for key, value in layer.items()}
     moved = {key.removeprefix("data."): changes[key] for key in TEXTS if key in changes}
