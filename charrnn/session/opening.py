@@ -117,7 +117,7 @@ def _shape_of(config: Config) -> dict[str, Any]:
 
 
 def clock_from(began: float) -> Callable[[], float]:
-    """Return a clock of the seconds since `began`, a time of `time.monotonic`."""
+    """Return a function that gives the seconds since `began`, a reading of `time.monotonic`."""
     return lambda: time.monotonic() - began
 
 
@@ -140,7 +140,8 @@ def start_run(
 ) -> Iterator[Session]:
     """Read the texts of a configuration and start a new run, locked until the block ends.
 
-    `source` is a model to take the first weights from. Raises ConfigError where `out` is in use.
+    The initial weights are copied from `source`, if it is given. Raises ConfigError if `out` is
+    already in use.
     """
     run = Run(Path(out)) if out is not None else None
     with run.lock(new=True) if run else nullcontext():
@@ -164,7 +165,7 @@ def resume_run(
     """Start again from the newest checkpoint of a run, or from a checkpoint file in a new run.
 
     `layers` change settings: the texts, the device, or the budget, which also sets the intervals
-    anew. Raises ConfigError where the budget is used up.
+    anew. Raises ConfigError if the budget is used up.
     """
     place = run if isinstance(run, Run) else find_run(os.fspath(run))
     if isinstance(place, Run):
@@ -193,7 +194,7 @@ def _reopen(
     run: Run | None,
     warn: Warn,
 ) -> Iterator[Session]:
-    """Read the data that a checkpoint was trained on, and go on from the checkpoint."""
+    """Read the data that a checkpoint was trained on, and continue from the checkpoint."""
     name = str(checkpoint.path)
     config = config_from_data(checkpoint.metadata["config"], name)
     _check_changes(layers)
@@ -334,7 +335,7 @@ def new_session(
 
 
 def _restore(session: Session, checkpoint: Checkpoint, run: Run | None, warn: Warn) -> None:
-    """Go on from a checkpoint. Raises ConfigError where nothing is left to do."""
+    """Continue from a checkpoint. Raises ConfigError if nothing is left to do."""
     from charrnn.runs.environment import differences
 
     session.restore(checkpoint)
