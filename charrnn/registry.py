@@ -28,7 +28,7 @@ Entry = TypeVar("Entry")
 def resolve(reference: str) -> Any:
     """Load the object that `package.module:Name` names.
 
-    Raises ConfigError where a reference of an installed package cannot be loaded.
+    Raises ConfigError if a reference of an installed package cannot be loaded.
 
     >>> resolve("charrnn.registry:one_of")(["lstm", "gru"])
     'lstm or gru'
@@ -49,7 +49,7 @@ class Table(Mapping[str, Entry]):
 
     Installed packages are searched once, when a name is not one of ours or when all names are
     listed. A name of ours always means our entry. `entry` makes an installed entry from its name
-    and its reference. Raises ConfigError where two packages provide the name that is looked up.
+    and its reference. Raises ConfigError if two packages provide the name that is looked up.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ LAYER_NORM_CELLS = {
     "lstm": "charrnn.nn.cells.layer_norm:LayerNormLSTMCell",
     "gru": "charrnn.nn.cells.layer_norm:LayerNormGRUCell",
 }
-"""The references of the cells with layer normalisation inside."""
+"""The references of the cells' variants with layer normalisation."""
 
 
 def one_of(names: Iterable[str]) -> str:

@@ -112,7 +112,7 @@ def _changes(added: list[str], dropped: list[str]) -> str:
 def drive(session: Session, as_json: bool) -> int:
     """Train to the end and show the events of the session; return the exit code.
 
-    Raises CharrnnError where memory runs out.
+    Raises CharrnnError if memory runs out.
     """
     from charrnn.errors import is_out_of_memory
 

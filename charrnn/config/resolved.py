@@ -36,7 +36,13 @@ UNIMPORTANT_ONCE_TRAINED = {
     "training.patience": None,
 }
 # The session decides these once it has the data and knows how many steps there will be.
-DECIDED_LATER = {"evaluation.every", "evaluation.first", "evaluation.best", "checkpoints.every"}
+DECIDED_LATER = {
+    "evaluation.every",
+    "evaluation.first",
+    "evaluation.lanes",
+    "evaluation.best",
+    "checkpoints.every",
+}
 
 
 class ResolvedData(DataConfig):

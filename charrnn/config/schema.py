@@ -41,7 +41,7 @@ class NameIn:
     table: Table[Any]
 
     def check(self, name: str) -> str:
-        """Return the name. Raises pydantic's literal_error where the table lacks it."""
+        """Return the name. Raises pydantic's literal_error if the table lacks it."""
         if name not in self.table:
             expected = one_of(map(repr, self.table))
             raise PydanticKnownError("literal_error", {"expected": expected})
@@ -376,7 +376,8 @@ class TrainingConfig(Section):
     steps: PositiveInt | None = None
     """Budget: optimizer steps. The budget that is reached first ends the run."""
     epochs: PositiveFloat | Auto | None = "auto"
-    """Budget: passes over the training text."""
+    """Budget: passes over the training text. auto is as many as help, 25 for 30 KB and 50 for 1 MB;
+    and none beside `steps`."""
     max_time: Seconds | Auto | None = "auto"
     """Budget: wall-clock time of the whole command, as 90s, 10m or 1h30m."""
     batch_size: PositiveInt | Auto = "auto"
@@ -454,9 +455,10 @@ class EvaluationConfig(Section):
     minutes."""
     first: PositiveInt | Auto = "auto"
     """Steps between the first evaluations, if fewer than `every`; later ones are a quarter of the
-    steps taken apart. auto is two passes over a short text, and `every` where that is chosen."""
-    lanes: Annotated[PositiveInt, Key("running text", "protocol")] = 64
-    """Number of lanes of the estimate during training."""
+    steps taken apart. auto is two passes over a short text, and `every` if that is chosen."""
+    lanes: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
+    """Number of lanes of the estimate during training. auto is 64, but so few that each lane scores
+    at least as many characters as it reads before (`warmup`)."""
     warmup: Annotated[int, Field(ge=0), Key("running text", "protocol")] = 1000
     """Characters that each lane reads before the estimate starts to count."""
     characters: Annotated[PositiveInt, Key("running text", "protocol")] = 262_144
@@ -465,7 +467,7 @@ class EvaluationConfig(Section):
     """Characters computed at a time in the final score; it does not change the score."""
     best: Literal["auto", "validation", "last"] = "auto"
     """Which checkpoint counts as the best: the one with the lowest validation loss, or the last.
-    auto is the last where the validation split is too short to choose by."""
+    auto is the last if the validation split is too short to choose by."""
     sample_length: Annotated[int, Field(ge=0)] = 160
     """Characters of sample text at each evaluation."""
 
@@ -495,7 +497,7 @@ class Config(Section):
     """The device to train on: auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the matrix products in a training step; everything else is float32. auto is
-    bfloat16 where the device supports it and the model is large enough to gain from it."""
+    bfloat16 if the device supports it and the model is large enough to gain from it."""
     threads: PositiveInt | Auto = "auto"
     """Number of CPU threads for torch."""
     processes: Annotated[int, Field(gt=0, le=128)] | Auto = "auto"

@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
         try:
             value = super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            # From a constructor of PyYAML, for a tag like !!bool on another value.
+            # PyYAML raises these for a value that does not fit its tag, such as `!!bool 7`.
             shown = str(node.value)[:30]
             problem = f"{shown!r} is not a valid {node.tag.rsplit(':', 1)[-1]}"
             raise yaml.MarkedYAMLError(None, None, problem, node.start_mark) from error

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 LEARNING, DECAY = 0.01, 0.001
-EPSILON = 0.1  # bounds the first step of weights whose gradient was almost 0 in training
+EPSILON = 0.1  # bounds the step of weights whose gradient was almost 0 in training
 
 
 @dataclass(frozen=True)

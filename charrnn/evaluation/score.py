@@ -52,7 +52,7 @@ class Evaluation:
 
     @property
     def nats_per_character(self) -> float:
-        """The mean loss, `nats`, under a name for models of characters."""
+        """The mean loss: another name of `nats`, for models of characters."""
         return self.nats
 
     @property

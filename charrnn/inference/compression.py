@@ -3,8 +3,8 @@
 Symbol by symbol, the model's next-symbol probabilities drive an arithmetic coder (Witten, Neal and
 Cleary 1987; here `constriction`'s range coder, Martin 1979), so that a symbol takes as many bits as
 its surprisal, and a text about as many as its score. Compressing and decompressing run the very
-same steps, one symbol at a time, and so agree bit for bit on one machine and build. Elsewhere
-numbers may be rounded differently, and the text may come out wrong; its SHA-256 reveals that. Any
+same steps, one symbol at a time, and so agree bit for bit on one machine and build. On another,
+numbers may be rounded differently and the text may come out wrong, which its SHA-256 reveals. Any
 bytes are accepted: characters outside of the vocabulary are escaped byte by byte, and the model
 does not read them.
 

@@ -1,9 +1,9 @@
 """A trained model with its vocabulary: step it, sample from it, score texts with it.
 
-`TrainedModel` holds weights, vocabulary and configuration, and takes steps. The rest is elsewhere:
-writing in `inference.text`, saved states in `inference.saved_state`, scoring and adapting in
-`evaluation.score_network`. torch is imported only when it is needed, so sampling on a CPU does
-without it.
+`TrainedModel` holds weights, vocabulary and configuration, and takes steps. `inference.text`
+writes with it, `inference.saved_state` saves its states, and `evaluation.score_network` scores
+texts with it and adapts it. torch is imported only when it is needed, so sampling on a CPU does not
+import it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def load(name: str | os.PathLike[str], device: str = "cpu") -> TrainedModel:
 def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return a checkpoint's weights by their names in the model; averaged weights win.
 
-    Raises CheckpointError where they are not all finite.
+    Raises CheckpointError if they are not all finite.
     """
     weights: dict[str, NDArray[Any]] = {}
     for prefix in ("model/", "average/"):
@@ -113,9 +113,9 @@ def writer_of(checkpoint: Checkpoint) -> Any:
 class TrainedModel:
     """A language model with its vocabulary and configuration; `charrnn.load` makes one.
 
-    It is a stepper in the sampler's sense: `initial_state(batch)` and `step(token, state)`.
-    `abilities` name the optional features of a writer that it has; `end` is the id at which a text
-    ends by itself (None: texts do not end).
+    It is a `Stepper` of the sampler, with `initial_state(batch)` and `step(token, state)`.
+    `abilities` are the optional features of `charrnn sample` that it supports; `end` is the id that
+    ends a text (None: texts do not end).
 
     `moments` are second moments of the gradient by weight name, for dynamic evaluation.
     """
@@ -319,8 +319,9 @@ class TrainedModel:
     ) -> Iterator[str]:
         """Yield text piece by piece, as it is chosen; the prompt is not repeated.
 
-        `length` counts symbols of the vocabulary. Without a seed one is drawn. `sampler.Choice` has
-        the other arguments. Raises DataError for unknown characters in the prompt.
+        `length` counts symbols of the vocabulary. If `seed` is None, a random one is used. The
+        other arguments are those of `sampler.Choice`. Raises DataError for unknown characters in
+        the prompt.
 
         ::
 

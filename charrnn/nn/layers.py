@@ -60,7 +60,7 @@ def unroll(
     """Run a cell over time by calling it once for each step.
 
     `inputs` are (N, T, D); `lengths` (N,) mark padding as this module describes. Returns outputs
-    (N, T, H) and the final state. Raises ValueError where T is 0.
+    (N, T, H) and the final state. Raises ValueError if T is 0.
 
     >>> cell = GRUCell(input_size=3, hidden_size=5)
     >>> outputs, state = unroll(cell, torch.zeros(2, 7, 3), cell.initial_state(2))
@@ -211,7 +211,7 @@ class Stack(nn.Module):
     outputs that pass from one layer to the next (Zaremba et al. 2014), never on the state; with
     `locked` one mask serves all steps of a call (see `charrnn.nn.dropout.drop`). With
     `skip_connections` the outputs of all layers are concatenated, which gives a head a path from
-    each layer (Graves 2013), and `output_size` is the sum of the widths. Raises ValueError where
+    each layer (Graves 2013), and `output_size` is the sum of the widths. Raises ValueError if
     there are no layers.
 
     >>> layers = [Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(5, 4))]
@@ -288,9 +288,9 @@ class Bidirectional(nn.Module):
     Output t merges the forward layer's output, which depends on the steps up to t, with the
     backward layer's, which depends on the steps from t on. `merge` is concatenate, sum, mean or
     product. With `lengths` each lane is read backwards from its own last real step. The state is a
-    pair; the backward layer's final state is that after the first step, which it reads last. `step`
+    pair; the backward layer's final state is its state after step 0, which it reads last. `step`
     raises TypeError, since an output depends on future inputs. Raises ValueError for an unknown
-    `merge`, and for layers of two widths, unless they are concatenated.
+    `merge`, and for layers of different widths unless their outputs are concatenated.
 
     >>> layer = Bidirectional(Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(3, 5)))
     >>> outputs, state = layer(torch.zeros(2, 7, 3), layer.initial_state(2))

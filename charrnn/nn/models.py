@@ -220,7 +220,7 @@ def _final_parts(stack: Stack, state: State) -> list[list[Tensor]]:
 def cell_class(name: str, layer_norm: bool = False) -> Callable[..., Cell]:
     """Load the class of a cell by its name in `registry.CELLS`.
 
-    Raises ValueError for an unknown name, ConfigError where an installed package's class cannot be
+    Raises ValueError for an unknown name, ConfigError if an installed package's class cannot be
     loaded.
     """
     known: Mapping[str, Any] = LAYER_NORM_CELLS if layer_norm else CELLS
@@ -325,7 +325,7 @@ def language_model(
     vectors. An `embedding` of that width replaces the table of vectors, which otherwise starts with
     the standard deviation `embedding_scale`. With `tie_embeddings` embedding and head share one
     matrix, which starts as a head's (Press and Wolf 2017; Inan et al. 2017). Raises ValueError
-    where tied widths do not fit, and for an unknown cell.
+    if tied widths do not fit, and for an unknown cell.
 
     >>> model = language_model(65, embedding_size=16, cell="gru", hidden_sizes=(32, 32))
     >>> logits, state = model(torch.zeros(2, 7, dtype=torch.long), model.initial_state(2))

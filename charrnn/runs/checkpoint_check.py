@@ -198,7 +198,8 @@ def _is_expected(name: str, shape: tuple[int, ...], expected: Expected, averaged
 def _check_complete_state(layout: Layout, expected: Expected, moments: set[str]) -> None:
     """Refuse an incomplete state of the optimizer, an incomplete carried state, or a missing loss.
 
-    The optimizer has all its `moments` for every trained weight or, before its first step, none.
+    Before its first step an optimizer has no moments; after it, every trained weight has all of
+    them (`moments`).
     """
     kept: dict[str, set[str]] = {name: set() for name in expected.trained}
     for name in layout:
@@ -282,7 +283,7 @@ tensors in their state."""
 def numpy_tensors(config: Config, vocabularies: Vocabularies) -> Expected | None:
     """List the tensors of a language model that numpy steps; None for any other.
 
-    Raises ConfigError where the configuration still has `auto` widths.
+    Raises ConfigError if the configuration still has `auto` widths.
     """
     model, size = config.model, only_text(vocabularies).size
     if model.cell not in NUMPY_CELLS or model.layer_norm or model.word_parts != ["lookup"]:
@@ -308,7 +309,7 @@ def numpy_tensors(config: Config, vocabularies: Vocabularies) -> Expected | None
 
 
 def only_text(vocabularies: Vocabularies) -> Vocabulary:
-    """The one vocabulary of a language model. Raises ConfigError where there are others."""
+    """The one vocabulary of a language model. Raises ConfigError if there are others."""
     if list(vocabularies) != ["text"]:
         raise ConfigError(f"a language model has one vocabulary, not {', '.join(vocabularies)}")
     text = vocabularies["text"]

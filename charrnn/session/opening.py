@@ -55,10 +55,14 @@ Warn = Callable[[str], None]
 
 
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers; if one of them sets a budget, add a layer that removes all older ones."""
+    """Return the layers; if one of them sets a budget, add a layer that removes all older ones.
+
+    `training.epochs` goes back to `auto`: planning bounds it beside a wall-clock time.
+    """
     if any(key in BUDGETS for _, layer in layers for key in layer):
-        nothing: dict[str, Any] = dict.fromkeys(BUDGETS)
-        return [("a new budget", {**nothing, "training.earlier": []}), *layers]
+        removed: dict[str, Any] = dict.fromkeys(BUDGETS)
+        anew = {"training.epochs": "auto", "training.earlier": []}
+        return [("a new budget", removed | anew), *layers]
     return list(layers)
 
 
@@ -113,7 +117,7 @@ def _shape_of(config: Config) -> dict[str, Any]:
 
 
 def clock_from(began: float) -> Callable[[], float]:
-    """Return a clock of the seconds since `began`, a time of `time.monotonic`."""
+    """Return a function that gives the seconds since `began`, a reading of `time.monotonic`."""
     return lambda: time.monotonic() - began
 
 
@@ -136,7 +140,8 @@ def start_run(
 ) -> Iterator[Session]:
     """Read the texts of a configuration and start a new run, locked until the block ends.
 
-    `source` is a model to take the first weights from. Raises ConfigError where `out` is in use.
+    The initial weights are copied from `source`, if it is given. Raises ConfigError if `out` is
+    already in use.
     """
     run = Run(Path(out)) if out is not None else None
     with run.lock(new=True) if run else nullcontext():
@@ -160,7 +165,7 @@ def resume_run(
     """Start again from the newest checkpoint of a run, or from a checkpoint file in a new run.
 
     `layers` change settings: the texts, the device, or the budget, which also sets the intervals
-    anew. Raises ConfigError where the budget is used up.
+    anew. Raises ConfigError if the budget is used up.
     """
     place = run if isinstance(run, Run) else find_run(os.fspath(run))
     if isinstance(place, Run):
@@ -189,16 +194,16 @@ def _reopen(
     run: Run | None,
     warn: Warn,
 ) -> Iterator[Session]:
-    """Read the data that a checkpoint was trained on, and go on from the checkpoint."""
+    """Read the data that a checkpoint was trained on, and continue from the checkpoint."""
     name = str(checkpoint.path)
     config = config_from_data(checkpoint.metadata["config"], name)
     _check_changes(layers)
-    if config.evaluation.best == "auto":  # A run of a version that always chose by validation.
-        config = with_values(config, {"evaluation.best": "validation"})
     if any(key in BUDGETS for _, layer in layers for key in layer):
         anew = dict.fromkeys(("evaluation.every", "evaluation.first", "checkpoints.every"), "auto")
         layers = [*layers, ("a new budget", anew)]
     config, origins = build_config([(name, flatten(config.model_dump())), *layers])
+    if config.training.epochs == "auto":  # A new time goes on with a run, whatever its passes.
+        config = with_values(config, {"training.epochs": None})
     config = _fit_to_machine(config, origins["device"] != name, warn)
     changes = {key: value for _, layer in layers for key, value in layer.items()}
     moved = {key.removeprefix("data."): changes[key] for key in TEXTS if key in changes}
@@ -330,7 +335,7 @@ def new_session(
 
 
 def _restore(session: Session, checkpoint: Checkpoint, run: Run | None, warn: Warn) -> None:
-    """Go on from a checkpoint. Raises ConfigError where nothing is left to do."""
+    """Continue from a checkpoint. Raises ConfigError if nothing is left to do."""
     from charrnn.runs.environment import differences
 
     session.restore(checkpoint)

@@ -21,7 +21,7 @@ EVALUATING = 0.2  # spent on evaluations: docs/experiments/budget-evaluations.md
 AIM = 0.97  # filled by the plan: a machine slows down more often than it speeds up
 LATEST = 1.03  # the end of a final score may be as late as this
 LONG_SCORE = 0.15  # beyond this share the final unbroken score is left to `charrnn eval`
-# A plan is corrected where it misses the time by the larger of these shares:
+# A plan is corrected if it misses the time by the larger of these shares:
 OF_BUDGET = 0.015
 OF_REST = 0.08  # of the time that is left
 
@@ -107,7 +107,7 @@ class Costs:
 def evaluation_intervals(
     config: ResolvedConfig, total_steps: int, batches_per_epoch: int, costs: Costs | None = None
 ) -> Intervals:
-    """Choose when to evaluate, where `evaluation.every` or `evaluation.first` is `auto`.
+    """Choose when to evaluate, if `evaluation.every` or `evaluation.first` is `auto`.
 
     With known `costs`, an interval lasts at most four minutes, and evaluations take at most a fifth
     of the time.
@@ -133,7 +133,7 @@ class TimeBudget:
         costs: seconds of a step, an evaluation and the final score; the session keeps them up to
             date
 
-    The number of steps is planned after the warm-up and corrected where the machine turns out
+    The number of steps is planned after the warm-up and corrected if the machine turns out
     faster or slower than measured (`is_missed`).
 
     >>> budget = TimeBudget(100.0, lambda: 10.0, Costs(step=0.1, evaluation=1.0, final_score=4.0))

@@ -51,7 +51,7 @@ def choose_precision(wanted: str, device: torch.device, cell: str, work: int = 0
     1,024. The scores are the same (docs/experiments/bfloat16-or-float32.md). The choice does not
     depend on a measurement, so the same command trains the same way twice.
 
-    Raises ConfigError where bfloat16 was chosen and the device does not have it.
+    Raises ConfigError if bfloat16 was chosen and the device does not have it.
     """
     if device.type == "cuda":
         supported = native = torch.cuda.is_bf16_supported()
