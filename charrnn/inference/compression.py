@@ -88,7 +88,7 @@ def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress:
 
 
 def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
-    """Bring back the bytes that were compressed with the same model on this machine.
+    """Restore the bytes that were compressed with the same model on this machine.
 
     Raises DataError for another kind of file and for bytes that cannot be restored, CheckpointError
     for a file of another model.
@@ -201,7 +201,7 @@ class _Predictor:
         return np.append(self._row * (1 - escape), escape)
 
     def read(self, symbol: int) -> None:
-        """Go on after `symbol`; the model does not read the symbol V, which is the escape."""
+        """Advance by `symbol`; the model does not read the symbol V, which is the escape."""
         self._read += 1
         if symbol == self._size:
             self._escapes += 1

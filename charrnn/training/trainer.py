@@ -255,7 +255,7 @@ class Trainer(Generic[Batch]):
         return self.lane_processes.step(self.shares[0], batch, order)
 
     def _step_on_gpu(self, batch: Batch, carry: State | None) -> Loss:
-        """The part of a plain step that a graph can hold: all but the seed and the rate."""
+        """The part of a step that a graph can contain: all but setting the seed and the rate."""
         self.model.train()
         loss = self._gradient(self.objective, batch, carry)
         self._clip_gradient(loss)
@@ -370,7 +370,7 @@ class Trainer(Generic[Batch]):
         if self.not_finite is not None:
             self.not_finite.zero_()
         if self.captured_step is not None:
-            self.capture_steps()  # A captured step keeps the places of the moments before.
+            self.capture_steps()  # The captured step has the addresses of the old moments.
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         optimizer = self.optimizer.state_dict()
