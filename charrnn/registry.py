@@ -182,7 +182,7 @@ TASKS: Table[TaskEntry] = Table(
         "tagging": TaskEntry(
             "charrnn.tasks.tagging:Tagging",
             "charrnn.tasks.tagging:read",
-            traits=("examples", "both directions", "composed words"),
+            traits=("examples", "tags", "both directions", "composed words"),
         ),
         "translation": TaskEntry(
             "charrnn.tasks.translation:Translation",

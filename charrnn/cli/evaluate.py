@@ -6,14 +6,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from charrnn.cli.classes import describe_classes, show_classes
 from charrnn.cli.display import say, show_evaluation, visible, warn
 from charrnn.cli.options import dynamic_rates, naming_rate_flag
+from charrnn.cli.pictures import require_pictures, save_confusion
 
 if TYPE_CHECKING:
     from charrnn.data.corpus import Corpus
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from charrnn.inference.trained_model import TrainedModel
     from charrnn.runs.checkpoint import Checkpoint
 
+MOVED = "--data says where the run's own text is; leave out TEXT"
 SHOWN = 200  # characters of a copied span that are printed
 ORDER = 7  # symbols in the longest n-gram of --compare
 
@@ -38,8 +41,8 @@ class Options:
     step: int | None
     last: bool
     unknown: Any  # "error" or "skip"
-    encoding: str
-    errors: str
+    encoding: str | None
+    errors: str | None
     per_character: bool
     dynamic: bool
     dynamic_rate: float | None
@@ -49,6 +52,8 @@ class Options:
     novelty: Path | None
     compare: bool
     device: str
+    per_line: bool
+    picture: Path | None
     as_json: bool
 
     @property
@@ -77,9 +82,14 @@ class Options:
             raise ConfigError("--split chooses a part of the run's own text; leave out TEXT")
         if self.compare and (self.text or self.per_character):
             raise ConfigError("--compare scores a split; leave out TEXT and --per-character")
+        if self.per_line and (self.per_character or self.compare or self.picture):
+            raise ConfigError(
+                "--per-line scores each line; leave out --per-character, --compare and --picture"
+            )
         self._temperature()
         rates = (self.dynamic_rate, self.dynamic_decay) != (None, None)
-        scores = (self.text, self.split, self.per_character, self.mix, self.compare, self.dynamic)
+        scores = (self.text, self.split, self.per_character, self.per_line, self.picture, self.mix,
+                  self.compare, self.dynamic)  # fmt: skip
         if self.novelty is not None and (any(scores) or rates):
             raise ConfigError(
                 "--novelty only compares SAMPLE with the training text; leave out TEXT and the "
@@ -116,8 +126,12 @@ class Options:
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default="error", show_default=True,
               help="What to do with characters that the vocabulary lacks.")  # fmt: skip
-@click.option("--encoding", default="utf-8", show_default=True, help="Encoding of TEXT.")
-@click.option("--errors", default="strict", show_default=True, help="What to do with bad bytes.")
+@click.option("--encoding", help="Encoding of TEXT [as in training].")
+@click.option("--errors", help="What to do with bad bytes [as in training].")
+@click.option("--per-line", is_flag=True,
+              help="Each line's (or example's) score, as JSON lines.")  # fmt: skip
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Classes and tags: draw the confusion matrix (.png, .svg or .pdf).")  # fmt: skip
 @click.option("--per-character", is_flag=True, help="Each character's surprisal, as JSON lines.")
 @click.option("--dynamic", is_flag=True,
               help="Learn from the text while reading it (dynamic evaluation).")  # fmt: skip
@@ -133,12 +147,13 @@ class Options:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def evaluate(run: str, **flags: Any) -> None:
-    """Score RUN's best checkpoint on its own validation split, or on any TEXT.
+    """Score RUN's best checkpoint on its own validation split, or on any (labelled) TEXT.
 
     The score is in nats and bits per character, and in bits per byte, which can be compared across
     vocabularies. It comes from one unbroken pass from the zero state that scores every character
     once. TEXT is anything that `charrnn train` reads; `-` is standard input. With --dynamic or
-    --mix every character is scored before anything is learned from it.
+    --mix every character is scored before anything is learned from it. Classes and tags are also
+    measured one by one, with the confusion matrix.
 
     \b
     Examples:
@@ -146,6 +161,8 @@ def evaluate(run: str, **flags: Any) -> None:
       charrnn eval book-1 --dynamic --mix ngram
       charrnn eval book-1 --split test --compare
       charrnn eval book-1 other.txt --json
+      charrnn eval book-1 other.txt --per-line
+      charrnn eval sms-1 labelled.tsv --picture confusion.png
       charrnn sample book-1 -n 5000 > sample.txt
       charrnn eval book-1 --novelty sample.txt
       echo "To be, or not to be" | charrnn eval book-1 - --per-character
@@ -158,7 +175,7 @@ def evaluate(run: str, **flags: Any) -> None:
     checkpoint = find_checkpoint(run, warn, options.step, options.last)
     if options.novelty is not None:
         _print_novelty(checkpoint, options.novelty, options)
-    elif _is_plain(options):
+    elif _is_for_its_task(checkpoint, options):
         _print_task_score(checkpoint, options)
     else:
         reading = options.reading()
@@ -166,23 +183,52 @@ def evaluate(run: str, **flags: Any) -> None:
             _print_reading(checkpoint, options, reading)
 
 
-def _is_plain(options: Options) -> bool:
-    """Whether no option changes how the run's own task scores a split."""
-    changed = options.text or options.dynamic or options.mix or options.per_character
+def _is_for_its_task(checkpoint: Checkpoint, options: Options) -> bool:
+    """Whether no option asks for more than the score of the run's own task."""
+    from charrnn.config.merge import config_from_data
+    from charrnn.registry import traits_of
+
+    task = config_from_data(checkpoint.metadata["config"], str(checkpoint.path)).task
+    changed = options.dynamic or options.mix or options.per_character
+    if "running text" in traits_of(task):
+        changed = changed or options.text or options.per_line
     rates = options.dynamic_rate is not None or options.dynamic_decay is not None
     heated = options.temperature == "auto" or float(options.temperature) != 1
     return not (changed or rates or heated or options.compare)
 
 
 def _print_task_score(checkpoint: Checkpoint, options: Options) -> None:
-    """Score a split by the protocol of the run's own task."""
+    """Score a split, or other labelled texts, by the protocol of the run's own task."""
+    from charrnn.errors import ConfigError
     from charrnn.runs.directory import Run
-    from charrnn.tasks.task import score_checkpoint
+    from charrnn.tasks.task import split_to_score, texts_to_score
     from charrnn.training.hardware import choose_device
 
     device = str(choose_device(options.device))
-    result = score_checkpoint(checkpoint, options.own_split, options.moved, warn, device)
-    _print_score(checkpoint, result, options.as_json)
+    if options.picture:
+        require_pictures(options.picture)
+    if options.text:
+        if any(options.moved.values()):
+            raise ConfigError(MOVED)
+        reading = {"encoding": options.encoding, "errors": options.errors}
+        part = texts_to_score(checkpoint, options.text, warn, device, **reading)
+    else:
+        part = split_to_score(checkpoint, options.own_split, options.moved, warn, device)
+    for note in getattr(part.data, "notes", ()):
+        if options.text or note.startswith(f"{part.split}: ") or f" in {part.split} only" in note:
+            say(note)
+    if options.per_line:
+        for record in part.score_each(checkpoint):
+            click.echo(json.dumps(record))
+        return
+    result = part.score(checkpoint)
+    if options.picture and result.confusion is None:
+        raise ConfigError("--picture draws the confusion of classes or tags; leave it out")
+    _print_score(checkpoint, result, options.as_json, describe_classes(result))
+    if options.picture and result.confusion is not None:
+        save_confusion(options.picture, result.confusion)
+    if options.text:
+        return
     is_own = result.text_sha256 == checkpoint.metadata["corpus"]["sha256"]
     owner = Run(checkpoint.path.parent.parent)
     if options.own_split == "validation" and is_own and owner.record_score(result.record()):
@@ -201,21 +247,30 @@ def _print_reading(checkpoint: Checkpoint, options: Options, wanted: WantedReadi
     if wanted.needs_corpus or not options.text:
         corpus = data_of_checkpoint(model.config, checkpoint, options.moved, warn)[1]
     elif any(options.moved.values()):
-        raise ConfigError("--data says where the run's own text is; leave out TEXT")
+        raise ConfigError(MOVED)
     if wanted.is_open:
         say("choosing on the first half of validation")
     reading = wanted.settled(model.model, model.config, corpus, model.moments)
     content = ""
     if options.text:
-        content = read_for(model.vocabulary, options.text, options.encoding, options.errors)
+        data = model.config.data
+        content = read_for(
+            model.vocabulary,
+            options.text,
+            options.encoding or data.encoding,
+            options.errors or data.errors,
+        )
         _warn_of_unknown(model, content, options)
-    if options.per_character:
+    if options.per_character or options.per_line:
         if options.text:
-            _print_surprisals(model, model.surprisals(content, options.unknown, reading))
+            scores = model.surprisals(content, options.unknown, reading)
         else:
-            _print_surprisals(model, model.surprisals_of(corpus, options.own_split, reading))
+            scores = model.surprisals_of(corpus, options.own_split, reading)
+        (_print_lines if options.per_line else _print_surprisals)(model, scores)
     elif options.text:
         result = model.evaluate(content, options.unknown, reading)
+        names = ["standard input" if name == "-" else name for name in options.text]
+        result = replace(result, text=", ".join(names))
         _print_score(checkpoint, result, options.as_json)
     else:
         result = model.evaluate_split(corpus, options.own_split, reading)
@@ -242,6 +297,31 @@ def _print_surprisals(model: TrainedModel, scores: Iterable[tuple[str, float]]) 
     key = key_unit(unit_of(model.vocabulary))
     for symbol, nats in scores:
         click.echo(json.dumps({key: symbol, "nats": nats}))
+
+
+def _print_lines(model: TrainedModel, scores: Iterable[tuple[str, float]]) -> None:
+    """Print each line, its end included, with its summed surprisal as JSON lines."""
+    from charrnn.data.vocabulary import unit_of
+    from charrnn.evaluation.score import key_unit
+
+    key = f"{key_unit(unit_of(model.vocabulary))}s"
+    symbols: list[str] = []
+    nats, number = 0.0, 1
+
+    def show() -> None:
+        text = "".join(symbols).encode("utf-8", "surrogateescape")
+        text_shown = text.decode("utf-8", "replace").removesuffix("\n")
+        record = {"line": number, "text": text_shown, key: len(symbols), "nats": nats}
+        click.echo(json.dumps(record))
+
+    for symbol, cost in scores:
+        symbols.append(symbol)
+        nats += cost
+        if symbol.endswith("\n"):
+            show()
+            symbols, nats, number = [], 0.0, number + 1
+    if symbols:
+        show()
 
 
 def _print_comparison(
@@ -276,6 +356,7 @@ def _print_score(
         click.echo(json.dumps({**result.record(), **model, **more}))
         return
     show_evaluation(result)
+    show_classes(result)
     say(f"{result.split}, {result.protocol}, checkpoint of step {result.step:,}")
 
 

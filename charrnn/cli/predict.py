@@ -5,15 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from charrnn.cli.display import is_terminal, say, visible, warn
+from charrnn.cli.standard_input import Arriving, batches
 
-AT_A_TIME = 256  # lines of standard input in a batch; typed lines come one at a time
+if TYPE_CHECKING:
+    from charrnn.data.tagged import Columns
+    from charrnn.tasks.task import Prediction
+
+AT_A_TIME = 256  # texts in a batch, if so many have arrived
+STDIN = "standard input"
 
 
 @click.command()
@@ -34,6 +40,14 @@ AT_A_TIME = 256  # lines of standard input in a batch; typed lines come one at a
     metavar="FILE",
     help="Translation of one TEXT: draw where the decoder looked (.png, .svg or .pdf).",
 )
+@click.option(
+    "--input",
+    "given_as",
+    type=click.Choice(["auto", "lines", "rows"]),
+    default="auto",
+    show_default=True,
+    help="Tagging: a sentence on each line of standard input, or a word on each row.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, with probabilities.")
 def predict(
     run: str,
@@ -43,17 +57,21 @@ def predict(
     device: str,
     beam: int | None,
     attention: Path | None,
+    given_as: str,
     as_json: bool,
 ) -> None:
     """Predict with RUN's model for each TEXT, or for each line on standard input.
 
     A classifier prints the class, its probability and the text, separated by tabs. A tagger prints
-    each word with its tag, as word/TAG. A translator prints only the translation.
+    each word with its tag, as word/TAG; of CoNLL-U or other rows of words on standard input, it
+    prints the rows with the tags filled in. A translator prints only the translation. An empty
+    line is answered by an empty line.
 
     \b
     Examples:
       charrnn predict names-1 Schmidt Nakamura
       charrnn predict names-1 --json < names.txt
+      charrnn predict tagger-1 < untagged.conllu > tagged.conllu
       charrnn predict french-1 "I am tired." --beam 5 --attention tired.png
     """
     from charrnn.errors import DataError
@@ -61,22 +79,23 @@ def predict(
 
     checkpoint = find_checkpoint(run, warn, step, last)
     from charrnn.config.merge import config_from_data
-    from charrnn.tasks.task import task_of
+    from charrnn.tasks.task import predict_each, task_of
     from charrnn.training.hardware import choose_device
 
-    task = config_from_data(checkpoint.metadata["config"], str(checkpoint.path)).task
+    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    task = config.task
     predictor = task_of(task).predictor(checkpoint, str(choose_device(device)))
     if beam is not None or attention is not None:
         _search(predictor, f"{checkpoint.path} was trained for {task}", beam, attention, text)
     if text:
-        _print_predictions(predictor, iter(text), AT_A_TIME, as_json)
+        for part in batches(iter(text), AT_A_TIME, lambda: True):
+            _print(predict_each(predictor, part), as_json)
         return
     if sys.stdin is None:
         raise DataError("standard input is closed; give a TEXT, or pipe lines in")
-    is_typed = sys.stdin.isatty()
-    if is_typed:
-        say("reading lines from the terminal; Ctrl-D ends")
-    _print_predictions(predictor, _lines_of_stdin(), 1 if is_typed else AT_A_TIME, as_json)
+    if sys.stdin.isatty():
+        say("type a text and press Enter; Ctrl-D ends")
+    _print_answers(predictor, getattr(config.data, "tag_column", None), given_as, as_json)
 
 
 def _search(
@@ -87,7 +106,7 @@ def _search(
     text: tuple[str, ...],
 ) -> None:
     """Set the beam, and draw the attention. Raises ConfigError if the model is not a translator."""
-    from charrnn.cli.alignment_picture import require_pictures, save_alignment
+    from charrnn.cli.pictures import require_pictures, save_alignment
     from charrnn.errors import ConfigError
     from charrnn.tasks.task import Searching
 
@@ -105,26 +124,74 @@ def _search(
     save_alignment(attention, alignment.weights, alignment.source, alignment.output)
 
 
-def _lines_of_stdin() -> Iterator[str]:
+def _lines_of(stream: Arriving) -> Iterator[str]:
     """Yield the lines of standard input without their ends.
 
     Raises DataError for bytes that are not UTF-8.
     """
     from charrnn.errors import DataError
 
-    for number, line in enumerate(sys.stdin.buffer, 1):
+    for number, line in enumerate(stream, 1):
         try:
             yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"line {number:,} of standard input is not UTF-8 ({error.reason}); convert it"
+                f"line {number:,} of {STDIN} is not UTF-8 ({error.reason}); convert it"
             ) from error
 
 
-def _print_predictions(predictor: Any, texts: Iterator[str], size: int, as_json: bool) -> None:
-    """Predict `size` texts at a time, and print a line for each."""
-    on_terminal = is_terminal(sys.stdout)
-    while part := list(itertools.islice(texts, size)):
-        for prediction in predictor.predict(part):
-            line = json.dumps(prediction.record) if as_json else prediction.line
-            click.echo(visible(line) if on_terminal else line)
+def _print_answers(predictor: Any, column: Any, given_as: str, as_json: bool) -> None:
+    """Predict for standard input, as it arrives: for its lines, or for its rows of words."""
+    from charrnn.data.tagged import sheets
+    from charrnn.tasks.task import TagsWords, predict_each
+
+    stream = Arriving(sys.stdin.buffer)
+    lines, columns = _lines_of(stream), None
+    if isinstance(predictor, TagsWords) and given_as != "lines":
+        lines, columns = _rows_of(lines, stream, column, given_as == "rows")
+    if columns is None:
+        for part in batches(lines, AT_A_TIME, stream.has_line):
+            _print(predict_each(predictor, part), as_json)
+        return
+    say(
+        f"reading a word on each row, tags go to {columns.described}; --input lines reads each "
+        f"line as a sentence"
+    )
+    for batch in batches(sheets(lines, columns, STDIN), AT_A_TIME, stream.has_blank_line):
+        full = [sheet for sheet in batch if sheet.words]
+        predictions = iter(predictor.predict_words([sheet.words for sheet in full]))
+        answers = [next(predictions) if sheet.words else None for sheet in batch]
+        if as_json:
+            _print((answer for answer in answers if answer), as_json)
+        else:
+            tags = [answer.record["tags"] if answer else [] for answer in answers]
+            _write([s.tagged(t, columns) for s, t in zip(batch, tags, strict=True)])
+
+
+def _rows_of(
+    lines: Iterator[str], stream: Arriving, column: Any, is_certain: bool
+) -> tuple[Iterator[str], Columns | None]:
+    """Look at the lines that have arrived; return all lines, and the columns if they are rows."""
+    from charrnn.data.tagged import SAMPLE, columns_of, may_be_comment, recognise_rows
+
+    first: list[str] = []
+    for line in lines:
+        first.append(line)
+        if not may_be_comment(line) and (len(first) == SAMPLE or not stream.has_line()):
+            break
+    columns = recognise_rows(first, column)
+    if is_certain and columns is None:
+        columns = columns_of(enumerate(first, 1), STDIN, column)
+    return itertools.chain(first, lines), columns
+
+
+def _print(predictions: Iterable[Prediction], as_json: bool) -> None:
+    """Print predictions, a line for each."""
+    _write([json.dumps(p.record) if as_json else p.line for p in predictions])
+
+
+def _write(lines: Sequence[str]) -> None:
+    """Print lines at once."""
+    text = "\n".join(lines)
+    if lines:
+        click.echo(visible(text) if is_terminal(sys.stdout) else text)

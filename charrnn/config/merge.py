@@ -36,6 +36,7 @@ NEWER = {
     "data.label_column",
     "data.source_column",
     "data.target_column",
+    "data.tag_column",
     "data.bad_rows",
     "training.class_weights",
 }

@@ -111,6 +111,7 @@ TRAITS = {
     "examples": "reads separate examples, each as a whole",
     "classes": "reads texts that are labelled with a class",
     "pairs": "reads pairs of texts",
+    "tags": "reads sentences with a tag for each word",
     "one class": "predicts one class for a whole text",
     "both directions": "has the whole input at once, and may read it from both ends",
     "composed words": "may compose the vectors of words from their characters",
@@ -190,6 +191,9 @@ class DataConfig(Section):
     of the source."""
     target_column: Annotated[Column | None, Key("pairs")] = None
     """The column of a table that holds the target."""
+    tag_column: Annotated[Column | None, Key("tags")] = None
+    """The column of the tags: a name (upos, xpos, ner, last) or a number from 1. Without it, UPOS
+    of CoNLL-U, or XPOS if that is empty; and the last column of other files."""
     bad_rows: Annotated[Literal["error", "skip"], Key("examples")] = "error"
     """What to do with rows that are not examples: list them and stop, or skip them and say which
     they are."""

@@ -34,7 +34,7 @@ class Examples(Generic[Example]):
 
 def load_examples(
     read: Callable[[Sources, Reading, Log], list[Example]],
-    main: Sources,
+    main: Sources | None,
     validation: Sources | None = None,
     test: Sources | None = None,
     *,
@@ -45,19 +45,21 @@ def load_examples(
     """Read examples and split them; `fractions` does not apply if validation files are separate.
 
     Folders or files `train`, `valid` (`val`, `dev`) and `test` beside each other are these splits.
-    By `auto`, texts with a class are split as `stratified`, others as `hash`.
+    By `auto`, texts with a class are split as `stratified`, others as `hash`. Without `main`, there
+    is no training split.
+
     Raises the errors of `read`, and DataError if a split would be empty.
     """
     log = Log()
-    parts = {"train": main}
-    if how.reading == "recognise":
+    parts = {"train": main} if main else {}
+    if main and how.reading == "recognise":
         parts = _parts(main, log)
     parts |= {
         name: part
         for name, part in (("validation", validation), ("test", test))
         if part is not None
     }
-    if "test" in parts and test is None and len(fractions) == 3:
+    if main and "test" in parts and test is None and len(fractions) == 3:
         raise DataError(
             f"{main.described} has a test set of its own, and data.split a third fraction; leave "
             f"the fraction out"
@@ -72,10 +74,10 @@ def load_examples(
         is_first = name == "train"
         new = own.notes if is_first else [note for note in own.notes if note not in log.notes]
         log.notes += new if is_first else [f"{name}: {note}" for note in new]
-    if by == "auto":
+    if main and by == "auto":
         by = "stratified" if isinstance(splits["train"][0], Labelled) else "hash"
         log.settings["data.split_by"] = by
-    if "validation" not in parts:
+    if main and "validation" not in parts:
         splits = split_examples(splits["train"], fractions, by) | {
             name: part for name, part in splits.items() if name == "test"
         }

@@ -43,12 +43,13 @@ class Labelled(NamedTuple):
 
 
 class Tagged(NamedTuple):
-    """The words of a sentence and a tag for each."""
+    """The words of a sentence and a tag for each; `lines` are those of the words."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
     file: str
     line: int
+    lines: tuple[int, ...] = ()
 
     @property
     def input(self) -> str:
@@ -162,6 +163,7 @@ class Reading:
     label_column: Column | None = None
     source_column: Column | None = None
     target_column: Column | None = None
+    tag_column: Column | None = None
 
 
 USUAL = Reading()

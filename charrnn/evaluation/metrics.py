@@ -85,6 +85,72 @@ def confusion(predicted: ArrayLike, gold: ArrayLike, classes: int) -> Counts:
     return np.bincount(rows * classes + columns, minlength=classes**2).reshape(classes, classes)
 
 
+class Confusion(NamedTuple):
+    """How often each class (row) was taken for each class (column).
+
+    `counts` is (C, C) for the C `names`. The names past the model's own classes never were
+    predicted.
+    """
+
+    names: tuple[str, ...]
+    counts: Counts
+
+
+def confused(predicted: Sequence[str], gold: Sequence[str], classes: Iterable[str]) -> Confusion:
+    """Count which class was taken for which, by name.
+
+    Classes that the model does not have come last.
+
+    >>> confused(["a", "a"], ["b", "z"], ["a", "b"]).names
+    ('a', 'b', 'z')
+    """
+    known = tuple(classes)
+    names = (*known, *sorted(set(gold) - set(known)))
+    number = {name: i for i, name in enumerate(names)}
+    counts = confusion([number[p] for p in predicted], [number[g] for g in gold], len(names))
+    return Confusion(names, counts)
+
+
+class ByClass(NamedTuple):
+    """Precision, recall and F1 of one class, and how often it occurs."""
+
+    precision: float
+    recall: float
+    f1: float
+    occurrences: int
+
+    def shares(self) -> dict[str, float]:
+        """Return precision, recall and F1 by name."""
+        return {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+
+
+def by_class(table: Confusion) -> dict[str, ByClass]:
+    """Measure each class that occurs or is predicted, in the order of the names.
+
+    A share without a total is 0: the precision of a class that is never predicted, the recall of
+    one that never occurs.
+
+    >>> by_class(Confusion(("a", "b", "c"), confusion([0, 1, 1], [0, 0, 1], 3)))["b"]
+    ByClass(precision=0.5, recall=1.0, f1=0.6666666666666666, occurrences=1)
+    """
+    right, occurring, predicted = table.counts.diagonal(), table.counts.sum(1), table.counts.sum(0)
+    return {
+        name: _measured(int(right[i]), int(predicted[i]), int(occurring[i]))
+        for i, name in enumerate(table.names)
+        if occurring[i] or predicted[i]
+    }
+
+
+def _measured(right: int, predicted: int, occurring: int) -> ByClass:
+    """Compute precision, recall and F1 from counts."""
+    return ByClass(
+        right / predicted if predicted else 0.0,
+        right / occurring if occurring else 0.0,
+        2 * right / (predicted + occurring) if predicted + occurring else 0.0,
+        occurring,
+    )
+
+
 def macro_f1(counts: Counts) -> float | None:
     """Return the mean over the classes of F1 = 2 TP / (2 TP + FP + FN), from confusion counts.
 
@@ -97,6 +163,78 @@ def macro_f1(counts: Counts) -> float | None:
     right, occurring = counts.diagonal(), counts.sum(0) + counts.sum(1)
     used = occurring > 0
     return float((2 * right[used] / occurring[used]).mean()) if used.any() else None
+
+
+class Span(NamedTuple):
+    """A span of tokens `start` to `stop` (exclusive) with its type, such as PER."""
+
+    type: str
+    start: int
+    stop: int
+
+
+def are_span_tags(tags: Iterable[str]) -> bool:
+    """Whether tags mark spans: each is O, or B, I, E, S, L or U with a type (`B-PER`, `I-PER`).
+
+    >>> are_span_tags(["O", "B-PER", "I-PER"]), are_span_tags(["NOUN", "O"]), are_span_tags(["O"])
+    (True, False, False)
+    """
+    tags = set(tags)
+    marks = {tag.partition("-")[0] for tag in tags - {"O"}}
+    typed = all(tag.partition("-")[2] for tag in tags - {"O"})
+    return typed and bool(marks & {"B", "I"}) and marks <= set("BIESLU")
+
+
+def spans_of(tags: Sequence[str]) -> list[Span]:
+    """Return the spans that tags mark, in order, as CoNLL-2000's evaluation reads them.
+
+    (Tjong Kim Sang and Buchholz 2000, `conlleval`; the schemes IOB1, IOB2 and IOBES, in which L and
+    U are other names of E and S.) B and S begin a span; I and E begin one after O, after the end of
+    a span, and after another type. Any other tag than O, B, I, E and S is O.
+
+    >>> [tuple(span) for span in spans_of(["B-PER", "I-PER", "O", "I-LOC", "B-LOC"])]
+    [('PER', 0, 2), ('LOC', 3, 4), ('LOC', 4, 5)]
+    """
+    spans: list[Span] = []
+    is_open, start, before = False, 0, ""
+    for place, tag in enumerate([*tags, "O"]):
+        mark, _, type_ = tag.partition("-")
+        mark = {"L": "E", "U": "S"}.get(mark, mark)
+        if is_open and (mark not in ("I", "E") or type_ != before):
+            spans.append(Span(before, start, place))
+            is_open = False
+        if not is_open and mark in ("B", "I", "E", "S"):
+            is_open, start, before = True, place, type_
+        if is_open and mark in ("E", "S"):
+            spans.append(Span(before, start, place + 1))
+            is_open = False
+    return spans
+
+
+class Spans(NamedTuple):
+    """The measures of spans: of all together, and by type."""
+
+    all: ByClass
+    types: dict[str, ByClass]
+
+
+def by_span(predicted: Iterable[Sequence[str]], gold: Iterable[Sequence[str]]) -> Spans:
+    """Measure the spans that the tags of sentences mark. One is right if type and ends are.
+
+    >>> by_span([["B-PER", "I-PER", "O"]], [["B-PER", "I-PER", "B-LOC"]]).all.recall
+    0.5
+    """
+    right, guessed, wanted = Counter[str](), Counter[str](), Counter[str]()
+    for ours, theirs in zip(predicted, gold, strict=True):
+        guesses, answers = spans_of(ours), spans_of(theirs)
+        guessed.update(span.type for span in guesses)
+        wanted.update(span.type for span in answers)
+        right.update(span.type for span in set(guesses) & set(answers))
+    parts = {
+        name: _measured(right[name], guessed[name], wanted[name])
+        for name in sorted(guessed | wanted)
+    }
+    return Spans(_measured(right.total(), guessed.total(), wanted.total()), parts)
 
 
 def bleu(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from charrnn.config.merge import config_from_data
 from charrnn.data.corpus import Corpus, Span
 from charrnn.errors import DataError
+from charrnn.evaluation.metrics import Confusion, Spans
 from charrnn.runs.checkpoint import SCHEMA, Checkpoint
 
 Item = TypeVar("Item")
@@ -30,7 +31,8 @@ class Evaluation:
 
     `nats` is the mean loss of one `unit` (character, byte, word, label, token) and `count` the
     number of units scored. `halves` are the mean losses of the first and the second half of them.
-    `metrics` are further numbers of the task, such as accuracy.
+    `metrics` are further numbers of the task, such as accuracy; `confusion` and `spans` are the
+    measures by class, which `record` leaves out.
 
     >>> score = Evaluation("validation", 1.5, 1000, UNBROKEN, byte_count=1100)
     >>> round(score.bits, 3), round(score.bits_per_byte, 3)
@@ -49,6 +51,8 @@ class Evaluation:
     text_sha256: str | None = None
     halves: tuple[float, float] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    confusion: Confusion | None = field(default=None, compare=False, repr=False)
+    spans: Spans | None = field(default=None, compare=False, repr=False)
 
     @property
     def nats_per_character(self) -> float:

@@ -21,7 +21,7 @@ from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
 from charrnn.data.vocabulary import Vocabularies, Vocabulary
-from charrnn.evaluation.metrics import accuracy, confusion, macro_f1
+from charrnn.evaluation.metrics import accuracy, confused, confusion, macro_f1
 from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Bidirectional, Stack
 from charrnn.nn.sequences import real_steps
@@ -130,7 +130,7 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
     def __init__(self, config: ResolvedConfig, data: LabelledTexts, about: dict[str, Any]) -> None:
         _, self.label = text_and_label(data.vocabularies)
         self.weights: Tensor | None = None
-        if config.training.class_weights == "balanced":
+        if config.training.class_weights == "balanced" and "train" in data.splits:
             labels = [example.label for example in data.splits["train"]]
             weights = balanced_weights(labels, self.label.size)
             self.weights = torch.from_numpy(weights).to(torch.device(config.device))
@@ -199,7 +199,28 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
         unknown = int((~known).sum())
         part = f", {unknown:,} of unknown classes count as wrong" if unknown else ""
         metrics = {"accuracy": share.value, "macro_f1": f1}
-        return Judged(float(nats), int(known.sum()), metrics, part)
+        table = confused(
+            self.label.decode(predicted), [e.gold for e in examples], self.label.symbols
+        )
+        return Judged(float(nats), int(known.sum()), metrics, part, table)
+
+    def judge_each(
+        self, model: nn.Module, examples: Sequence[LabelledExample]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the class of each text, the predicted one, and the surprisal of the right one."""
+        each = in_order(self.outputs(model, examples, log_probabilities))
+        for example, logs in zip(examples, each, strict=True):
+            best = int(logs.argmax())
+            (label,) = self.label.decode([best])
+            yield {
+                "file": example.file,
+                "line": example.line,
+                "text": example.text,
+                "label": example.gold,
+                "predicted": label,
+                "probability": math.exp(logs[best]),
+                "nats": float(-logs[example.label]) if example.label >= 0 else None,
+            }
 
     def sample(self, length: int) -> str:
         """Show the first texts of validation, each with its most probable class."""

@@ -76,6 +76,20 @@ def read_data(config: Config, texts: Texts, vocabulary: Any = None) -> Any:
     return reader_of(config.task)(config, texts, vocabulary)
 
 
+def read_others(
+    config: Config, arguments: Sequence[str], vocabulary: Any, warn: Warn
+) -> tuple[Any, str]:
+    """Read other texts than those of a run as its task does; return the data and its name.
+
+    All examples are in the split `test`. Raises DataError.
+    """
+    others = {"data.sources": list(arguments), "data.validation": [], "data.test": []}
+    config = with_values(config, others)
+    with find_texts(config, warn) as texts:
+        data = read_data(config, {"test": texts["sources"]}, vocabulary)
+        return data, texts["sources"].described
+
+
 def data_of_checkpoint(
     config: Config, checkpoint: Checkpoint, moved: Mapping[str, Sequence[str]], warn: Warn
 ) -> tuple[Config, Any]:

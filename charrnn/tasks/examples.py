@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,6 +28,7 @@ from charrnn.data.formats import Labelled, Pair, Reading, Tagged
 from charrnn.data.layout import listed
 from charrnn.data.vocabulary import END, START, Ids, Vocabularies, Vocabulary, read_vocabularies
 from charrnn.errors import ConfigError, DataError
+from charrnn.evaluation.metrics import Confusion, Spans
 from charrnn.evaluation.score import Evaluation, never, until
 from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Arrays, Checkpoint
@@ -79,7 +80,7 @@ def load(
     data = config.data
     return load_examples(
         partial(read, **options),
-        texts["sources"],
+        texts.get("sources"),
         texts.get("validation"),
         texts.get("test"),
         how=Reading(**{one.name: getattr(data, one.name) for one in fields(Reading)}),
@@ -135,13 +136,16 @@ class Judged(NamedTuple):
     """The measures of a model.
 
     They are a summed loss in nats, the number of labels in the sum, and the task's further
-    measures. `part` says in words which examples were measured, if not all.
+    measures. `part` says in words which examples were measured, if not all. A task with classes
+    also counts which of them was taken for which, and measures spans if its classes mark them.
     """
 
     nats: float
     labels: int
     metrics: Mapping[str, float]
     part: str = ""
+    confusion: Confusion | None = None
+    spans: Spans | None = None
 
 
 class TaskOnExamples(ABC, Generic[Example, Batch]):
@@ -164,19 +168,22 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         self.data = data
         self.about = about
         self.model = placed(self.build(config, data.vocabularies), config)
-        batch_size = config.training.batch_size
         self.side_by_side = partial(self.collate, device=torch.device(config.device))
-        self.objective: ExampleBatches[Example, Batch] = ExampleBatches(
-            data.splits["train"],
+        self.per_step = f"{config.training.batch_size} {self.noun}"
+        self._seconds = 0.0
+
+    @cached_property
+    def objective(self) -> ExampleBatches[Example, Batch]:
+        """The batches of the training split, and their loss."""
+        return ExampleBatches(
+            self.data.splits["train"],
             self.side_by_side,
             self.cost,
             self.length,
-            batch_size=batch_size,
-            most_symbols=config.training.batch_symbols,
-            seed=config.training.seed,
+            batch_size=self.config.training.batch_size,
+            most_symbols=self.config.training.batch_symbols,
+            seed=self.config.training.seed,
         )
-        self.per_step = f"{batch_size} {self.noun}"
-        self._seconds = 0.0
 
     # Every task has its own ----------------------------------------------------------------------
 
@@ -216,6 +223,13 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         """Measure a model during training, in a quicker way than `judge` if there is one."""
         return self.judge(model, examples, stop)
 
+    def judge_each(self, model: nn.Module, examples: Sequence[Example]) -> Iterator[dict[str, Any]]:
+        """Yield the measures of each example, in order, as plain data; `nats` is its surprisal.
+
+        Raises ConfigError for a task that does not measure single examples.
+        """
+        raise ConfigError(f"{type(self).__name__} has no score for each example; score a split")
+
     # The same for all tasks ----------------------------------------------------------------------
 
     @classmethod
@@ -230,6 +244,15 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
             step=metadata["progress"]["step"],
             text=metadata["corpus"]["described"],
         )
+
+    @classmethod
+    def score_each(
+        cls, checkpoint: Checkpoint, config: Config, data: ExampleData[Any], split: str
+    ) -> Iterator[dict[str, Any]]:
+        """Score each example of a split with a checkpoint's weights."""
+        task = cls(resolved(config), data, checkpoint.metadata)
+        model = load_arrays(task.model, model_weights(checkpoint.tensors))
+        return task.judge_each(model, data.splits[split])
 
     @classmethod
     def plan(cls, config: Config, data: ExampleData[Any], device: torch.device) -> ResolvedConfig:
@@ -306,6 +329,8 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
             f"all {self.noun} once{judged.part}",
             self.unit,
             metrics=judged.metrics,
+            confusion=judged.confusion,
+            spans=judged.spans,
             text_sha256=self.data.sha256,
             **about,
         )

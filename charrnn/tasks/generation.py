@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -33,6 +33,7 @@ from charrnn.data.vocabulary import (
 )
 from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.evaluation.novelty import novelty_of_texts
+from charrnn.evaluation.score import key_unit
 from charrnn.inference.sampler import Choice, Cursor, Draws, prime
 from charrnn.inference.text import generate_texts, has_line_ends
 from charrnn.inference.torch_stepper import TorchStepper
@@ -49,9 +50,10 @@ from charrnn.tasks.examples import (
     between_ends,
     ends_of,
     few_enough,
+    in_order,
     trained_network,
 )
-from charrnn.tasks.labelled import describe, text_and_label
+from charrnn.tasks.labelled import LabelledExample, describe, text_and_label
 from charrnn.tasks.labelled import read as read_texts
 from charrnn.tasks.task import Predictor
 from charrnn.training.build import build_dropouts, build_lookup, build_stack
@@ -67,11 +69,12 @@ LONGEST_WRITTEN = 1 << 13  # symbols of one
 
 
 class GenerationExample(NamedTuple):
-    """A text and its class, as ids."""
+    """A text and its class, as ids, and the labelled text that they stand for."""
 
     inputs: Ids  # <s> and the text: read
     targets: Ids  # the text and </s>: predicted
     label: int
+    labelled: LabelledExample | None = None
 
 
 class GenerationBatch(NamedTuple):
@@ -88,7 +91,7 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> ExampleData[Ge
     data = read_texts(config, texts, vocabulary, writes=True)
     text, _ = text_and_label(data.vocabularies)
     splits = {
-        name: [GenerationExample(*between_ends(e.ids, text), e.label) for e in examples]
+        name: [GenerationExample(*between_ends(e.ids, text), e.label, e) for e in examples]
         for name, examples in data.splits.items()
     }
     return ExampleData(
@@ -231,9 +234,11 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
         """Measure the surprisal, and compare texts that the model writes with those of training.
 
         Of them the share that is new, the share that repeats an earlier one, and their mean length
-        over that of the training texts are measured.
+        over that of the training texts are measured, if these texts are there.
         """
         judged = self.glance(model, examples, stop)
+        if "train" not in self.data.splits:
+            return judged
         new, repeated, length_ratio = novelty_of_texts(self._written(model), self._texts)
         return judged._replace(
             metrics={"new": new, "repeated": repeated, "length_ratio": length_ratio}
@@ -249,6 +254,25 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
         for _, each in self.outputs(model, examples, surprisals, at_a_time, stop):
             nats += float(each.double().sum())
         return Judged(nats, sum(map(self.length, examples)), {})
+
+    def judge_each(
+        self, model: nn.Module, examples: Sequence[GenerationExample]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the surprisal of each text, its end included."""
+        text, _ = text_and_label(self.data.vocabularies)
+        at_a_time = few_enough(max(map(self.length, examples)) * text.size)
+        each = in_order(self.outputs(model, examples, surprisals, at_a_time))
+        for example, nats in zip(examples, each, strict=True):
+            labelled = example.labelled
+            assert labelled is not None
+            yield {
+                "file": labelled.file,
+                "line": labelled.line,
+                "text": labelled.text,
+                "label": labelled.gold,
+                f"{key_unit(self.unit)}s": len(example.targets),
+                "nats": float(nats.double().sum()),
+            }
 
     @cached_property
     def _texts(self) -> list[str]:

@@ -32,11 +32,14 @@ SHOWN_CLASSES = 12
 
 
 class LabelledExample(NamedTuple):
-    """A text and its class, as ids."""
+    """A text and its class, as ids; its class by name, and the file and line they come from."""
 
     ids: Ids
     label: int
     text: str
+    gold: str = ""
+    file: str = ""
+    line: int = 0
 
 
 LabelledTexts: TypeAlias = ExampleData[LabelledExample]
@@ -64,20 +67,19 @@ def read(
     missing, and what is too long or of an unknown class is left out. Raises DataError.
     """
     loaded = load_labelled(config, texts, needs_class=not writes)
-    train = loaded.splits["train"]
     if vocabulary is not None:
         vocabularies: Vocabularies = read_vocabularies(vocabulary)
     else:
         vocabularies = {
             "text": text_vocabulary(config, loaded, [START, END] if writes else []),
-            "label": label_vocabulary(train, fewest=1 if writes else 2),
+            "label": label_vocabulary(loaded.splits["train"], fewest=1 if writes else 2),
         }
     text, label = text_and_label(vocabularies)
     _check_classes(loaded, label, leave_out=writes)
     numbers = {name: i for i, name in enumerate(label.symbols)}
     splits = {
         name: [
-            LabelledExample(text.encode(e.text), numbers.get(e.label, UNKNOWN_CLASS), e.text)
+            LabelledExample(text.encode(e.text), numbers.get(e.label, UNKNOWN_CLASS), *e)
             for e in examples
         ]
         for name, examples in loaded.splits.items()

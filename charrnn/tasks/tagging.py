@@ -22,8 +22,11 @@ from charrnn.config.merge import config_from_data
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
+from charrnn.data.example_splits import Examples
+from charrnn.data.formats import Tagged
+from charrnn.data.layout import listed
 from charrnn.data.spelling import characters_of, spell
-from charrnn.data.tagged import read_tagged
+from charrnn.data.tagged import UNTAGGED, read_tagged
 from charrnn.data.vocabulary import (
     SPECIALS,
     UNKNOWN,
@@ -32,9 +35,10 @@ from charrnn.data.vocabulary import (
     TokenVocabulary,
     Vocabularies,
     read_vocabularies,
+    shortened,
 )
-from charrnn.errors import ConfigError
-from charrnn.evaluation.metrics import accuracy
+from charrnn.errors import ConfigError, DataError
+from charrnn.evaluation.metrics import are_span_tags, by_span, confused
 from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
 from charrnn.nn.word_vectors import WordVectors
@@ -55,6 +59,9 @@ from charrnn.training.build import build_dropouts, build_stack, build_words
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # sentences in a sample
+SHOWN_TAGS = 20
+UNKNOWN_TAG = -1
+"""The tag of a word whose tag does not occur in training."""
 
 
 class Word(NamedTuple):
@@ -68,10 +75,16 @@ class Word(NamedTuple):
 
 
 class TaggingExample(NamedTuple):
-    """A sentence and its tags as ids."""
+    """A sentence and its tags as ids, `UNKNOWN_TAG` or `NOT_SCORED`; and its tags as they stand.
+
+    `file` and `line` are where it comes from.
+    """
 
     words: tuple[Word, ...]
-    tags: Ids
+    tags: NDArray[np.int64]
+    gold: tuple[str, ...] = ()
+    file: str = ""
+    line: int = 0
 
 
 class TaggingBatch(NamedTuple):
@@ -96,7 +109,7 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentence
     DataError, also for a tag that does not occur in training.
     """
     loaded = load(config, texts, read_tagged)
-    train = loaded.splits["train"]
+    train = loaded.splits.get("train", [])
     training = [word for example in train for word in example.words]
     if vocabulary is not None:
         vocabularies: Vocabularies = read_vocabularies(vocabulary)
@@ -106,15 +119,68 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentence
                 map(lookup_key(config), training), config.data.minimum_count, [UNKNOWN]
             ),
             "character": characters_of(set(training)),
-            "tag": TokenVocabulary.of(tag for example in train for tag in example.tags),
+            "tag": TokenVocabulary.of(
+                tag for example in train for tag in example.tags if tag != UNTAGGED
+            ),
         }
     parts = parts_of(vocabularies)
     lexicon = Lexicon(parts, lookup_key(config), training)
+    numbers = {tag: number for number, tag in enumerate(parts.tag.symbols)} | {UNTAGGED: NOT_SCORED}
     splits = {
-        name: [TaggingExample(lexicon.words(e.words), parts.tag.encode(e.tags)) for e in examples]
+        name: [
+            TaggingExample(
+                lexicon.words(e.words),
+                np.array([numbers.get(tag, UNKNOWN_TAG) for tag in e.tags], np.int64),
+                *e[1:4],
+            )
+            for e in examples
+        ]
         for name, examples in loaded.splits.items()
     }
-    return ExampleData(splits, vocabularies, loaded.sha256)
+    _check_tags(loaded, parts.tag)
+    return ExampleData(
+        splits,
+        vocabularies,
+        loaded.sha256,
+        notes=tuple(loaded.log.notes),
+        settings=loaded.log.settings,
+    )
+
+
+def _check_tags(loaded: Examples[Tagged], tag: TokenVocabulary) -> None:
+    """Note the tags that training lacks.
+
+    Raises DataError for one in the training split of a model that has other tags, and where a split
+    has no others.
+    """
+    known = {*tag.symbols, UNTAGGED}
+    for name, sentences in loaded.splits.items():
+        missing: dict[str, list[tuple[str, int]]] = {}
+        for sentence in sentences:
+            if not known.issuperset(sentence.tags):
+                for each, line in zip(sentence.tags, sentence.lines, strict=True):
+                    if each not in known:
+                        missing.setdefault(each, []).append((sentence.file, line))
+        if not missing:
+            continue
+        first, places = next(iter(missing.items()))
+        where = f"{shortened(first)} ({places[0][0]}, line {places[0][1]:,})"
+        if name == "train":
+            raise DataError(
+                f"the model has no tag {where}; mend it, or write _ for a word without a tag"
+            )
+        if not any(known.intersection(s.tags) - {UNTAGGED} for s in sentences):
+            raise DataError(
+                f"no word of {name} has a tag of training, such as {tag.symbols[0]}: the first is "
+                f"{where}; choose another column in data.tag_column"
+            )
+        count, words = len(missing), sum(map(len, missing.values()))
+        others = f" and {count - 1:,} more" if count > 1 else ""
+        tags, counted = f"tag{'s' * (count > 1)}", f"word{'s' * (words > 1)}"
+        loaded.log.notes.append(
+            f"{count:,} {tags} of {words:,} {counted} in {name} only, each counts as wrong: "
+            f"{where}{others}"
+        )
 
 
 class Parts(NamedTuple):
@@ -152,7 +218,7 @@ def lookup_key(config: Config) -> Callable[[str], str]:
 
 
 class Lexicon:
-    """Turns tokens into `Word`s; `training` are the tokens of the training split.
+    """Turns tokens into `Word`s; `training` are the tokens of the training split, if it is read.
 
     A rare word is sometimes replaced by `<unk>` in training, so that `<unk>` gets a vector.
     """
@@ -258,14 +324,20 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
 
     @staticmethod
     def describe(data: TaggedSentences) -> str:
-        """Say how many sentences, words and tags there are."""
+        """Say how many sentences, words and tags there are; then name the tags, with their counts.
+
+        Further lines are the notes on how the files were read.
+        """
         parts = parts_of(data.vocabularies)
         sentences = [example for split in data.splits.values() for example in split]
         count = sum(len(sentence.words) for sentence in sentences)
-        return (
+        first = (
             f"{len(sentences):,} sentences of {count:,} words, {parts.word.size:,} of them known, "
             f"{parts.tag.size:,} tags"
         )
+        tags = Counter(tag for sentence in sentences for tag in sentence.gold if tag != UNTAGGED)
+        shown = [f"{tag} {times:,}" for tag, times in tags.most_common()]
+        return "\n".join([first, f"tags: {listed(shown, SHOWN_TAGS)}", *data.notes])
 
     @staticmethod
     def length(example: TaggingExample) -> int:
@@ -287,33 +359,76 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
 
     @staticmethod
     def cost(model: Any, batch: TaggingBatch) -> tuple[Tensor, int]:
-        """Return the summed surprisal of the right tags, and the number of words."""
+        """Return the summed surprisal of the right tags, and the number of words with one."""
         logits = model(batch).flatten(0, 1).float()
         nats = functional.cross_entropy(
             logits, batch.tags.flatten(), ignore_index=NOT_SCORED, reduction="sum"
         )
-        return nats, int(batch.lengths.sum())
+        return nats, int((batch.tags != NOT_SCORED).sum())
 
     def judge(
         self, model: nn.Module, examples: Sequence[TaggingExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Measure surprisal of the right tag, and accuracy on all words and on unseen ones."""
-        nats = 0.0
-        predicted, gold, unseen = [], [], []
+        """Measure surprisal of the right tag, accuracy on all words and on unseen ones, and spans.
+
+        Words without a tag are left out. A tag that training lacks counts as wrong; it has no
+        surprisal.
+        """
+        nats, known = 0.0, 0
+        tags: list[tuple[list[str], Sequence[str]]] = []
+        scored: list[tuple[str, str, bool]] = []
         for rows, sentences in self.outputs(model, examples, log_probabilities, stop=stop):
             for row, logs in zip(rows, sentences, strict=True):
-                words, tags = examples[row]
-                nats -= float(logs[np.arange(len(tags)), tags].sum())
-                predicted.append(logs.argmax(1))
-                gold.append(tags)
-                unseen.append([not word.seen for word in words])
-        parts = [np.concatenate(part) for part in (predicted, gold, unseen)]
-        share, unseen_share = accuracy(*parts[:2]), accuracy(*parts)
-        assert share.value is not None
-        metrics: dict[str, float] = {"accuracy": share.value}
-        if unseen_share.value is not None:
-            metrics |= {"accuracy_unseen": unseen_share.value, "unseen": unseen_share.total}
-        return Judged(nats, share.total, metrics)
+                example = examples[row]
+                nats += tag_nats(logs, example.tags)
+                known += int((example.tags >= 0).sum())
+                guess = self.tag.decode(logs.argmax(1))
+                tags.append((guess, example.gold))
+                words = zip(guess, example.gold, example.words, strict=True)
+                scored += [(g, tag, word.seen) for g, tag, word in words if tag != UNTAGGED]
+        predicted, gold, seen = zip(*scored, strict=True)
+        right = np.array([g == tag for g, tag in zip(predicted, gold, strict=True)])
+        metrics = {"accuracy": float(right.mean())}
+        if not all(seen):
+            new = ~np.array(seen)
+            metrics |= {"accuracy_unseen": float(right[new].mean()), "unseen": int(new.sum())}
+        part = ""
+        if known < len(scored):
+            part = f", {len(scored) - known:,} of tags that training lacks count as wrong"
+        spans = None
+        if are_span_tags(self.tag.symbols):
+            pairs = [_scored_tags(guess, right_tags) for guess, right_tags in tags]
+            spans = by_span([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+            metrics |= {f"span_{name}": value for name, value in spans.all.shares().items()}
+        return Judged(
+            nats, known, metrics, part, confused(predicted, gold, self.tag.symbols), spans
+        )
+
+    def judge_each(
+        self, model: nn.Module, examples: Sequence[TaggingExample]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the tags of each sentence, the predicted ones, and the surprisal of the right ones.
+
+        `nats` is a sum over the tags that the model has.
+        """
+        each = in_order(self.outputs(model, examples, log_probabilities))
+        for example, logs in zip(examples, each, strict=True):
+            predicted = self.tag.decode(logs.argmax(1))
+            scored = [
+                guess == tag
+                for guess, tag in zip(predicted, example.gold, strict=True)
+                if tag != UNTAGGED
+            ]
+            yield {
+                "file": example.file,
+                "line": example.line,
+                "tokens": [word.text for word in example.words],
+                "tags": [*example.gold],
+                "predicted": predicted,
+                "right": sum(scored),
+                "scored": len(scored),
+                "nats": tag_nats(logs, example.tags),
+            }
 
     def sample(self, length: int) -> str:
         """Show the first sentences of validation with their most probable tags."""
@@ -340,6 +455,22 @@ def tagged(words: Sequence[str], tags: Sequence[str]) -> str:
     return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
 
 
+def tag_nats(logs: NDArray[np.float64], tags: NDArray[np.int64]) -> float:
+    """Return the summed surprisal in nats of the tags (T,) that the model has, given (T, C)."""
+    known = np.flatnonzero(tags >= 0)
+    return -float(logs[known, tags[known]].sum())
+
+
+def _scored_tags(guess: Sequence[str], gold: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the tags of a sentence with O, outside of spans, where a word has no tag."""
+    is_scored = [tag != UNTAGGED for tag in gold]
+    first, second = (
+        [tag if kept else "O" for tag, kept in zip(tags, is_scored, strict=True)]
+        for tags in (guess, gold)
+    )
+    return first, second
+
+
 def log_probabilities(model: Any, batch: TaggingBatch) -> list[NDArray[np.float64]]:
     """Return the log-probabilities of the tags, (T, C) in nats for each sentence."""
     logs = torch.log_softmax(model(batch).double(), -1).cpu().numpy()
@@ -361,18 +492,26 @@ class TagPredictor:
 
         Raises DataError for a text without words.
         """
+        for text, made in zip(texts, self.predict_words([t.split() for t in texts]), strict=True):
+            yield made._replace(record=made.record | {"text": text})
+
+    def predict_words(self, sentences: Sequence[Sequence[str]]) -> Iterator[Prediction]:
+        """Yield the tags of sentences, whose words may have spaces in them.
+
+        Raises DataError for a sentence without words.
+        """
         nothing = np.zeros(0, np.int64)
-        examples = [TaggingExample(self._lexicon.words(t.split()), nothing) for t in texts]
+        examples = [TaggingExample(self._lexicon.words(words), nothing) for words in sentences]
         refuse_empty((len(example.words) for example in examples), "words")
-        sentences = in_order(
+        each = in_order(
             outputs(self.model, examples, self._collate, Tagging.length, log_probabilities)
         )
-        for text, logs in zip(texts, sentences, strict=True):
-            tokens, tags = text.split(), self.parts.tag.decode(logs.argmax(1))
+        for words, logs in zip(sentences, each, strict=True):
+            tags = self.parts.tag.decode(logs.argmax(1))
             record = {
-                "text": text,
-                "tokens": tokens,
+                "text": " ".join(words),
+                "tokens": [*words],
                 "tags": tags,
                 "probabilities": np.exp(logs.max(1)).tolist(),
             }
-            yield Prediction(tagged(tokens, tags), record)
+            yield Prediction(tagged(words, tags), record)

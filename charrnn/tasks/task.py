@@ -7,6 +7,7 @@ output. `registry.TASKS` lists the tasks by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,12 +19,12 @@ from charrnn.config.merge import config_from_data, with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.vocabulary import Vocabularies
-from charrnn.errors import DataError
+from charrnn.errors import ConfigError, DataError
 from charrnn.evaluation.score import Evaluation, never
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.registry import TASKS, resolve
 from charrnn.runs.checkpoint import Arrays, Checkpoint
-from charrnn.tasks.data import data_of_checkpoint
+from charrnn.tasks.data import data_of_checkpoint, read_others
 
 
 class Data(Protocol):
@@ -60,6 +61,22 @@ class Predictor(Protocol):
     def predict(self, texts: Sequence[str]) -> Iterator[Prediction]:
         """Yield one prediction per text, in order. Raises DataError for a text it cannot read."""
         ...
+
+
+@runtime_checkable
+class TagsWords(Predictor, Protocol):
+    """A predictor that gives each word a tag, also where a sentence is given as words."""
+
+    def predict_words(self, sentences: Sequence[Sequence[str]]) -> Iterator[Prediction]:
+        """Yield the tags of sentences. Raises DataError for one without words."""
+        ...
+
+
+def predict_each(predictor: Predictor, texts: Sequence[str]) -> Iterator[Prediction]:
+    """Yield one prediction per text: for one of white space, an empty line and only the text."""
+    predictions = iter(predictor.predict([text for text in texts if text.strip()]))
+    for text in texts:
+        yield next(predictions) if text.strip() else Prediction("", {"text": text})
 
 
 class Alignment(NamedTuple):
@@ -166,14 +183,36 @@ def task_of(task: str) -> type[Task]:
     return kind
 
 
-def score_checkpoint(
+class ToScore(NamedTuple):
+    """A split of data, as a checkpoint's task reads it, and the name of its text."""
+
+    config: Config
+    data: Any
+    split: str
+    text: str
+
+    def score(self, checkpoint: Checkpoint) -> Evaluation:
+        """Score the split by the protocol of the task."""
+        result = task_of(self.config.task).score(checkpoint, self.config, self.data, self.split)
+        return replace(result, text=self.text)
+
+    def score_each(self, checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
+        """Score each example. Raises ConfigError for a task that cannot."""
+        score = getattr(task_of(self.config.task), "score_each", None)
+        if score is None:
+            raise ConfigError(f"the task {self.config.task} has no score for each example")
+        each: Iterator[dict[str, Any]] = score(checkpoint, self.config, self.data, self.split)
+        return each
+
+
+def split_to_score(
     checkpoint: Checkpoint,
     split: str,
     moved: Mapping[str, Sequence[str]],
     warn: Callable[[str], None],
     device: str = "cpu",
-) -> Evaluation:
-    """Score a split of a checkpoint's own text by the protocol of its task.
+) -> ToScore:
+    """Read a split of a checkpoint's own text.
 
     `moved` names texts that are elsewhere now (`data_of_checkpoint`). Raises DataError for a text
     or a split that is missing.
@@ -182,5 +221,24 @@ def score_checkpoint(
     config, data = data_of_checkpoint(config, checkpoint, moved, warn)
     if split not in data.splits:
         raise DataError(f"the run has no {split!r} split; it has {', '.join(data.splits)}")
-    config = with_values(config, {"device": device})
-    return task_of(config.task).score(checkpoint, config, data, split)
+    names = (moved.get("test") or config.data.test) if split == "test" else ()
+    text = ", ".join(names) or str(checkpoint.metadata["corpus"]["described"])
+    return ToScore(with_values(config, {"device": device}), data, split, text)
+
+
+def texts_to_score(
+    checkpoint: Checkpoint,
+    arguments: Sequence[str],
+    warn: Callable[[str], None],
+    device: str = "cpu",
+    **reading: Any,
+) -> ToScore:
+    """Read other labelled texts as the examples of a checkpoint's task.
+
+    `reading` are other values of the settings `data.encoding` and `data.errors`. Raises DataError.
+    """
+    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    values = {f"data.{name}": value for name, value in reading.items() if value is not None}
+    config = with_values(config, {**values, "device": device})
+    data, described = read_others(config, arguments, checkpoint.metadata["vocabulary"], warn)
+    return ToScore(config, data, "test", described)

@@ -34,7 +34,7 @@ from charrnn.data.vocabulary import (
 )
 from charrnn.errors import ConfigError
 from charrnn.evaluation.metrics import bleu, exact_match
-from charrnn.evaluation.score import never
+from charrnn.evaluation.score import key_unit, never
 from charrnn.inference.beam import Hypothesis, beam_search
 from charrnn.inference.text import text_of_ids
 from charrnn.inference.torch_stepper import TorchStepper
@@ -285,6 +285,27 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
         search = partial(decode, target=self.target)
         searched = in_order(self.outputs(model, examples, search, stop=stop))
         return [text_of(self.target, hypotheses[0]) for hypotheses in searched]
+
+    def judge_each(
+        self, model: nn.Module, examples: Sequence[TranslationExample]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the greedy translation of each source, and the surprisal of the right one."""
+        costs = in_order(
+            (rows, [cost]) for rows, cost in self.outputs(model, examples, self.cost, at_a_time=1)
+        )
+        written = self._translations(model, examples, never)
+        for example, text, (nats, count) in zip(examples, written, costs, strict=True):
+            pair = example.pair
+            yield {
+                "file": pair.file,
+                "line": pair.line,
+                "text": pair.source,
+                "target": pair.target,
+                "translation": text,
+                "exact_match": text == pair.target,
+                f"{key_unit(self.unit)}s": count,
+                "nats": float(nats),
+            }
 
     def sample(self, length: int) -> str:
         """Show the first sources of validation, each with its greedy translation."""

@@ -221,17 +221,19 @@ def test_sentences_without_ranges_and_empty_nodes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (row("2", "x", "X")[:-2], r"line 3 has 9 columns, '2\\tx\\t.*; a row of CoNLL-U has ten"),
+        (
+            row("2", "x", "X")[:-2],
+            r"line 3 has 9 columns, where CoNLL-U has ten, separated by tabs: '2\\tx",
+        ),
         (row("2", "x", "X") + "\t_", r"line 3 has 11 columns"),
-        ("word", r"line 3 has 1 columns, 'word'"),
-        (row("3", "x", "X"), r"line 3 has the ID '3' where 2 is next; number the words"),
+        ("word", r"line 3 has 1 column, .*: 'word'"),
+        (row("3", "x", "X"), r"line 3 has the ID '3' where 2 is next .the words"),
         (row("1", "x", "X"), r"line 3 has the ID '1' where 2 is next"),
         (row("\u0662", "x", "X"), r"line 3 has the ID '\u0662' where 2 is next"),
         (row("2-", "x", "X"), r"line 3 has the ID '2-'"),
         (row("", "x", "X"), r"line 3 has the ID ''"),
-        (row("2", "", "X"), r"line 3 has no word in its second column"),
-        (row("2", "x", "_"), r"line 3 has no UPOS tag for 'x'; tag it"),
-        (row("2", "x", ""), r"line 3 has no UPOS tag"),
+        (row("2", "", "X"), r"line 3 has no word in column 2"),
+        (row("2", "x", ""), r"line 3 has no tag for 'x' .write _ for a word without one"),
     ],
 )
 def test_a_bad_row_of_a_sentence_is_named(tmp_path: Path, bad: str, message: str) -> None:

@@ -9,12 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.evaluation.metrics import (
+    ByClass,
     Share,
     accuracy,
+    are_span_tags,
     bleu,
+    by_class,
+    by_span,
+    confused,
     confusion,
     exact_match,
     macro_f1,
+    spans_of,
 )
 
 WORDS = st.lists(st.sampled_from(["the", "cat", "is", "on", "a", "mat"]), min_size=4, max_size=12)
@@ -196,3 +202,67 @@ def test_bleu_is_that_of_sacrebleu(rows: list[tuple[list[str], list[str], list[s
     assert (ours.length, ours.reference_length) == (theirs.sys_len, theirs.ref_len)
     for mine, printed in zip(ours.precisions, theirs.precisions, strict=True):
         assert 100 * mine == pytest.approx(printed)
+
+
+def test_each_class_by_hand() -> None:
+    table = confused(["a", "a", "b", "a"], ["a", "b", "b", "new"], ["a", "b", "never"])
+    assert table.names == ("a", "b", "never", "new")
+    assert table.counts.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
+    assert by_class(table) == {
+        "a": ByClass(1 / 3, 1.0, 0.5, 1),
+        "b": ByClass(1.0, 0.5, pytest.approx(2 / 3), 2),
+        "new": ByClass(0.0, 0.0, 0.0, 1),
+    }
+
+
+# As seqeval 1.2.2 reads them, whose rules are those of conlleval.
+@pytest.mark.parametrize(
+    ("tags", "spans"),
+    [
+        ("O O", ""),
+        ("B-A I-A O", "A0-2"),
+        ("I-A I-A B-A", "A0-2 A2-3"),
+        ("I-A I-B", "A0-1 B1-2"),
+        ("B-A I-B I-B", "A0-1 B1-3"),
+        ("B-A B-A O I-A", "A0-1 A1-2 A3-4"),
+        ("B-A I-A E-A E-A", "A0-3 A3-4"),
+        ("S-A S-A I-A", "A0-1 A1-2 A2-3"),
+        ("B-A E-B I-B", "A0-1 B1-2 B2-3"),
+        ("O E-A I-A S-A", "A1-2 A2-3 A3-4"),
+        ("B-A L-A U-A", "A0-2 A2-3"),
+        ("B-A-x I-A-x I-A", "A-x0-2 A2-3"),
+        ("B-A X I-A", "A0-1 A2-3"),
+    ],
+)
+def test_spans_are_those_of_conll(tags: str, spans: str) -> None:
+    read = [f"{span.type}{span.start}-{span.stop}" for span in spans_of(tags.split())]
+    assert " ".join(read) == spans
+
+
+def test_a_span_is_right_as_a_whole() -> None:
+    gold = [["B-PER", "I-PER", "O", "B-LOC"], ["B-PER", "O"]]
+    predicted = [["B-PER", "I-PER", "O", "B-PER"], ["B-PER", "I-PER"]]
+    measured = by_span(predicted, gold)
+    assert measured.all == ByClass(1 / 3, 1 / 3, 1 / 3, 3)
+    assert measured.types == {
+        "LOC": ByClass(0.0, 0.0, 0.0, 1),
+        "PER": ByClass(1 / 3, 1 / 2, pytest.approx(2 / 5), 2),
+    }
+    assert by_span([["O"]], [["O"]]).all == ByClass(0.0, 0.0, 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("tags", "mark_spans"),
+    [
+        ("O B-A I-A", True),
+        ("B-A E-A S-A O", True),
+        ("O", False),
+        ("NOUN VERB", False),
+        ("B I O", False),
+        ("O U-A", False),
+        ("B-A NOUN", False),
+        ("B- O", False),
+    ],
+)
+def test_tags_that_mark_spans_are_known(tags: str, mark_spans: bool) -> None:
+    assert are_span_tags(tags.split()) is mark_spans

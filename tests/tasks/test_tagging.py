@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -250,10 +253,32 @@ def test_other_vocabularies_are_refused(files: tuple[Path, Path]) -> None:
             parts_of(changed)
 
 
-def test_a_tag_that_training_lacks_is_an_error(files: tuple[Path, Path]) -> None:
+def test_a_tag_that_training_lacks_is_named_and_counts_as_wrong(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
     files[1].write_text(files[1].read_text("utf-8").replace("VERB", "X"), "utf-8")
-    with pytest.raises(DataError, match="lacks 'X'"):
+    rows = files[1].read_text("utf-8").split("\n")
+    first = next(i for i, row in enumerate(rows, 1) if "\tX\t" in row)
+    count = sum("\tX\t" in row for row in rows)
+    _, data = load(files)
+    (note,) = [note for note in data.notes if "only" in note]
+    assert note == (
+        f"1 tag of {count} words in validation only, each counts as wrong: 'X' "
+        f"({files[1]}, line {first})"
+    )
+    session = begin(files, tmp_path / "run")
+    weights = {n: v.numpy() for n, v in session.model.state_dict().items()}
+    score = session.experiment.final(weights)
+    words = sum(len(e.words) for e in data.splits["validation"])
+    assert score.count == words - count
+    assert score.metrics["accuracy"] <= score.count / words
+    files[1].write_text(re.sub("(VERB|ADV|NOUN|PART|ADP|X)", "Z", files[1].read_text("utf-8")))
+    with pytest.raises(DataError, match="no word of validation has a tag of training, such as"):
         load(files)
+    vocabularies = session.data.vocabulary_data
+    train = find_sources([str(files[1])])
+    with pytest.raises(DataError, match=r"the model has no tag 'Z' \(.*dev\.conllu, line "):
+        read(session.config, {"sources": train, "validation": train}, vocabularies)
 
 
 def test_the_commands(run: Any, tmp_path: Path, files: tuple[Path, Path]) -> None:
@@ -287,8 +312,8 @@ def test_the_commands(run: Any, tmp_path: Path, files: tuple[Path, Path]) -> Non
         assert line == " ".join(f"{word}/{tag}" for word, tag in pairs)
         assert len(record["probabilities"]) == len(record["tokens"])
         assert all(0.2 <= chance <= 1 for chance in record["probabilities"])
-    blank = run("predict", "tagger", "to", " ")
-    assert (blank.code, "text 2 is empty" in blank.err) == (3, True)
+    blank = run("predict", "tagger", "to", " ").out.splitlines()
+    assert (blank[0][:3], blank[1:]) == ("to/", [""])
     long = run("predict", "tagger", "b" * 100_000 + " " + "to " * 2000)
     assert len(long.out.split()) == 2001
 
@@ -296,9 +321,10 @@ def test_the_commands(run: Any, tmp_path: Path, files: tuple[Path, Path]) -> Non
         refused = run(*command, stdin=b"text")
         assert refused.code in (2, 4), command
         assert "tagging" in refused.err
-    wrong = run("train", "book.txt", *options)
+    (tmp_path / "prose.txt").write_text("Once upon a time\nthere was a text.\n\n", "utf-8")
+    wrong = run("train", "prose.txt", *options)
     assert wrong.code == 3
-    assert "ten" in wrong.err
+    assert "a blank line follows each sentence" in wrong.err
     one_hot = run("train", "train.conllu", *options, "--set", "model.embedding_size=one_hot")
     assert one_hot.code == 2
     assert "give it a number" in one_hot.err
@@ -331,3 +357,99 @@ def test_a_changed_shape_is_refused(files: tuple[Path, Path], tmp_path: Path) ->
     save_checkpoint(path, stored.tensors | changed, stored.metadata)
     with pytest.raises(CheckpointError, match=r"composers\.0\.embedding"):
         load_checkpoint(path, check_layout)
+
+
+BIO = """-DOCSTART- -X- -X- O
+
+Anna NNP B-NP B-PER
+Smith NNP I-NP I-PER
+sees VB B-VP O
+Rome NNP B-NP B-LOC
+. . O _
+
+"""
+
+
+def train_on(run: Any, *arguments: str) -> Any:
+    """Train a tiny tagger named `bio` for a few steps."""
+    return run("train", *arguments, "--task", "tagging", "--set", "model.hidden_size=8",
+               "--steps", "4", "--out", "bio")  # fmt: skip
+
+
+@pytest.fixture
+def bio(run: Any, tmp_path: Path) -> Any:
+    """Train on CoNLL-2003's columns with a tag in validation that training lacks."""
+    (tmp_path / "train.txt").write_text(BIO * 6, "utf-8")
+    (tmp_path / "dev.txt").write_text(BIO + "Oslo NNP B-NP B-CITY\nwins VB B-VP O\n", "utf-8")
+    trained = train_on(run, "train.txt", "--validation", "dev.txt")
+    assert trained.code == 0, trained.err
+    return trained
+
+
+def test_spans_are_measured_and_unknown_tags_count_as_wrong(run: Any, bio: Any) -> None:
+    scored = json.loads(run("eval", "bio", "--json").out)
+    assert scored["tokens"] == 5, "the full stop has no tag, and B-CITY no surprisal"
+    assert "1 of tags that training lacks count as wrong" in scored["protocol"]
+    assert {"span_f1", "span_precision", "span_recall", "accuracy"} <= set(scored)
+    assert scored["accuracy"] <= 5 / 6
+    assert 0 <= scored["span_f1"] <= 2 * 2 / 5
+
+
+def test_predict_fills_the_tags_of_rows(run: Any, bio: Any) -> None:
+    rows = "# sent_id = 1\n1-2\tdu\t" + "\t".join("_" * 8) + "\n"
+    rows += "".join(f"{i}\t{word}\t" + "\t".join("_" * 8) + "\n"
+                    for i, word in enumerate(["New York", "sees"], 1))  # fmt: skip
+    said = run("predict", "bio", stdin=(rows + "\n" + rows).encode())
+    assert said.code == 0, said.err
+    assert "reading a word on each row, tags go to column 4 (UPOS) of 10" in said.err
+    before, after = (rows + "\n" + rows).splitlines(), said.out.splitlines()
+    assert len(before) == len(after)
+    for old, new in zip(before, after, strict=True):
+        if old[:2] in ("1\t", "2\t"):
+            fields = new.split("\t")
+            assert fields.pop(3) in ("B-PER", "I-PER", "B-LOC", "O")
+            assert fields == old.split("\t")[:3] + old.split("\t")[4:]
+        else:
+            assert new == old
+    records = run("predict", "bio", "--json", stdin=rows.encode()).out.splitlines()
+    assert [json.loads(record)["tokens"] for record in records] == [["New York", "sees"]]
+    words = run("predict", "bio", stdin=b"Anna\nsees\n\nRome\n").out.splitlines()
+    assert [line.partition("\t")[0] for line in words] == ["Anna", "sees", "", "Rome"]
+    columns = run("predict", "bio", stdin=BIO.encode()).out.splitlines()
+    assert [line.split(" ")[0] for line in columns] == [r.split(" ")[0] for r in BIO.splitlines()]
+    lines = run("predict", "bio", "--input", "lines", stdin=b"Anna\nsees\n\nRome\n").out
+    assert [line.partition("/")[0] for line in lines.splitlines()] == ["Anna", "sees", "", "Rome"]
+    bad = run("predict", "bio", stdin=(rows + "\nc\td\n").encode())
+    assert bad.code == 3
+    assert "line 6 of standard input has 2 columns" in bad.err
+
+
+def test_a_blank_line_is_answered_by_one(run: Any, bio: Any) -> None:
+    said = run("predict", "bio", stdin=b"Anna sees Rome\n\n \nOslo wins\n").out.splitlines()
+    assert [line.partition("/")[0] for line in said] == ["Anna", "", "", "Oslo"]
+    records = run("predict", "bio", "--json", stdin=b"\nAnna\n").out.splitlines()
+    assert json.loads(records[0]) == {"text": ""}
+    assert json.loads(records[1])["tokens"] == ["Anna"]
+
+
+def test_a_pipe_is_answered_line_by_line(run: Any, bio: Any) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "charrnn", "predict", "bio"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for word in (b"Anna", b"", b"Rome"):
+            process.stdin.write(word + b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline().partition(b"/")[0].strip() == word
+        process.stdin.close()
+
+
+def test_a_file_without_upos_is_read_by_its_xpos(run: Any, tmp_path: Path) -> None:
+    blank = "\t".join("_" * 5)
+    for name in ("train", "dev"):
+        rows = f"1\ta\t_\t_\tDT\t{blank}\n2\tdog\t_\t_\tNN\t{blank}\n\n"
+        (tmp_path / f"{name}.conllu").write_text(rows * 4, "utf-8")
+    assert train_on(run, "train.conllu", "--validation", "dev.conllu").code == 0
+    assert "DT" in run("vocab", "bio").out

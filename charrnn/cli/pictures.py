@@ -1,15 +1,20 @@
-"""Draw an alignment: where a decoder looked. Needs the extra `pictures` (matplotlib)."""
+"""Draw an alignment or a confusion matrix. Needs the extra `pictures` (matplotlib)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.errors import ConfigError, StorageError, require_extra
 
+if TYPE_CHECKING:
+    from charrnn.evaluation.metrics import Confusion
+
+HALF = 0.5  # share above which a cell is too dark for black numbers
 CELL = 0.22  # inches: the side of a cell
 MOST = 300  # symbols at most on each axis
 
@@ -37,9 +42,40 @@ def save_alignment(
             f"a picture of {len(rows):,} by {len(columns):,} symbols cannot be read; give a "
             f"shorter text (text and translation at most {MOST} symbols each)"
         )
+    _save(path, weights, columns, rows, ("source", "translation", "attention"))
+
+
+def save_confusion(path: Path, table: Confusion) -> None:
+    """Draw which share of each class (row) was taken for which class (column), with the counts.
+
+    Raises ConfigError for more classes than a picture can show, StorageError for a file that
+    cannot be written.
+    """
+    kept = [i for i, row in enumerate(table.counts) if row.sum() or table.counts[:, i].sum()]
+    if len(kept) > MOST:
+        raise ConfigError(
+            f"a picture of {len(kept):,} classes cannot be read (at most {MOST}); use --json"
+        )
+    counts = table.counts[np.ix_(kept, kept)]
+    names = [table.names[i] for i in kept]
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    about = ("predicted", "right class", "share of the class")
+    _save(path, shares, names, names, about, counts)
+
+
+def _save(
+    path: Path,
+    weights: NDArray[Any],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    about: tuple[str, str, str],
+    numbers: NDArray[Any] | None = None,
+) -> None:
+    """Draw a matrix; `about` names its columns, its rows and its values."""
     from matplotlib.figure import Figure
 
-    width, height = CELL * len(columns) + 2, CELL * len(rows) + 1.5
+    cell = CELL if numbers is None else 2 * CELL
+    width, height = cell * len(columns) + 2, cell * len(rows) + 1.5
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="equal")
@@ -48,12 +84,16 @@ def save_alignment(
     if max(map(len, columns)) > 1:
         axes.tick_params("x", labelrotation=90)
     axes.xaxis.tick_top()
+    for (row, column), number in np.ndenumerate([] if numbers is None else numbers):
+        if number:
+            shade = "white" if weights[row, column] > HALF else "black"
+            axes.text(column, row, f"{number}", ha="center", va="center", size=6, color=shade)
     for label in axes.get_xticklabels() + axes.get_yticklabels():
         label.set_parse_math(False)  # A $ is a symbol like any other.
     axes.xaxis.set_label_position("top")
-    axes.set_xlabel("source")
-    axes.set_ylabel("translation")
-    figure.colorbar(image, ax=axes, label="attention")
+    axes.set_xlabel(about[0])
+    axes.set_ylabel(about[1])
+    figure.colorbar(image, ax=axes, label=about[2])
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
