@@ -194,8 +194,8 @@ class DataConfig(Section):
     """What to do with rows that are not examples: list them and stop, or skip them and say which
     they are."""
     maximum_length: Annotated[PositiveInt | Auto | None, Key("examples")] = "auto"
-    """The most symbols in an example. A longer text is cut where it gets a class, else left out.
-    auto is what fits into the memory, and at most 16,384."""
+    """The most symbols in an example. For classification a longer text is cut; for other tasks it
+    is left out. auto is as many as fit into memory, and at most 16,384."""
     vocabulary: Annotated[Literal["character", "byte", "word"], Key("vocabulary")] = "character"
     """The symbols that the model reads: Unicode characters, bytes or words."""
     minimum_count: PositiveInt = 1
@@ -408,8 +408,8 @@ class TrainingConfig(Section):
     plateau_patience: Annotated[PositiveInt, RESEARCH] = 2
     """Evaluations without improvement before the schedule plateau lowers the rate."""
     patience: PositiveInt | Auto | None = "auto"
-    """Stop after this many evaluations without improvement. auto is 5 for a budget in time, which
-    a short text may not need, and none for a budget in steps or epochs."""
+    """Stop after this many evaluations without improvement. auto is 5 with a time budget,
+    and none with a budget in steps or epochs."""
     momentum: Annotated[float, Field(ge=0, lt=1), RESEARCH] = 0.9
     """Momentum of sgd."""
     betas: Annotated[tuple[Probability, Probability], Field(strict=False), RESEARCH] = (0.9, 0.99)
@@ -428,7 +428,7 @@ class TrainingConfig(Section):
     clip: PositiveFloat = 1.0
     """Upper bound of the global norm of the gradient."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
-    """Seed of the initial weights and of dropout."""
+    """Seed of all that is random in training: initial weights, dropout, the order of examples."""
     earlier: Annotated[list[dict[str, Any]], PROTOCOL] = []
     """Settings that held until a step of this run, as {until: STEP, KEY: VALUE}: written when a run
     gets another budget or rate, so that its config.yaml repeats it."""
@@ -454,8 +454,8 @@ class EvaluationConfig(Section):
     """Steps between evaluations; auto spends a small share of the time on them, and is at most four
     minutes."""
     first: PositiveInt | Auto = "auto"
-    """Steps between the first evaluations, if fewer than `every`; later ones are a quarter of the
-    steps taken apart. auto is two passes over a short text, and `every` if that is chosen."""
+    """Steps between the first evaluations; the distance then grows to a quarter of the steps taken,
+    up to `every`. auto is two passes over a short text, or `every` if that is set."""
     lanes: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
     """Number of lanes of the estimate during training. auto is 64, but so few that each lane scores
     at least as many characters as it reads before (`warmup`)."""
