@@ -26,8 +26,8 @@ from charrnn.errors import ConfigError, DataError
 from charrnn.tasks.data import Texts
 from charrnn.tasks.examples import ExampleData, load, not_too_long
 
-UNKNOWN_CLASS = -1
-"""The label of a text whose class the model does not have."""
+UNKNOWN_CLASS = (1 << 31) - 1
+"""The label of a text whose class the model does not have; it is no index of a class."""
 SHOWN_CLASSES = 12
 
 
