@@ -47,7 +47,9 @@ def show_banner(session: Session) -> None:
         say(f"from the other model: {_changes(*session.adopted)}")
     splits = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
     described = session.about["corpus"]["described"]
-    say(f"text    {described}: {kind.describe(data)}; {splits}")
+    held_out = getattr(data, "held_out", "")
+    where = f" ({held_out})" if held_out else ""
+    say(f"text    {described}: {kind.describe(data)}; {splits}{where}")
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
     processes = f" in {config.processes} processes" if config.processes > 1 else ""
     say(f"device  {config.device}, {config.threads} threads{processes}; {describe_path(config)}")

@@ -17,12 +17,23 @@ from charrnn.config.schema import Config, Section, fields, unused_keys
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
 from charrnn.config.usual_names import KEYS, VALUES
 from charrnn.errors import ConfigError, did_you_mean
-from charrnn.registry import traits_of
+from charrnn.registry import TASKS
 
 # A configuration with its `auto` values, or a resolved one.
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 Layer = tuple[str, Mapping[str, Any]]
 """A source of values (the name of a file, a flag or a variable), and its values by dotted key."""
+
+
+EARLIER = {
+    "data.newlines": "keep",
+    "data.normalize": "none",
+    "data.order": "path",
+    "data.kinds": "name",
+}
+"""Keys that the configuration of an older run lacks, with the values that repeat the run."""
+NEWER = {*EARLIER, "data.separator"}
+"""All keys that it may lack."""
 
 
 def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
@@ -48,7 +59,7 @@ def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
                 by_hand[key] = value
     for key in sorted(unused_keys(config.task) & by_hand.keys()):
         raise ConfigError(_unused(key, by_hand[key], sources[key], config.task))
-    _check_minimum_count(config, by_hand, sources)
+    _check_bytes(config, by_hand, sources)
     _check_layers(config, by_hand, sources)
     return config, sources
 
@@ -61,6 +72,7 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    assumed: set[str] = set()
     for source, layer in layers:
         for key, value in layer.items():
             if value is None and key in Config.model_fields:
@@ -68,6 +80,14 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
             _check_key(key, source)
             values[key] = value
             sources[key] = source
+            assumed.discard(key)
+        for key in EARLIER.keys() - layer.keys():
+            if _is_of_a_run(layer, key):
+                values[key], sources[key] = EARLIER[key], source
+                assumed.add(key)
+    task = str(values.get("task", Config().task))
+    for key in assumed & (unused_keys(task) if task in TASKS else frozenset()):
+        del values[key]
     try:
         config = Config.model_validate(nest(values))
     except ValidationError as error:
@@ -82,10 +102,11 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
 def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
     """Whether a layer sets most keys of the section of `key`, as the `config.yaml` of a run does.
 
-    The `config.yaml` of an older version may lack some keys.
+    The `config.yaml` of an older version may lack some keys, such as those of `EARLIER`.
     """
     section = key.rpartition(".")[0]
     known = [name for name in all_keys() if name.rpartition(".")[0] == section]
+    known = [name for name in known if name not in NEWER]
     return 2 * sum(name in layer for name in known) > len(known)
 
 
@@ -93,21 +114,15 @@ def _unused(key: str, value: Any, source: str, task: str) -> str:
     return f"{source}: {key} = {value!r} is not used by the task {task}; leave it out"
 
 
-def _check_minimum_count(
-    config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]
-) -> None:
-    """Refuse a minimum count where nothing is counted."""
-    key, kind = "data.minimum_count", config.data.vocabulary
-    if by_hand.get(key, 1) == 1 or kind == "word":
+def _check_bytes(config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Refuse settings that change nothing, because a vocabulary of bytes reads every byte."""
+    if config.data.vocabulary != "byte":
         return
-    shown = f"{sources[key]}: {key} = {by_hand[key]!r}"
-    if "running text" in traits_of(config.task):
-        raise ConfigError(
-            f"{shown} counts words, but the vocabulary is not one of words; leave it out, or set "
-            "data.vocabulary to word"
-        )
-    if kind == "byte":
-        raise ConfigError(f"{shown} is not used by a vocabulary of bytes; leave it out")
+    idle = {"data.minimum_count": 1, "data.newlines": "keep", "data.normalize": "none"}
+    for key, harmless in idle.items():
+        if by_hand.get(key, harmless) != harmless:
+            shown = f"{sources[key]}: {key} = {by_hand[key]!r}"
+            raise ConfigError(f"{shown} is not used by a vocabulary of bytes; leave it out")
 
 
 def _check_layers(config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]) -> None:

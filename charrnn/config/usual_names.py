@@ -9,6 +9,9 @@ _KEYS = {
     "data.split": "validation_split train_split fractions",
     "data.vocabulary": "level tokenizer tokens vocab",
     "data.minimum_count": "min_count min_freq minimum_frequency",
+    "data.separator": "delimiter document_separator end_of_text eos eot",
+    "data.newlines": "eol line_ends line_endings",
+    "data.normalize": "nfc normalisation unicode unicode_normalization",
     "model.cell": "arch architecture cell_type model_type rnn rnn_cell rnn_type",
     "model.layers": "depth layer n_layer n_layers nlayers num_layer num_layers",
     "model.hidden_size": "dim hidden hidden_dim hidden_units n_hidden nhid num_hidden rnn_size "
@@ -59,6 +62,8 @@ _VALUES = {
         "tagging": "ner pos sequence_labeling tagger",
         "translation": "encoder_decoder nmt seq2seq translate",
     },
+    "data.newlines": {"join": "auto lf translate universal unix", "keep": "none preserve raw"},
+    "data.normalize": {"nfc": "auto nfkc", "none": "keep raw"},
     "model.cell": {
         "vanilla": "elman plain rnn simple simple_rnn simplernn",
         "rhn": "highway",
