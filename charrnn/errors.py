@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     LOCKED = 5, "another trainer is at work in the run"
     DIVERGED = 6, "training diverged"
     STORAGE = 7, "input or output failed"
+    HANGUP = 129, "the terminal was closed; saved"
     INTERRUPTED = 130, "interrupted (Ctrl-C)"
     TERMINATED = 143, "terminated"
 

@@ -1,6 +1,7 @@
 """Adding a cell and a task, by an installed package and in a copy of charrnn, as
 docs/carry-on/add-a-cell.md and add-a-task.md describe it."""
 
+import contextlib
 import json
 import math
 import os
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,25 +23,44 @@ PACKAGE = ROOT / "tests/third_party"
 Run = Callable[..., str]
 
 
-def runner(python: Path | str, folder: Path, path: Path) -> Run:
-    """Return a function that runs a module in `folder`, with the package in `path`, checks the exit
-    code and returns the output."""
-    environment = os.environ | {"PYTHONPATH": str(path), "CHARRNN_CACHE_DIR": str(folder / "cache")}
+SERVER = """
+import json, sys
+import torch._dynamo, charrnn.session.loop  # so that a forked command starts at once
+from tests.faults.harness import command, fork
+for line in sys.stdin:
+    ended = fork(command(*json.loads(line))).wait()
+    print(json.dumps([ended.code, ended.output + ended.errors]), flush=True)
+"""
 
-    def run(*words: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [str(python), "-m", *words],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout + done.stderr
 
-    return run
+@contextlib.contextmanager
+def commands(python: Path | str, folder: Path, path: Path) -> Iterator[Run]:
+    """Return a function that runs `charrnn` in `folder` by another Python, with the package in
+    `path`, checks the exit code and returns the output.
+
+    Each command is a process of its own, forked from one that has imported torch.
+    """
+    environment = os.environ | {
+        "PYTHONPATH": str(path),
+        "CHARRNN_CACHE_DIR": str(folder / "cache"),
+        "TMPDIR": str(folder),
+    }
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        [str(python), "-c", SERVER], cwd=folder, env=environment, **pipes
+    ) as server:
+        assert server.stdin
+        assert server.stdout
+
+        def run(*words: str, code: int = 0) -> str:
+            print(json.dumps(words), file=server.stdin, flush=True)
+            ended, output = json.loads(server.stdout.readline())
+            assert ended == code, output
+            assert "Traceback" not in output
+            return output
+
+        yield run
+        server.stdin.close()
 
 
 class Fresh:
@@ -50,7 +71,6 @@ class Fresh:
         self.python = folder / "env/bin/python"
         self.site = next((folder / "env").glob("lib/python*/site-packages"))
         (self.site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
-        self.run = runner(self.python, folder, ROOT)
 
     def pip(self, *words: str | Path) -> None:
         """Run our pip for this environment; it downloads nothing."""
@@ -76,27 +96,27 @@ def write_vowels(folder: Path) -> tuple[list[str], list[int]]:
     return words[1::2], counts[1::2]
 
 
-def use_the_cell(run: Run, shown: str) -> None:
+def use_the_cell(run: Run, out: str, shown: str) -> None:
     """Train, resume, sample, score and describe a model of the cell."""
     train = ["train", str(ROOT / "pyproject.toml"), "--steps", "12", "--hidden-size", "8"]
-    assert f"x {shown} 8" in run("charrnn", *train, "--out", "run", "--cell", "mgu")
-    run("charrnn", "resume", "run", "--steps", "14")
-    assert len(run("charrnn", "sample", "run", "--length", "20", "--seed", "1")) >= 20
-    assert "nats per character" in run("charrnn", "eval", "run")
-    assert "plain mgu" in run("charrnn", "info", "run")
+    assert f"x {shown} 8" in run(*train, "--out", out, "--cell", "mgu")
+    run("resume", out, "--steps", "14")
+    assert len(run("sample", out, "--length", "20", "--seed", "1")) >= 20
+    assert "nats per character" in run("eval", out)
+    assert "plain mgu" in run("info", out)
 
 
-def use_the_task(run: Run, folder: Path) -> None:
+def use_the_task(run: Run, out: str, folder: Path) -> None:
     """Train, resume, score and describe a model of the task, and predict with it."""
     held, counts = write_vowels(folder)
-    train = ["vowels.tsv", "--validation", "held.tsv", "--task", "counting", "--out", "run"]
+    train = ["vowels.tsv", "--validation", "held.tsv", "--task", "counting", "--out", out]
     options = ["--hidden-size", "16", "--steps", "60", "--set", "training.learning_rate=1e-2"]
-    assert "mean absolute error" in run("charrnn", "train", *train, *options)
-    run("charrnn", "resume", "run", "--steps", "80")
-    assert "bidirectional" in run("charrnn", "info", "run")
-    assert "use charrnn predict" in run("charrnn", "sample", "run", code=4)
-    scored = json.loads(run("charrnn", "eval", "run", "--json"))
-    predicted = run("charrnn", "predict", "run", "--json", *held).splitlines()
+    assert "mean absolute error" in run("train", *train, *options)
+    run("resume", out, "--steps", "80")
+    assert "bidirectional" in run("info", out)
+    assert "use charrnn predict" in run("sample", out, code=4)
+    scored = json.loads(run("eval", out, "--json"))
+    predicted = run("predict", out, "--json", *held).splitlines()
     rates = np.array([json.loads(line)["rate"] for line in predicted])
     chances = [math.exp(-r) * r**k / math.factorial(k) for r, k in zip(rates, counts, strict=True)]
     error = np.abs(rates - counts).mean()
@@ -105,34 +125,32 @@ def use_the_task(run: Run, folder: Path) -> None:
     assert error < 0.5 * np.abs(np.array(counts) - np.mean(counts)).mean()
 
 
-def test_an_installed_cell(tmp_path: Path) -> None:
+def test_an_installed_cell_and_task(tmp_path: Path) -> None:
     fresh = Fresh(tmp_path)
     fresh.install(PACKAGE, tmp_path / "source")
-    assert "minlstm or mgu." in fresh.run("charrnn", "train", "--help")
-    schema = json.loads(fresh.run("charrnn", "config", "schema"))
-    assert schema["$defs"]["ModelConfig"]["properties"]["cell"]["enum"][-1] == "mgu"
-    use_the_cell(fresh.run, "mgu")
-    assert "did you mean mgu?" in fresh.run("charrnn", "train", "--cell", "mgru", code=2)
-    fresh.pip("uninstall", "--yes", "charrnn-examples")
-    assert "mgu" not in fresh.run("charrnn", "train", "--help")
-    refused = r"cell 'mgu' is not installed; pip install the package that provides it"
-    for words in (["sample", "run"], ["resume", "run", "--steps", "16"], ["eval", "run"]):
-        assert refused in fresh.run("charrnn", *words, code=4)
-
-
-def test_an_installed_task(tmp_path: Path) -> None:
-    fresh = Fresh(tmp_path)
-    fresh.install(PACKAGE, tmp_path / "source")
-    assert "translation or counting." in " ".join(fresh.run("charrnn", "train", "--help").split())
-    schema = json.loads(fresh.run("charrnn", "config", "schema"))
-    assert schema["properties"]["task"]["enum"][-1] == "counting"
-    use_the_task(fresh.run, tmp_path)
-    options = ["--task", "counting", "--set", "model.attention=dot"]
-    assert "model.attention" in fresh.run("charrnn", "train", "vowels.tsv", *options, code=2)
-    fresh.pip("uninstall", "--yes", "charrnn-examples")
-    refused = r"task 'counting' is not installed; pip install the package that provides it"
-    for words in (["predict", "run", "a"], ["resume", "run", "--steps", "90"], ["eval", "run"]):
-        assert refused in fresh.run("charrnn", *words, code=4)
+    refused = "{0} is not installed; pip install the package that provides it"
+    with commands(fresh.python, tmp_path, ROOT) as run:
+        usage = " ".join(run("train", "--help").split())
+        assert "minlstm or mgu." in usage
+        assert "translation or counting." in usage
+        schema = json.loads(run("config", "schema"))
+        assert schema["$defs"]["ModelConfig"]["properties"]["cell"]["enum"][-1] == "mgu"
+        assert schema["properties"]["task"]["enum"][-1] == "counting"
+        use_the_cell(run, "cell", "mgu")
+        assert "did you mean mgu?" in run("train", "--cell", "mgru", code=2)
+        use_the_task(run, "task", tmp_path)
+        options = ["--task", "counting", "--set", "model.attention=dot"]
+        assert "model.attention" in run("train", "vowels.tsv", *options, code=2)
+        fresh.pip("uninstall", "--yes", "charrnn-examples")
+        assert "mgu" not in run("train", "--help")
+        for words in (["sample", "cell"], ["resume", "cell", "--steps", "16"], ["eval", "cell"]):
+            assert refused.format("cell 'mgu'") in run(*words, code=4)
+        for words in (
+            ["predict", "task", "a"],
+            ["resume", "task", "--steps", "90"],
+            ["eval", "task"],
+        ):
+            assert refused.format("task 'counting'") in run(*words, code=4)
 
 
 def test_an_installed_cell_that_cannot_be_loaded_is_named_when_it_is_used(tmp_path: Path) -> None:
@@ -141,15 +159,15 @@ def test_an_installed_cell_that_cannot_be_loaded_is_named_when_it_is_used(tmp_pa
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[charrnn.cells]\nlost = no_such_package:Cell\n")
-    assert "minlstm or lost." in fresh.run("charrnn", "train", "--help")
-    used = fresh.run("charrnn", "train", str(ROOT / "pyproject.toml"), "--cell", "lost", code=2)
+    with commands(fresh.python, tmp_path, ROOT) as run:
+        assert "minlstm or lost." in run("train", "--help")
+        used = run("train", str(ROOT / "pyproject.toml"), "--cell", "lost", code=2)
     assert "no_such_package:Cell cannot be loaded" in used
     assert not (tmp_path / "runs").exists()
 
 
-def added(folder: Path, page: str, module: Path) -> Run:
-    """Copy the package, add a module and its line in the registry as a page says, and return a
-    function that runs a module there."""
+def add(folder: Path, page: str, module: Path) -> None:
+    """Copy the package, and add a module and its line in the registry as a page says."""
     text = (ROOT / "docs/carry-on" / page).read_text("utf-8").partition("\n## In charrnn itself")[2]
     place = re.search(r"`(charrnn/[\w/]+\.py)`", text)
     table = re.search(r"`charrnn\.registry\.(\w+)`", text)
@@ -166,7 +184,6 @@ def added(folder: Path, page: str, module: Path) -> Run:
     assert start
     before, after = (registry.read_text("utf-8")[part] for part in halves(start.end()))
     registry.write_text(before + line.group(1) + after, "utf-8")
-    return runner(sys.executable, folder, folder)
 
 
 def halves(place: int) -> tuple[slice, slice]:
@@ -188,19 +205,34 @@ def contracts_of(cell: str, ids: Sequence[str]) -> Counter[str]:
     return Counter(re.sub(rf"\b{cell}\b", "", test) for test in named)
 
 
+def run_pytest(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *CONTRACTS, "-q", "-p", "no:cacheprovider", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_a_cell_in_the_package_is_one_file_and_one_line(tmp_path: Path) -> None:
-    run = added(tmp_path, "add-a-cell.md", PACKAGE / "charrnn_examples/mgu.py")
-    use_the_cell(run, "MGU")
+    add(tmp_path, "add-a-cell.md", PACKAGE / "charrnn_examples/mgu.py")
+    with commands(sys.executable, tmp_path, tmp_path) as run:
+        use_the_cell(run, "run", "MGU")
     quick = "not bfloat16 and not float32-2"
-    collected = run("pytest", *CONTRACTS, "--collect-only", "-q", "-k", quick).splitlines()
+    collected = run_pytest(tmp_path, "--collect-only", "-k", quick).splitlines()
     mine, theirs = contracts_of("mgu", collected), contracts_of("mlstm", collected)
     assert mine == theirs
-    tested = run("pytest", *CONTRACTS, "-q", "-k", f"mgu and {quick}", "-p", "no:cacheprovider")
+    tested = run_pytest(tmp_path, "-k", f"mgu and {quick}")
     assert f"{mine.total()} passed" in tested
 
 
 @pytest.mark.slow
 def test_a_task_in_the_package_is_one_file_and_one_line(tmp_path: Path) -> None:
-    run = added(tmp_path, "add-a-task.md", PACKAGE / "charrnn_examples/counting.py")
-    use_the_task(run, tmp_path)
+    add(tmp_path, "add-a-task.md", PACKAGE / "charrnn_examples/counting.py")
+    with commands(sys.executable, tmp_path, tmp_path) as run:
+        use_the_task(run, "run", tmp_path)

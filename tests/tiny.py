@@ -29,6 +29,7 @@ TINY: dict[str, Any] = {
     "evaluation.every": 4,
     "evaluation.lanes": 2,
     "evaluation.warmup": 5,
+    "evaluation.best": "validation",
     "evaluation.sample_length": 5,
     "checkpoints.keep_last": 100,
     "device": "cpu",
@@ -44,6 +45,7 @@ ON_EXAMPLES: dict[str, Any] = {
     "training.batch_size": 8,
     "training.warmup_steps": 10,
     "evaluation.every": 4,
+    "evaluation.best": "validation",
     "checkpoints.keep_last": 100,
     "device": "cpu",
 }

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import click
 
+from charrnn.cli.options import override_layers
+
 
 @click.group()
 def config() -> None:
@@ -38,7 +40,6 @@ def show(path: Path | None, overrides: tuple[str, ...]) -> None:
         environment_layers,
         file_layer,
         flatten,
-        override_layers,
     )
 
     layers = [file_layer(path)] if path else []

@@ -224,6 +224,11 @@ class Bar:
         if self._bar is not None:
             self._bar.update()
 
+    def aim_at(self, total: int) -> None:
+        """Change the total."""
+        if self._bar is not None:
+            self._bar.total = total
+
     def say(self, text: str = "", **style: bool) -> None:
         """Print a line above the bar."""
         if self._bar is not None:

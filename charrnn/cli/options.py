@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from charrnn.registry import one_of
+
+if TYPE_CHECKING:
+    from charrnn.config.merge import Layer
 
 
 class Number(click.FloatRange):
@@ -65,3 +68,21 @@ def naming_rate_flag() -> Iterator[None]:
         yield
     except DivergedError as error:
         raise DivergedError(f"{error} (--dynamic-rate)") from error
+
+
+def override_layers(overrides: Sequence[str]) -> list[Layer]:
+    """Read the values of `--set`, each of the form KEY=VALUE, as layers. Raises ConfigError for one without `=`.
+
+    >>> override_layers(["training.learning_rate=3e-4"])
+    [('--set training.learning_rate=3e-4', {'training.learning_rate': 0.0003})]
+    """
+    from charrnn.config.strict_yaml import parse_yaml
+    from charrnn.errors import ConfigError
+
+    layers: list[Layer] = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override!r} has no value; write --set {override}=VALUE")
+        layers.append((f"--set {override}", {key.strip(): parse_yaml(value, f"--set {key}")}))
+    return layers

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from charrnn.session.events import Evaluated, Finished, Planned
     from charrnn.session.loop import Session
 
+BUSY = 0.15  # share of the time that processes wait for a core, from which on it is said
 BUDGETS = ("training.steps", "training.epochs", "training.max_time")
 
 
@@ -63,9 +64,22 @@ def show_banner(session: Session) -> None:
         f"plan    at most {' or '.join(filter(None, budget))}; {kind.per_step} a step, "
         f"{training.optimizer} {training.learning_rate:g}, {training.schedule}"
     )
+    if not session.chooses:
+        say(
+            f"note    {_unchosen(session)}, so the last checkpoint is kept as the best; "
+            f"give more text to choose by"
+        )
     if session.chosen:
         say(f"chosen  {_describe_choices(session.chosen)}")
     say(f"run     {session.run.path}")
+
+
+def _unchosen(session: Session) -> str:
+    """Say why no checkpoint is chosen by its score."""
+    if not session.validates:
+        return "there is no validation split"
+    count, unit = len(session.data.splits["validation"]), session.experiment.unit
+    return f"validation is too short to choose by ({count:,} {unit}s)"
 
 
 def _describe_choices(chosen: dict[str, Any]) -> str:
@@ -109,7 +123,15 @@ def drive(session: Session, as_json: bool) -> int:
 
 def _show_events(session: Session, stopper: Stopper, bar: Bar, as_json: bool) -> int:
     from charrnn.runs.checkpoint import SCHEMA
-    from charrnn.session.events import Evaluated, Finished, Planned, Stepped
+    from charrnn.session.events import (
+        Evaluated,
+        Finished,
+        Planned,
+        Replanned,
+        Restarted,
+        Saved,
+        Stepped,
+    )
 
     emit = _emitter() if as_json else lambda _: None
     total, code = 0, ExitCode.DONE
@@ -122,14 +144,26 @@ def _show_events(session: Session, stopper: Stopper, bar: Bar, as_json: bool) ->
                 bar.close()
                 _show_plan(event, session.experiment.unit)
                 bar.start(total, session.trainer.progress.step)
+            case Replanned():
+                total = event.steps
+                bar.aim_at(total)
+            case Saved():
+                left = duration(event.seconds_left)
+                bar.say(f"step {event.step:,}/{total:,}  saved  {left} left", dim=True)
+            case Restarted():
+                warn(
+                    f"{event.reason}; going on from step {event.step:,} at half the rate, "
+                    f"{event.learning_rate:g}"
+                )
+                bar.start(total or None, event.step)
             case Evaluated():
-                _show_evaluation(bar, event, total)
+                _show_evaluation(bar, event, total, session.experiment.unit)
                 emit({"event": "evaluation", "schema": SCHEMA, **event.metrics})
             case Finished():
                 bar.close()
                 stopped = event.reason in {"interrupted", "unscored"}
                 code = stopper.exit_code if stopped else ExitCode.DONE
-                _show_end(session.run.path, event, session.experiment.use)
+                _show_end(session.run.path, event, session)
                 emit(_summary(session, session.run.path, event))
     return code
 
@@ -147,27 +181,36 @@ def _out_of_memory(session: Session) -> CharrnnError:
 def _show_plan(event: Planned, unit: str) -> None:
     speed = event.characters_per_second
     speed_shown = f" at {speed:,.0f} {unit}s/s" if speed else ""
+    passes = f"{event.epochs:,.0f}" if event.epochs >= 10 else f"{event.epochs:.1f}"
     say(
-        f"steps   {event.steps:,} ({event.epochs:.1f} epochs){speed_shown}; "
-        f"evaluating every {event.evaluate_every:,}"
+        f"steps   {event.steps:,}{speed_shown}, which read the training text {passes} times; "
+        f"evaluating at most every {event.evaluate_every:,}"
     )
+    if event.waiting_share > BUSY:
+        say(
+            f"busy    other programs hold the cores {event.waiting_share:.0%} of the time that "
+            f"training wants them; expect about {event.steps:,} steps"
+        )
+    if event.note:
+        warn(event.note)
 
 
-def _show_evaluation(bar: Bar, event: Evaluated, total: int) -> None:
+def _show_evaluation(bar: Bar, event: Evaluated, total: int, unit: str) -> None:
     from charrnn.evaluation.score import key_unit
 
-    metrics, unit = event.metrics, event.score.unit
+    metrics = event.metrics
     key = key_unit(unit)
-    train, validation = metrics["train"], metrics["validation"]
-    others = "".join(
-        f"  {n.replace('_', ' ')} {measured(v)}" for n, v in event.score.metrics.items()
+    losses = "  ".join(
+        f"{split} {metrics[split][f'nats_per_{key}']:.4f} nats "
+        f"({metrics[split][f'bits_per_{key}']:.3f} bits)"
+        for split in ("train", "validation")
+        if split in metrics
     )
+    scored = event.score.metrics if event.score else {}
+    others = "".join(f"  {n.replace('_', ' ')} {measured(v)}" for n, v in scored.items())
     bar.say(
         f"step {metrics['step']:,}/{total:,}  epoch {metrics['epoch']:.1f}  "
-        f"train {train[f'nats_per_{key}']:.4f} nats ({train[f'bits_per_{key}']:.3f} bits)  "
-        f"validation {validation[f'nats_per_{key}']:.4f} nats "
-        f"({validation[f'bits_per_{key}']:.3f} bits) per {unit}{others}"
-        f"{'  best' if event.is_best else ''}  "
+        f"{losses} per {unit}{others}{'  best' if event.is_best else ''}  "
         f"{metrics['characters_per_second']:,.0f} {unit}s/s  "
         f"{duration(event.seconds_left or 0)} left",
         bold=event.is_best,
@@ -176,7 +219,8 @@ def _show_evaluation(bar: Bar, event: Evaluated, total: int) -> None:
         bar.say(f"    {line}", dim=True)
 
 
-def _show_end(path: Path, event: Finished, use: str) -> None:
+def _show_end(path: Path, event: Finished, session: Session) -> None:
+    use = session.experiment.use
     if event.reason == "interrupted":
         say(f"stopped at step {event.step:,}; saved {event.checkpoint}")
         say(f"go on with: charrnn resume {path}")
@@ -185,7 +229,13 @@ def _show_end(path: Path, event: Finished, use: str) -> None:
         say("stopped during the final score; all steps are trained and saved")
         say(f"score it with: charrnn resume {path}")
     if event.reason == "patience":
-        say(f"stopped at step {event.step:,}: validation has not improved for a while")
+        say(f"stopped at step {event.step:,}: validation has not improved since step "
+            f"{event.best['step']:,}")  # fmt: skip
+    if event.overfits:
+        say(
+            f"best at step {event.best['step']:,} of {event.step:,}; the steps after it made it "
+            f"worse: more time will not help, more text would"
+        )
     say(
         f"trained to step {event.step:,} in {duration(event.seconds)}, "
         f"{event.characters_per_second:,.0f} {event.unit}s/s with evaluations and saving"
@@ -200,14 +250,15 @@ def _show_end(path: Path, event: Finished, use: str) -> None:
             bold=True,
         )
     elif key := next((key for key in event.best if key.startswith("nats_per_")), None):
+        then = "; charrnn eval scores the whole split" if session.validates else ""
         say(
-            f"best    step {event.best['step']:,}: validation {event.best[key]:.4f} "
-            f"{key.replace('_', ' ')} ({event.best['protocol']}); "
-            "charrnn eval scores the whole split"
+            f"best    step {event.best['step']:,}: {event.best[key]:.4f} "
+            f"{key.replace('_', ' ')} ({event.best['protocol']}){then}"
         )
     say(f"files   {path}")
     say(f"next    charrnn {use} {path}")
-    say(f"        charrnn resume {path} --max-time 10m")
+    if not event.overfits:
+        say(f"        charrnn resume {path} --max-time 10m")
 
 
 def _summary(session: Session, path: Path, event: Finished) -> dict[str, Any]:
@@ -261,18 +312,24 @@ def _emitter() -> Callable[[dict[str, Any]], None]:
     return emit
 
 
+ENDED_BY = {15: ExitCode.TERMINATED, 1: ExitCode.HANGUP}
+"""The exit codes of SIGTERM and SIGHUP."""
+
+
 class Stopper:
-    """Ask for an orderly end on Ctrl-C or SIGTERM; leave at once on a second Ctrl-C.
+    """Ask for an orderly end on Ctrl-C, SIGTERM or SIGHUP; leave at once on a second Ctrl-C.
 
     `exit_code` is that of the last signal; before the first one, it is `DONE`.
     """
 
     def __init__(self) -> None:
         self.exit_code = ExitCode.DONE
-        self._before = {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._terminals = [number for number in range(3) if os.isatty(number)]
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # nohup has a closed terminal ignored; Windows has no such signal.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
 
     def requested(self) -> bool:
         """Whether to stop after this step."""
@@ -284,8 +341,11 @@ class Stopper:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: Any) -> None:
-        if number == signal.SIGTERM:
-            self.exit_code = ExitCode.TERMINATED
+        if number in ENDED_BY:
+            self.exit_code = ENDED_BY[number]
+            if self.exit_code == ExitCode.HANGUP:  # Writing to a closed terminal is an error.
+                for terminal in self._terminals:
+                    os.dup2(os.open(os.devnull, os.O_RDWR), terminal)
         elif self.exit_code == ExitCode.INTERRUPTED:
             os._exit(ExitCode.INTERRUPTED)
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charrnn.cli.display import say, warn
-from charrnn.cli.options import NamesOption
+from charrnn.cli.options import NamesOption, override_layers
 from charrnn.cli.progress import describe_arguments, drive, show_banner
 from charrnn.registry import CELLS, TASKS
 
@@ -23,6 +23,8 @@ BUDGET_FLAGS: list[Flag] = [
     ("--epochs", "training.epochs", "N", "Budget: passes over the training text."),
     ("--max-time", "training.max_time", "TIME", "Budget: wall-clock time, as 90s, 10m, 1h30m."),
 ]
+RATE_FLAG: Flag = ("--learning-rate", "training.learning_rate", "X", "Highest learning rate.")
+RESUME_FLAGS: list[Flag] = [*BUDGET_FLAGS, RATE_FLAG]
 FLAGS: list[Flag] = [
     *BUDGET_FLAGS,
     ("--task", "task", "TASK", TASKS),
@@ -39,7 +41,7 @@ FLAGS: list[Flag] = [
     ("--dropout", "model.dropout", "P", "Dropout between layers."),
     ("--batch-size", "training.batch_size", "N", "Lanes: stretches of the text read side by side."),
     ("--window", "training.window", "N", "Characters between two steps (truncated BPTT)."),
-    ("--learning-rate", "training.learning_rate", "X", "Highest learning rate."),
+    RATE_FLAG,
     ("--seed", "training.seed", "N", "Seed of weights and dropout."),
     ("--device", "device", "NAME", "auto, cpu, cuda, cuda:N or mps."),
     ("--vocabulary", "data.vocabulary", "KIND", "character, byte or word."),
@@ -129,7 +131,6 @@ def train(
       charrnn train names/ --task classification
       charrnn train pairs.tsv --task translation
     """
-    from charrnn.config.merge import override_layers
     from charrnn.session.opening import clock_from, load_source, merge_settings, start_run
 
     source = None
@@ -160,7 +161,9 @@ def train(
 @click.option(
     "--out", type=click.Path(path_type=Path), help="New run directory for a checkpoint file."
 )
-@_flags(BUDGET_FLAGS)
+@_flags(RESUME_FLAGS)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="Change a setting, such as training.clip.")  # fmt: skip
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default=None,
               help="What to do with characters that the vocabulary lacks.")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Continue on another device.")
@@ -174,6 +177,7 @@ def resume(
     validation: tuple[str, ...],
     test: tuple[str, ...],
     out: Path | None,
+    overrides: tuple[str, ...],
     unknown: str | None,
     device: str | None,
     as_json: bool,
@@ -189,11 +193,12 @@ def resume(
     Examples:
       charrnn resume book-1
       charrnn resume book-1 --max-time 30m
+      charrnn resume book-1 --learning-rate 0.001
       charrnn resume step-00000500.safetensors --data book.txt
     """
     from charrnn.session.opening import clock_from, resume_run
 
-    layers: list[Layer] = _flag_layers(BUDGET_FLAGS, flags)
+    layers: list[Layer] = _flag_layers(RESUME_FLAGS, flags) + override_layers(overrides)
     layers += [("--unknown", {"data.unknown": unknown})] if unknown else []
     layers += [("--device", {"device": device})] if device else []
     moved = (("--data", "sources", data), ("--validation", "validation", validation),

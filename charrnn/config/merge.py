@@ -172,21 +172,6 @@ def environment_layers(environment: Mapping[str, str]) -> list[Layer]:
     return layers
 
 
-def override_layers(overrides: Sequence[str]) -> list[Layer]:
-    """Read layers from texts of the form KEY=VALUE. Raises ConfigError for one without `=`.
-
-    >>> override_layers(["training.learning_rate=3e-4"])
-    [('--set training.learning_rate=3e-4', {'training.learning_rate': 0.0003})]
-    """
-    layers: list[Layer] = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {override!r} has no value; write --set {override}=VALUE")
-        layers.append((f"--set {override}", {key.strip(): parse_yaml(value, f"--set {key}")}))
-    return layers
-
-
 def all_keys() -> list[str]:
     """List every dotted key of the schema."""
     return list(fields())

@@ -29,9 +29,10 @@ UNIMPORTANT_ONCE_TRAINED = {
     "precision": "float32",
     "threads": 1,
     "processes": 1,
+    "training.patience": None,
 }
-# The session decides these two once it knows how many steps there will be.
-DECIDED_LATER = {"evaluation.every", "checkpoints.every"}
+# The session decides these once it has the data and knows how many steps there will be.
+DECIDED_LATER = {"evaluation.every", "evaluation.first", "evaluation.best", "checkpoints.every"}
 
 
 class ResolvedModel(ModelConfig):
@@ -51,6 +52,7 @@ class ResolvedTraining(TrainingConfig):
 
     epochs: PositiveFloat | None
     max_time: Seconds | None
+    patience: PositiveInt | None
     batch_size: PositiveInt
     window: PositiveInt
     learning_rate: PositiveFloat
@@ -58,7 +60,7 @@ class ResolvedTraining(TrainingConfig):
 
 
 class ResolvedConfig(Config):
-    """A configuration with every `auto` decided except `evaluation.every` and `checkpoints.every`.
+    """A configuration with every `auto` decided except when to evaluate and to save.
 
     It has the keys of `Config` and writes the same YAML. `charrnn.training.planning` makes one from
     the text and the hardware; `resolved` makes one from the configuration of a checkpoint.

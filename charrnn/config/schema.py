@@ -96,6 +96,7 @@ def parse_count(value: Any) -> Any:
 
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Width = Annotated[int, Field(gt=0, le=65536)]
@@ -159,9 +160,9 @@ class DataConfig(Section):
     """Separate texts for validation; `split` then does not apply."""
     test: list[str] = []
     """Separate texts for testing."""
-    split: Annotated[list[Probability], Field(min_length=2, max_length=3)] = [0.9, 0.1]
-    """Fractions for training, validation and optionally testing. A text is split by position,
-    examples by `split_by`."""
+    split: Annotated[list[Fraction], Field(min_length=1, max_length=3)] = [0.9, 0.1]
+    """Fractions for training, validation and optionally testing; [1] trains on everything. A text
+    is split by position, examples by `split_by`."""
     split_by: Annotated[Literal["hash", "position"], Key("examples", "protocol")] = "hash"
     """How examples are assigned to splits: by the SHA-256 of their text, or by their position."""
     form: Annotated[Literal["detect", "files", "folders", "rows"], Key("classes")] = "detect"
@@ -201,7 +202,7 @@ class DataConfig(Section):
     @field_validator("split")
     @classmethod
     def _fractions_sum_to_one(cls, split: list[float]) -> list[float]:
-        if abs(sum(split) - 1) > 1e-9 or min(split) <= 0:
+        if abs(sum(split) - 1) > 1e-9:
             raise ValueError(f"the fractions of split must be positive and sum to 1, not {split}")
         return split
 
@@ -343,6 +344,21 @@ class ModelConfig(Section):
         return [self.hidden_size] * self.layers
 
 
+CHANGEABLE = (
+    "training.steps",
+    "training.learning_rate",
+    "training.schedule",
+    "training.plateau_factor",
+    "training.plateau_patience",
+    "training.patience",
+    "training.clip",
+    "evaluation.first",
+    "evaluation.every",
+    "checkpoints.every",
+)
+"""The keys that may change while a run is under way; `training.earlier` records their values."""
+
+
 class TrainingConfig(Section):
     """How the network learns."""
 
@@ -374,8 +390,9 @@ class TrainingConfig(Section):
     """Factor of the rate for the schedule plateau."""
     plateau_patience: Annotated[PositiveInt, RESEARCH] = 2
     """Evaluations without improvement before the schedule plateau lowers the rate."""
-    patience: PositiveInt | None = None
-    """Stop after this many evaluations without improvement."""
+    patience: PositiveInt | Auto | None = "auto"
+    """Stop after this many evaluations without improvement. auto is 5 for a budget in time, which
+    a short text may not need, and none for a budget in steps or epochs."""
     momentum: Annotated[float, Field(ge=0, lt=1), RESEARCH] = 0.9
     """Momentum of sgd."""
     betas: Annotated[tuple[Probability, Probability], Field(strict=False), RESEARCH] = (0.9, 0.99)
@@ -395,13 +412,33 @@ class TrainingConfig(Section):
     """Upper bound of the global norm of the gradient."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """Seed of the initial weights and of dropout."""
+    earlier: Annotated[list[dict[str, Any]], PROTOCOL] = []
+    """Settings that held until a step of this run, as {until: STEP, KEY: VALUE}: written when a run
+    gets another budget or rate, so that its config.yaml repeats it."""
+
+    @field_validator("earlier")
+    @classmethod
+    def _entries_are_ordered(cls, earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        last = 0
+        for entry in earlier:
+            until = entry.get("until")
+            if type(until) is not int or until <= last:
+                raise ValueError("each entry of earlier needs `until`, a step, in ascending order")
+            if unknown := entry.keys() - {*CHANGEABLE, "until", "resumed", "text"}:
+                raise ValueError(f"{sorted(unknown)[0]!r} cannot change while a run is under way")
+            last = until
+        return earlier
 
 
 class EvaluationConfig(Section):
     """How progress is measured."""
 
     every: PositiveInt | Auto = "auto"
-    """Steps between evaluations; auto spends a small share of the time on them."""
+    """Steps between evaluations; auto spends a small share of the time on them, and is at most four
+    minutes."""
+    first: PositiveInt | Auto = "auto"
+    """Steps between the first evaluations, if fewer than `every`; later ones are a quarter of the
+    steps taken apart. auto is two passes over a short text, and `every` where that is chosen."""
     lanes: Annotated[PositiveInt, Key("running text", "protocol")] = 64
     """Number of lanes of the estimate during training."""
     warmup: Annotated[int, Field(ge=0), Key("running text", "protocol")] = 1000
@@ -410,6 +447,9 @@ class EvaluationConfig(Section):
     """Upper bound of the characters scored by the estimate."""
     window: Annotated[PositiveInt, Key("running text", "protocol")] = 1000
     """Characters computed at a time in the final score; it does not change the score."""
+    best: Literal["auto", "validation", "last"] = "auto"
+    """Which checkpoint counts as the best: the one with the lowest validation loss, or the last.
+    auto is the last where the validation split is too short to choose by."""
     sample_length: Annotated[int, Field(ge=0)] = 160
     """Characters of sample text at each evaluation."""
 
@@ -418,7 +458,7 @@ class CheckpointConfig(Section):
     """The checkpoints that are kept on disk."""
 
     every: PositiveInt | Auto = "auto"
-    """Steps between checkpoints; auto saves one at each evaluation."""
+    """Steps between checkpoints, besides those of evaluations; auto is at most four minutes."""
     keep_last: PositiveInt = 2
     """Number of latest checkpoints to keep besides the best one."""
 

@@ -7,7 +7,6 @@ example raises a DataError that names both. Nothing here imports torch.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -173,12 +172,12 @@ def read_labelled(
 
     Raises DataError for a document without examples and for a row that is not text and class.
     """
-    texts = [_text(document, encoding, errors) for document in sources.documents]
+    texts = [text_of(document, encoding, errors) for document in sources.documents]
     if form == "detect":
         form = _form(sources.documents, texts)
     examples: list[Labelled] = []
     for document, text in zip(sources.documents, texts, strict=True):
-        examples += _not_empty(_labelled_in(document, text, form), document, WANTED[form])
+        examples += not_empty(_labelled_in(document, text, form), document, WANTED[form])
     firsts: dict[tuple[str, str], Labelled] = {}
     for example in examples:
         firsts.setdefault((example.text, example.label), example)
@@ -193,7 +192,7 @@ def _labelled_in(document: Document, text: str, form: Form) -> list[Labelled]:
         content = text.strip()
         return [Labelled(content, folder, name, 1)] if content else []
     if form == "files":
-        lines = ((line, content.strip()) for line, content in _lines(text))
+        lines = ((line, content.strip()) for line, content in numbered_lines(text))
         return [Labelled(content, stem, name, line) for line, content in lines if content]
     examples = []
     for line, (content, label, *more) in _rows(document, text, "class"):
@@ -204,70 +203,6 @@ def _labelled_in(document: Document, text: str, form: Form) -> list[Labelled]:
             )
         examples.append(Labelled(content, label, name, line))
     return examples
-
-
-def read_tagged(
-    sources: Sources, *, encoding: str = "utf-8", errors: str = "strict"
-) -> list[Tagged]:
-    """Read sentences with UPOS tags from CoNLL-U (Nivre et al. 2020), in the order of documents.
-
-    Each row of ten columns, separated by tabs, is a word; a blank line ends a sentence. Comments,
-    the ranges of multiword tokens (`1-2`) and empty nodes (`1.1`) are skipped.
-
-    Raises DataError for a document without sentences, and for a row that does not have ten columns,
-    the next ID, a word and a tag.
-    """
-    examples: list[Tagged] = []
-    for document in sources.documents:
-        sentences = _sentences_in(document, _text(document, encoding, errors))
-        examples += _not_empty(sentences, document, "sentences in CoNLL-U")
-    return examples
-
-
-def _sentences_in(document: Document, text: str) -> list[Tagged]:
-    """Read the sentences of one document. Raises DataError."""
-    sentences: list[Tagged] = []
-    words: list[str] = []
-    tags: list[str] = []
-    first = 0
-    for line, row in (*_lines(text), (0, "")):
-        if not row.strip():
-            if words:
-                sentences.append(Tagged(tuple(words), tuple(tags), document.name, first))
-            words, tags = [], []
-        elif not row.startswith("#"):
-            fields = row.split("\t")
-            fault = _row_fault(fields, len(words) + 1)
-            if fault:
-                raise DataError(f"{document.name}, line {line:,} {fault}")
-            if fields[0].isdecimal():
-                first = first if words else line
-                words.append(fields[1])
-                tags.append(fields[3])
-    return sentences
-
-
-def _row_fault(fields: list[str], expected: int) -> str | None:
-    """Describe what is wrong with a row of CoNLL-U; None if it is right."""
-    if len(fields) != 10:
-        shown = shortened("\t".join(fields))
-        return (
-            f"has {len(fields)} columns, {shown}; a row of CoNLL-U has ten, separated by tabs, "
-            f"and a blank line follows each sentence"
-        )
-    number, word, _, tag = fields[:4]
-    if re.fullmatch(r"[0-9]+[-.][0-9]+", number):
-        return None
-    if number != str(expected):
-        return (
-            f"has the ID {shortened(number)} where {expected} is next; number the words of a "
-            f"sentence from 1, with a blank line after each sentence"
-        )
-    if not word:
-        return "has no word in its second column; write _ for an underscore"
-    if tag in ("", "_"):
-        return f"has no UPOS tag for {shortened(word)}; tag it, or leave the sentence out"
-    return None
 
 
 def read_pairs(sources: Sources, *, encoding: str = "utf-8", errors: str = "strict") -> list[Pair]:
@@ -281,21 +216,21 @@ def read_pairs(sources: Sources, *, encoding: str = "utf-8", errors: str = "stri
     """
     examples: list[Pair] = []
     for document in sources.documents:
-        text = _text(document, encoding, errors)
+        text = text_of(document, encoding, errors)
         pairs = [
             Pair(fields[0], fields[1], document.name, line)
             for line, fields in _rows(document, text, "target")
         ]
-        examples += _not_empty(pairs, document, "rows of source, tab and target")
+        examples += not_empty(pairs, document, "rows of source, tab and target")
     return examples
 
 
-def _text(document: Document, encoding: str, errors: str) -> str:
+def text_of(document: Document, encoding: str, errors: str) -> str:
     """Decode a whole document. Raises DataError."""
     return "".join(decoded(document, encoding, errors, REMEDY))
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield numbered lines. They end in LF or CR LF; other separators are part of a text."""
     for number, line in enumerate(text.split("\n"), 1):
         yield number, line.removesuffix("\r")
@@ -304,7 +239,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 def _rows(document: Document, text: str, second: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the columns of each line that is not blank. Raises DataError unless it has two."""
     first = "text" if second == "class" else "source"
-    for line, row in _lines(text):
+    for line, row in numbered_lines(text):
         fields = [field.strip() for field in row.split("\t")]
         if fields == [""]:
             continue
@@ -319,7 +254,7 @@ def _rows(document: Document, text: str, second: str) -> Iterator[tuple[int, lis
         yield line, fields
 
 
-def _not_empty(examples: list[Example], document: Document, wanted: str) -> list[Example]:
+def not_empty(examples: list[Example], document: Document, wanted: str) -> list[Example]:
     """Return the examples of a document. Raises DataError if there are none."""
     if not examples:
         raise DataError(f"{document.name} has no examples; give a file of {wanted}")
@@ -332,7 +267,7 @@ def _form(documents: Sequence[Document], texts: Sequence[str]) -> Form:
         PurePath(_file_name(document)).suffix.lower() in ROWS for document in documents
     ):
         return "rows"
-    firsts = (next((row for _, row in _lines(text) if row.strip()), "") for text in texts)
+    firsts = (next((row for _, row in numbered_lines(text) if row.strip()), "") for text in texts)
     if all("\t" in row for row in firsts):
         return "rows"
     folders = {_path(document).parent for document in documents}

@@ -165,9 +165,7 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, State]:
         if self.training and self.weight_dropout:
             weight: Tensor = self.cell.weight_hh  # type: ignore[attr-defined]
-            if isinstance(
-                weight, nn.Parameter
-            ):  # In the call below, dropout has already been applied.
+            if isinstance(weight, nn.Parameter):  # In the call below, it is a plain tensor.
                 dropped = functional.dropout(weight, self.weight_dropout)
                 return functional_call(  # type: ignore[no-any-return]
                     self, {"cell.weight_hh": dropped}, (inputs, state, lengths)

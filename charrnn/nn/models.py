@@ -57,11 +57,7 @@ class LanguageModel(nn.Module):
     """
 
     def __init__(
-        self,
-        embedding: nn.Module,
-        stack: Layer,
-        head: nn.Module,
-        dropouts: Dropouts = NO_DROPOUT,
+        self, embedding: nn.Module, stack: Layer, head: nn.Module, dropouts: Dropouts = NO_DROPOUT
     ) -> None:
         super().__init__()
         self.embedding = embedding
@@ -294,10 +290,8 @@ def recurrent_stack(
     layers: list[nn.Module] = []
     width = input_size
     for h in hidden_sizes:
-        if bidirectional:
-            layers.append(Bidirectional(layer(width, h), layer(width, h)))
-        else:
-            layers.append(layer(width, h))
+        new = layer(width, h)
+        layers.append(Bidirectional(new, layer(width, h)) if bidirectional else new)
         width = 2 * h if bidirectional else h
     return Stack(layers, dropouts.layers, skip_connections, dropouts.locked)
 

@@ -12,8 +12,6 @@ from charrnn.nn.cells.standard import GRUCell, LSTMCell, VanillaCell
 from charrnn.nn.layers import Bidirectional, Merge, Recurrent, Stack
 
 TORCH_MODULES: dict[type, Any] = {VanillaCell: nn.RNN, LSTMCell: nn.LSTM, GRUCell: nn.GRU}
-"""The module of torch.nn for layers of each standard cell."""
-
 PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -117,9 +115,8 @@ def to_torch(stack: Stack) -> nn.RNNBase:
 
 def _directions(layer: nn.Module) -> list[Any]:
     """The layer, or the forward and the backward layer of a bidirectional one."""
-    if isinstance(layer, Bidirectional):
-        return [layer.forward_layer, layer.backward_layer]
-    return [layer]
+    both = isinstance(layer, Bidirectional)
+    return [layer.forward_layer, layer.backward_layer] if both else [layer]
 
 
 def _by_suffix(stack: Stack) -> dict[str, Recurrent]:

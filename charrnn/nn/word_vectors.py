@@ -153,11 +153,7 @@ class WordVectors(nn.Module):
     """
 
     def __init__(
-        self,
-        size: int,
-        lookup: nn.Module | None,
-        composers: Iterable[nn.Module],
-        unknown: int,
+        self, size: int, lookup: nn.Module | None, composers: Iterable[nn.Module], unknown: int
     ) -> None:
         super().__init__()
         self.size = size

@@ -1,7 +1,8 @@
 """The events of a training session, in the order in which `Session.events` yields them.
 
 A session with a budget of steps begins with `Planned`; one with a wall-clock budget measures its
-speed first. `Stepped` follows every step, `Evaluated` every evaluation, `Finished` comes last.
+speed first, and is `Replanned` where that changes. `Stepped` follows every step, `Evaluated` every
+evaluation, `Saved` every other checkpoint, `Restarted` a divergence; `Finished` comes last.
 """
 
 from __future__ import annotations
@@ -22,6 +23,26 @@ class Planned:
     evaluate_every: int
     characters_per_second: float | None
     """Measured during warm-up; None for a budget in steps or epochs."""
+    waiting_share: float = 0.0
+    """The share of the warm-up in which other programs held the cores that training wanted."""
+    note: str = ""
+    """Why most of the time stays unused, where it does."""
+
+
+@dataclass(frozen=True)
+class Replanned:
+    """The number of steps was corrected, because the machine became faster or slower."""
+
+    steps: int
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """Training diverged, and goes on from the last checkpoint at half the learning rate."""
+
+    step: int
+    learning_rate: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -38,8 +59,8 @@ class Evaluated:
 
     metrics: dict[str, Any]
     """The line that was written to metrics.jsonl."""
-    score: Evaluation
-    """The score of the validation split, as the line records it."""
+    score: Evaluation | None
+    """The score of the validation split, as the line records it; None if there is no such split."""
     is_best: bool
     """Whether it is the best score of the run so far."""
     seconds_left: float | None
@@ -49,11 +70,21 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A checkpoint was saved between two evaluations."""
+
+    step: int
+    seconds_left: float
+
+
+@dataclass(frozen=True)
 class Finished:
     """This start of the run has ended."""
 
     reason: str
     """`budget`, `patience`, `interrupted`, or `unscored`: interrupted during the final score."""
+    overfits: bool
+    """Whether the best checkpoint is so much older than the last that more time will not help."""
     step: int
     best: dict[str, Any]
     """The step, the validation loss and the protocol of the best checkpoint."""
@@ -71,4 +102,4 @@ class Finished:
     """The speed in this start, with evaluations and saving included."""
 
 
-Event = Planned | Stepped | Evaluated | Finished
+Event = Planned | Replanned | Stepped | Evaluated | Saved | Restarted | Finished

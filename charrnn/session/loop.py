@@ -9,78 +9,47 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import sys
-import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from charrnn.config.merge import dump_yaml, with_values
+from charrnn.config.changes import record_resume
+from charrnn.config.merge import config_from_data, dump_yaml, with_values
 from charrnn.config.resolved import ResolvedConfig
-from charrnn.errors import CheckpointError, ConfigError, DivergedError
+from charrnn.errors import CheckpointError, DivergedError
 from charrnn.evaluation.score import Evaluation, key_unit
 from charrnn.inference.trained_model import TrainedModel, model_weights
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.directory import Run
-from charrnn.session.events import Evaluated, Event, Finished, Planned, Stepped
+from charrnn.session.events import (
+    Evaluated,
+    Event,
+    Finished,
+    Planned,
+    Replanned,
+    Restarted,
+    Saved,
+    Stepped,
+)
+from charrnn.session.plan import Plan
 from charrnn.session.tensorboard import event_writer
 from charrnn.tasks.task import Data, task_of
-from charrnn.training.budget import (
-    AIM,
-    EVALUATIONS,
-    LONG_SCORE,
-    Costs,
-    evaluation_interval,
-    learning_rate_schedule,
-    steps_bound,
-    steps_in_time,
-)
+from charrnn.training.budget import LONG_SCORE
 from charrnn.training.build import build_optimizer
-from charrnn.training.trainer import Report, Trainer
+from charrnn.training.hardware import CoreTime, core_time
+from charrnn.training.trainer import Report, Score, Trainer
 
 HOPELESS = 10.0  # times the loss of a uniform guess: a run does not recover from such a loss
+FEWEST_TO_CHOOSE_BY = 30  # examples in validation that the best checkpoint can be chosen by
+OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
 
 def never() -> bool:
     """Do not ask for a stop."""
     return False
-
-
-class Pace:
-    """Measures the speed of the steps; time that the caller spends on their events is included."""
-
-    def __init__(self) -> None:
-        self._step_seconds: deque[float] = deque(maxlen=1000)
-        self._seconds, self._characters = 0.0, 0
-        self.skip()
-
-    def skip(self) -> None:
-        """Do not count the time since the last step, which was spent on an evaluation."""
-        self._last = time.perf_counter()
-
-    def count(self, characters: int) -> float:
-        """Count a step that has just ended; return the seconds it took."""
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        self._step_seconds.append(seconds)
-        self._seconds += seconds
-        self._characters += characters
-        return seconds
-
-    def since_last_asked(self) -> float:
-        """Characters per second since the last call."""
-        speed = self._characters / max(self._seconds, 1e-9)
-        self._seconds, self._characters = 0.0, 0
-        return speed
-
-    def step_seconds(self, settled: bool = False) -> float:
-        """The median time of a step; `settled` leaves out the first third, while caches fill."""
-        times = list(self._step_seconds)
-        return statistics.median(times[len(times) // 3 :] if settled else times)
 
 
 class Session:
@@ -94,7 +63,8 @@ class Session:
 
     `run` is set before `events` is called. A wall-clock budget becomes a number of steps: the speed
     is measured during the warm-up of the learning rate, then the number is written into the
-    configuration in place of the time.
+    configuration in place of the time. While the run goes on, the number is corrected where the
+    machine turns out faster or slower; `config.changes` records that, for a repetition.
     """
 
     run: Run
@@ -106,19 +76,27 @@ class Session:
         about: dict[str, Any],
         clock: Callable[[], float],
     ) -> None:
-        self.config = config
         self.data = data
         self.about = about
         self.clock = clock
         torch.manual_seed(config.training.seed)
         self.experiment = task_of(config.task)(config, data, about)
         self.model, self.objective = self.experiment.model, self.experiment.objective
+        validation = data.splits.get("validation")
+        self.validates = validation is not None
+        if config.evaluation.best == "auto":
+            fewest = getattr(self.experiment, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
+            is_long = validation is not None and len(validation) >= fewest
+            best = "validation" if is_long else "last"
+            config = with_values(config, {"evaluation.best": best})
+        self.chooses = self.validates and config.evaluation.best == "validation"
+        self.plan = Plan(config, self.objective.batches_per_epoch, clock)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.trainer: Trainer[Any] = Trainer(
             self.model,
             self.objective,
             build_optimizer(config, self.model),
-            learning_rate_schedule(config, None),
+            self.plan.schedule(),
             clip=config.training.clip,
             seed=config.training.seed,
             precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
@@ -134,11 +112,15 @@ class Session:
         self.since_drop = 0
         self.trained_seconds = 0.0
         self.trained_characters = 0
-        self.score_at_end = True
-        self.total_steps: int | None = None
+        self._has_restarted = False
+        self._core_time: CoreTime | None = None
         self._saved_step = -1
-        budget = config.training.max_time
-        self._max_time = math.inf if budget is None else budget
+        self._saved_at = 0.0
+
+    @property
+    def config(self) -> ResolvedConfig:
+        """The configuration as it is recorded."""
+        return self.plan.config
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
         """Start from the weights of another model; symbols are matched by what they stand for.
@@ -164,7 +146,7 @@ class Session:
             self.best = session["best"]
             self.without_improvement = session["without_improvement"]
             self.since_drop = session["since_drop"]
-            self.score_at_end = session["score_at_end"]
+            self.plan.score_at_end = session["score_at_end"]
             self.trained_seconds = session["trained_seconds"]
             self.trained_characters = session["trained_characters"]
         except (KeyError, ValueError, TypeError) as error:
@@ -172,149 +154,149 @@ class Session:
                 f"the tensors of {checkpoint.path} do not fit its config: {error}"
             ) from error
         self.resumed_from = checkpoint.path
-        before = metadata["config"].get("training", {})
-        now = self.config.training
-        if any(before.get(k) != getattr(now, k) for k in ("steps", "epochs", "max_time")):
+        before = config_from_data(metadata["config"], str(checkpoint.path))
+        was, now = before.training, self.config.training
+        if any(getattr(was, k) != getattr(now, k) for k in ("steps", "epochs", "max_time")):
             self.without_improvement = self.since_drop = 0
-        if metadata.get("corpus", {}).get("sha256") not in (None, self.data.sha256):
+        sha256 = metadata.get("corpus", {}).get("sha256")
+        if sha256 not in (None, self.data.sha256):
             self.trainer.progress.batch = 0
             self.trainer.carry = self.best = None
             self.without_improvement = self.since_drop = 0
-
-    @property
-    def bound(self) -> int | None:
-        """The most steps that `training.steps` and `training.epochs` allow; None without either."""
-        return steps_bound(self.config, self.objective.batches_per_epoch)
+        old_text = None if sha256 in (None, self.data.sha256) else str(sha256)
+        step = self.trainer.progress.step
+        self.plan.config = record_resume(self.config, before, step, old_text)
 
     def events(self, stop: Callable[[], bool] = never) -> Iterator[Event]:
         """Train in `run` until the budget, patience or `stop()` ends it.
 
-        `stop` is asked before every step. Raises DivergedError before anything bad is saved,
+        `stop` is asked before every step. A run that diverges goes back to its last checkpoint at
+        half the learning rate, once. Raises DivergedError before anything bad is saved,
         StorageError if a file cannot be written, ConfigError where there is no budget.
         """
         writes_events = self.config.tensorboard
         self._write_event = event_writer(self.run.path) if writes_events else lambda _: None
         try:
-            yield from self._plan_by_steps()
+            if self.plan.begin(self.trainer.progress.step, self.trained_seconds):
+                yield self._planned(None)
+            self.trainer.schedule = self.plan.schedule()
             self._save_first()
-            began, before = time.perf_counter(), self.trained_characters
-            self.pace = Pace()
-            reason = yield from self._train(stop)
+            began, before = self.clock(), self.trained_characters
+            reason = yield from self._train_through_divergence(stop)
             if self._saved_step != self.trainer.progress.step:
                 self._save()
-            speed = (self.trained_characters - before) / (time.perf_counter() - began)
+            characters = self.trained_characters - before
+            speed = characters / max(self.clock() - began, 1e-9)
             yield self._finish(reason, speed, stop)
         finally:
             self.trainer.close()
 
     # Planning ----------------------------------------------------------------------------------
 
-    def _plan_by_steps(self) -> Iterator[Planned]:
-        """Fix the number of steps, unless it depends on a speed that is still to be measured."""
-        if self._max_time == math.inf:
-            if self.bound is None:
-                raise ConfigError(
-                    "the run has no budget; set training.steps, training.epochs or "
-                    "training.max_time"
-                )
-            yield self._fix_steps(self.bound, None)
-        elif (step := self.trainer.progress.step) and self.trained_seconds:
-            # Measure at about the rate that the new schedule will have, not at the highest.
-            guess = int(step * (1 + self._max_time / self.trained_seconds))
-            self.trainer.schedule = learning_rate_schedule(self.config, guess)
-
-    def _plan_by_time(self, characters: int) -> Planned:
-        """Fix the number of steps that fit into the time that is left.
-
-        The first evaluation of a run is slower than the others, so a second one is timed here,
-        with its sample and its checkpoint. `characters` are the characters in a step.
-        """
-        step, step_seconds = self.trainer.progress.step, self.pace.step_seconds(settled=True)
-        start = self.clock()
-        self.estimate()
-        self.sample_text(self.config.evaluation.sample_length)
-        self._save()
-        costs = Costs(step_seconds, self.clock() - start, self.experiment.final_seconds())
-        left = self._max_time * AIM - self.clock()
-        chosen = self.config.evaluation.every
-        total, self.score_at_end, evaluations = steps_in_time(
-            step, left, costs, None if chosen == "auto" else chosen
+    def _planned(self, characters_per_second: float | None, note: str = "") -> Planned:
+        """Follow a new plan, and return its event."""
+        self._follow_plan()
+        total = self.plan.total_steps or 0
+        return Planned(
+            total,
+            total / self.objective.batches_per_epoch,
+            self.plan.intervals.every,
+            characters_per_second,
+            self._waiting_share() if characters_per_second else 0.0,
+            note,
         )
-        total = min(total, self.bound) if self.bound else total
-        return self._fix_steps(total, characters / step_seconds, evaluations)
 
-    def _fix_steps(
-        self, total: int, speed: float | None, evaluations: int = EVALUATIONS
-    ) -> Planned:
-        """Plan `total` steps: set the schedule, record the plan, and return the event."""
-        every = evaluation_interval(self.config, total, evaluations)
-        saves = self.config.checkpoints.every
-        self.config = with_values(
-            self.config,
-            {
-                "training.steps": total,
-                "training.epochs": None,
-                "training.max_time": None,
-                "evaluation.every": every,
-                "checkpoints.every": every if saves == "auto" else saves,
-            },
-        )
-        self.total_steps = total
-        self.trainer.schedule = learning_rate_schedule(self.config, total)
+    def _follow_plan(self) -> None:
+        """Train by the plan as it is now, and record it."""
+        self.trainer.schedule = self.plan.schedule()
+        self.trainer.clip = self.plan.now.training.clip
         self.run.write_config(dump_yaml(self.config))
-        return Planned(total, total / self.objective.batches_per_epoch, every, speed)
+
+    def _waiting_share(self) -> float:
+        """The share of the time since training began in which other programs held the cores."""
+        now = core_time(self.trainer.process_ids()) if self._core_time else None
+        return now.waiting_share(self._core_time) if now and self._core_time else 0.0
+
+    def _revise_plan(self) -> Iterator[Replanned]:
+        """Follow a change that was recorded for this step, or correct the number of steps."""
+        step = self.trainer.progress.step
+        for entry in self.config.training.earlier:
+            if entry["until"] == step:  # A run is repeated from its config.yaml.
+                self.plan.enter(step)
+                self._follow_plan()
+                if entry.get("resumed"):
+                    self.without_improvement = self.since_drop = 0
+        if self.plan.correct(step):
+            self._follow_plan()
+            yield Replanned(self.plan.total_steps or step)
 
     # Training ----------------------------------------------------------------------------------
 
+    def _train_through_divergence(self, stop: Callable[[], bool]) -> Generator[Event, None, str]:
+        """Train; after a divergence, go back to the last checkpoint at half the rate, once."""
+        while True:
+            try:
+                return (yield from self._train(stop))
+            except DivergedError as error:
+                if self._has_restarted:
+                    raise
+                yield self._restart(error)
+
+    def _restart(self, error: DivergedError) -> Restarted:
+        """Go back to the last checkpoint, and halve the learning rate from there on."""
+        self._has_restarted = True
+        self.trainer.close()
+        checkpoint = self.run.latest(lambda _: None)
+        self.restore(checkpoint)
+        step = self.trainer.progress.step
+        self.run.cut_metrics(step)
+        self.plan.enter(step)
+        rate = self.plan.now.training.learning_rate / 2
+        self.plan.change(step, {"training.learning_rate": rate})
+        self._follow_plan()
+        return Restarted(step, rate, str(error))
+
     def _train(self, stop: Callable[[], bool]) -> Generator[Event, None, str]:
         """Take steps until something ends them; return the reason, as in `Finished`."""
-        progress, patience = self.trainer.progress, self.config.training.patience
-        has_measured = self._end_of_measurement()
+        progress, plan = self.trainer.progress, self.plan
+        began_at = progress.step
+        self._core_time = core_time(self.trainer.process_ids())
+        plan.pace.skip()
         steps = self.trainer.run(sys.maxsize)
-        while self.total_steps is None or progress.step < self.total_steps:
+        while plan.total_steps is None or progress.step < plan.total_steps:
             if stop():
                 return "interrupted"
             report = next(steps)
-            seconds = self.pace.count(report.scored)
+            seconds = plan.pace.count(report.scored)
             self.trained_seconds += seconds
             self.trained_characters += report.scored
             yield Stepped(report.step, report.scored)
-            if self.total_steps is None:
-                due = has_measured(report.step)
-            else:
-                every = int(self.config.evaluation.every)
-                due = report.step % every == 0 or report.step == self.total_steps
-            if due:
+            if plan.is_due(report.step, began_at):
                 yield from self._evaluate_and_save(report)
-                if patience is not None and self.without_improvement >= patience:
+                if self.without_improvement >= (plan.now.training.patience or math.inf):
                     return "patience"
-            elif self.total_steps and report.step % int(self.config.checkpoints.every) == 0:
+            elif plan.must_save(report.step, self.clock() - self._saved_at + seconds):
                 self._save()
+                yield Saved(report.step, plan.seconds_left(report.step))
+                plan.pace.skip()
+            yield from self._revise_plan()
         return "budget"
-
-    def _end_of_measurement(self) -> Callable[[int], bool]:
-        """Return a test of the last step: whether the speed has been measured for long enough.
-
-        It has after `training.warmup_steps` more steps, at the last step that the budget allows, or
-        when half of the time is gone.
-        """
-        last = self.trainer.progress.step + self.config.training.warmup_steps
-        last = min(last, self.bound or sys.maxsize)
-        return lambda step: step >= last or self.clock() >= self._max_time / 2
 
     def _evaluate_and_save(self, report: Report) -> Iterator[Event]:
         """Evaluate and save; after a warm-up, plan the other steps in between."""
-        speed = self.pace.since_last_asked()
+        began, plan = self.clock(), self.plan
+        speed = plan.pace.since_last_asked()
         line, score, is_best = self._evaluate(speed, report.learning_rate)
         text = self.sample_text(self.config.evaluation.sample_length)
-        if self.total_steps is None:
-            yield self._plan_by_time(report.scored)
+        plan.budget.costs.evaluation = self.clock() - began
+        if plan.total_steps is None:
+            final_seconds = self.experiment.final_seconds() if self.validates else 0.0
+            note = plan.fix_by_time(report.step, final_seconds)
+            yield self._planned(report.scored / plan.budget.costs.step, note)
         self._save()
-        assert self.total_steps is not None
-        seconds_left = (self.total_steps - report.step) * self.pace.step_seconds()
         self._write_event(line)
-        yield Evaluated(line, score, is_best, seconds_left, text)
-        self.pace.skip()
+        yield Evaluated(line, score, is_best, plan.seconds_left(report.step), text)
+        plan.pace.skip()
 
     def sample_text(self, length: int) -> str:
         """Sample from the model in its present state, with the same random draws every time."""
@@ -328,23 +310,24 @@ class Session:
 
     def _evaluate(
         self, speed: float, learning_rate: float
-    ) -> tuple[dict[str, Any], Evaluation, bool]:
+    ) -> tuple[dict[str, Any], Evaluation | None, bool]:
         """Score, compare with the best, and record a line of metrics.jsonl.
 
-        Returns the line, the score and whether it is the best so far. Raises DivergedError for a
-        loss far above the loss of a uniform guess.
+        Returns the line, the score (None without a validation split) and whether it is the best so
+        far. Raises DivergedError for a loss far above the loss of a uniform guess.
         """
         progress = self.trainer.progress
         train = self.trainer.interval_score()
-        validation = self.estimate()
+        validation = self.estimate() if self.validates else None
         unit, guess = self.experiment.unit, self.experiment.guess
-        if not validation.nats < HOPELESS * max(1.0, guess):
+        loss = train.mean if validation is None else validation.nats
+        if not loss < HOPELESS * max(1.0, guess):
             raise DivergedError(
-                f"the validation loss is {validation.nats:.4g} nats per {unit} at "
-                f"step {progress.step:,}, although guessing costs only {guess:.4g}; "
+                f"the {'training' if validation is None else 'validation'} loss is {loss:.4g} nats "
+                f"per {unit} at step {progress.step:,}, although guessing costs only {guess:.4g}; "
                 f"try a lower training.learning_rate"
             )
-        is_best = self._compare_with_best(validation)
+        is_best = self._compare_with_best(validation, train)
         key = key_unit(unit)
         nats = f"nats_per_{key}"
         line = {
@@ -352,31 +335,40 @@ class Session:
             "epoch": progress.epoch + progress.batch / self.objective.batches_per_epoch,
             "learning_rate": learning_rate,
             "train": {nats: train.mean, f"bits_per_{key}": train.mean / math.log(2)},
-            "validation": {
+            "characters_per_second": speed,
+            "seconds": self.trained_seconds,
+        }
+        if validation is not None:
+            line["validation"] = {
                 nats: validation.nats,
                 f"bits_per_{key}": validation.bits,
                 f"{key}s": validation.count,
                 **validation.metrics,
                 "protocol": validation.protocol,
-            },
-            "characters_per_second": speed,
-            "seconds": self.trained_seconds,
-        }
+            }
         self.run.append_metrics(line)
         return line, validation, is_best
 
-    def _compare_with_best(self, validation: Evaluation) -> bool:
-        """Keep a score that is the best so far; count any other for patience and plateau."""
+    def _compare_with_best(self, validation: Evaluation | None, train: Score) -> bool:
+        """Keep a score that is the best so far; count any other for patience and plateau.
+
+        Where validation is missing or too short to choose by, the last step counts as the best.
+        """
         progress, training = self.trainer.progress, self.config.training
         nats = f"nats_per_{key_unit(self.experiment.unit)}"
-        if self.best is None or validation.nats < self.best[nats]:
+        if validation is None:
+            protocol = "training text, while it was learned; there is no validation split"
+            self.best = {"step": progress.step, nats: train.mean, "protocol": protocol}
+            return False
+        is_better = self.best is None or validation.nats < self.best.get(nats, math.inf)
+        if is_better or not self.chooses:
             self.best = {
                 "step": progress.step,
                 nats: validation.nats,
                 "protocol": validation.protocol,
             }
             self.without_improvement = self.since_drop = 0
-            return True
+            return self.chooses
         self.without_improvement += 1
         self.since_drop += 1
         if training.schedule == "plateau" and self.since_drop >= training.plateau_patience:
@@ -411,7 +403,7 @@ class Session:
             self.run.write_best(self.best | {"score": None})
         best_step = self.best["step"] if self.best else None
         self.run.prune(step, self.config.checkpoints.keep_last, best_step)
-        self._saved_step = step
+        self._saved_step, self._saved_at = step, self.clock()
 
     def _metadata(self) -> dict[str, Any]:
         return {
@@ -422,7 +414,7 @@ class Session:
                 "best": self.best,
                 "without_improvement": self.without_improvement,
                 "since_drop": self.since_drop,
-                "score_at_end": self.score_at_end,
+                "score_at_end": self.plan.score_at_end,
                 "trained_seconds": self.trained_seconds,
                 "trained_characters": self.trained_characters,
             },
@@ -437,11 +429,13 @@ class Session:
             try:
                 score = self._score_best(stop)
             except KeyboardInterrupt:
-                reason = "unscored"
+                reason = "unscored" if stop() else reason
+        best = self.best or {"step": step}
         return Finished(
             reason,
+            best["step"] < OVERFITTED * step and reason in {"budget", "patience"},
             step,
-            self.best or {"step": step},
+            best,
             score,
             self.run.checkpoint_path(step),
             self.parameters,
@@ -453,14 +447,23 @@ class Session:
     def _score_best(self, stop: Callable[[], bool]) -> Evaluation | None:
         """The score of the best checkpoint on all of validation; None where it takes too long.
 
-        Raises KeyboardInterrupt once `stop` says so.
+        Raises KeyboardInterrupt once `stop` says so, or the time is over.
         """
-        longest = max(60.0, LONG_SCORE * self.trained_seconds)
-        if not self.best or not self.score_at_end or self.experiment.final_seconds() > longest:
+        if not self.best or not self.validates or not self.plan.score_at_end:
+            return None
+        seconds = self.experiment.final_seconds()
+        if seconds > max(60.0, LONG_SCORE * self.trained_seconds) or self.plan.budget.is_late(
+            seconds
+        ):
             return None
         weights = model_weights(self.run.load(self.best["step"]).tensors)
         described = self.about["corpus"]["described"]
-        score = self.experiment.final(weights, stop, step=self.best["step"], text=described)
+        score = self.experiment.final(
+            weights,
+            lambda: stop() or self.plan.budget.is_late(),
+            step=self.best["step"],
+            text=described,
+        )
         # best.json comes last: a start that finds no score in it scores again.
         self.run.append_metrics({"step": self.trainer.progress.step, "final": score.record()})
         self.run.write_best(self.best | {"score": score.record()})

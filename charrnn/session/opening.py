@@ -24,7 +24,7 @@ from charrnn.config.merge import (
     flatten,
     with_values,
 )
-from charrnn.config.schema import Config
+from charrnn.config.schema import CHANGEABLE, Config
 from charrnn.errors import ConfigError
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
@@ -46,6 +46,13 @@ if TYPE_CHECKING:
 
 BUDGETS = ("training.steps", "training.epochs", "training.max_time")
 TEXTS = ("data.sources", "data.validation", "data.test")
+MAY_CHANGE = {
+    *BUDGETS,
+    *CHANGEABLE,
+    *("device", "threads", "processes", "precision", "graph", "deterministic", "tensorboard"),
+    *("evaluation.sample_length", "checkpoints.keep_last"),
+}
+"""Besides the texts, what may be changed when a run is resumed."""
 Warn = Callable[[str], None]
 """A function that is called with each warning."""
 
@@ -56,7 +63,8 @@ Warn = Callable[[str], None]
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers; if one of them sets a budget, add a layer that removes all older ones."""
     if any(key in BUDGETS for _, layer in layers for key in layer):
-        return [("a new budget", dict.fromkeys(BUDGETS)), *layers]
+        nothing: dict[str, Any] = dict.fromkeys(BUDGETS)
+        return [("a new budget", {**nothing, "training.earlier": []}), *layers]
     return list(layers)
 
 
@@ -192,8 +200,11 @@ def _reopen(
     """Read the data that a checkpoint was trained on, and go on from the checkpoint."""
     name = str(checkpoint.path)
     config = config_from_data(checkpoint.metadata["config"], name)
+    _check_changes(layers)
+    if config.evaluation.best == "auto":  # A run of a version that always chose by validation.
+        config = with_values(config, {"evaluation.best": "validation"})
     if any(key in BUDGETS for _, layer in layers for key in layer):
-        anew = {"evaluation.every": "auto", "checkpoints.every": "auto"}
+        anew = dict.fromkeys(("evaluation.every", "evaluation.first", "checkpoints.every"), "auto")
         layers = [*layers, ("a new budget", anew)]
     config, origins = build_config([(name, flatten(config.model_dump())), *layers])
     config = _fit_to_machine(config, origins["device"] != name, warn)
@@ -206,6 +217,17 @@ def _reopen(
         config, data, str(corpus["name"]), described, clock, run, warn, checkpoint
     ) as session:
         yield session
+
+
+def _check_changes(layers: Sequence[Layer]) -> None:
+    """Raise ConfigError for a setting that cannot change while a run is under way."""
+    for source, layer in layers:
+        for key in layer:
+            if key not in MAY_CHANGE and not key.startswith(("data.", "training.earlier")):
+                raise ConfigError(
+                    f"{source}: {key} cannot change while a run is under way; start a new run from "
+                    f"its weights (charrnn train --from RUN, or start_from in Python)"
+                )
 
 
 def _fit_to_machine(config: Config, device_is_chosen: bool, warn: Warn) -> Config:
@@ -320,7 +342,7 @@ def _restore(session: Session, checkpoint: Checkpoint, run: Run | None, warn: Wa
     from charrnn.runs.environment import differences
 
     session.restore(checkpoint)
-    bound, step = session.bound, session.trainer.progress.step
+    bound, step = session.plan.bound, session.trainer.progress.step
     is_unscored = run is not None and session.best and run.read_best().get("score") is None
     if bound is not None and bound <= step and not is_unscored:
         raise ConfigError(

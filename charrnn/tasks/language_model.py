@@ -34,6 +34,7 @@ class LanguageModelling:
     """Learn to predict the next symbol of a corpus."""
 
     use = "sample"
+    fewest_to_choose_by = 200  # symbols in validation (a round number)
 
     def __init__(self, config: ResolvedConfig, corpus: Corpus, about: dict[str, Any]) -> None:
         self.config = config

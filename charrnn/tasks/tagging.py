@@ -22,8 +22,8 @@ from charrnn.config.merge import config_from_data
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
-from charrnn.data.formats import read_tagged
 from charrnn.data.spelling import characters_of, spell
+from charrnn.data.tagged import read_tagged
 from charrnn.data.vocabulary import (
     SPECIALS,
     UNKNOWN,

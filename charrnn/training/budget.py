@@ -1,20 +1,29 @@
-"""Turn a budget into steps, evaluations and learning rates."""
+"""Turn a budget into steps, evaluations and learning rates, and keep a run within its time."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from charrnn.config.resolved import ResolvedConfig
 
-EVALUATIONS = (
-    12  # evaluations of a run with `evaluation.every: auto`, if time allows (a round number)
-)
+EVALUATIONS = 12  # of a run with `evaluation.every: auto`, early ones not counted (a round number)
+GROWTH = 4  # evaluations lie a quarter of the steps taken so far apart
+FIRST_PASSES = 2  # passes over the text before the first evaluation
+SHORTEST_SHARE = 64  # `evaluation.first` is at least this part of `evaluation.every`
+LONGEST_SILENCE = 240.0  # seconds between checkpoints, and between evaluations as planned: five
+# minutes, less the time that an evaluation may take
 # Shares of a wall-clock budget:
 EVALUATING = 0.2  # spent on evaluations: docs/experiments/budget-evaluations.md
 AIM = 0.97  # filled by the plan: a machine slows down more often than it speeds up
+LATEST = 1.03  # the end of a final score may be as late as this
 LONG_SCORE = 0.15  # beyond this share the final unbroken score is left to `charrnn eval`
+# A plan is corrected where it misses the time by the larger of these shares:
+OF_BUDGET = 0.015
+OF_REST = 0.08  # of the time that is left
 
 
 def steps_bound(config: ResolvedConfig, batches_per_epoch: int) -> int | None:
@@ -56,47 +65,118 @@ def learning_rate_schedule(
     return rate
 
 
+class Intervals(NamedTuple):
+    """The steps at which a run is evaluated, besides its last one.
+
+    They lie `first` steps apart at first, later a quarter of the steps taken so far, and at most
+    `every`: a short text is soon learned by heart, and its best step must not be missed.
+
+    >>> intervals = Intervals(first=10, every=30)
+    >>> [step for step in range(200) if intervals.are_due(step)]
+    [10, 20, 30, 40, 50, 62, 77, 96, 120, 150, 180]
+    """
+
+    first: int
+    every: int
+
+    def count(self, step: int) -> int:
+        """Count the evaluations up to and including a step."""
+        at = number = 0
+        while at < step:
+            distance = min(self.every, max(self.first, at // GROWTH))
+            if distance == self.every:  # From here on all distances are equal.
+                return number + (step - at) // self.every
+            at += distance
+            number += at <= step
+        return number
+
+    def are_due(self, step: int) -> bool:
+        """Whether a step is one of them."""
+        return self.count(step) > self.count(step - 1)
+
+
 @dataclass
 class Costs:
-    """Seconds that the parts of a run take, measured during the warm-up."""
+    """Seconds that the parts of a run take, as last measured."""
 
     step: float
-    evaluation: float  # one evaluation, with its sample and its checkpoint
-    final_score: float  # the unbroken score of the best checkpoint
+    evaluation: float = 0.0  # one evaluation, with its sample and its checkpoint
+    final_score: float = 0.0  # the unbroken score of the best checkpoint
 
 
-def steps_in_time(
-    taken: int, seconds_left: float, costs: Costs, every: int | None
-) -> tuple[int, bool, int]:
-    """Plan the rest of a wall-clock budget.
+def evaluation_intervals(
+    config: ResolvedConfig, total_steps: int, batches_per_epoch: int, costs: Costs | None = None
+) -> Intervals:
+    """Choose when to evaluate, where `evaluation.every` or `evaluation.first` is `auto`.
+
+    With known `costs`, an interval lasts at most four minutes, and evaluations take at most a fifth
+    of the time.
+    """
+    chosen, first = config.evaluation.every, config.evaluation.first
+    if isinstance(chosen, int):
+        return Intervals(min(first, chosen) if isinstance(first, int) else chosen, chosen)
+    every, fewest = max(1, math.ceil(total_steps / EVALUATIONS)), 1
+    if costs:
+        fewest = max(1, math.ceil(costs.evaluation / (EVALUATING * costs.step)))
+        every = max(fewest, min(every, int(LONGEST_SILENCE / costs.step)))
+    early = max(fewest, FIRST_PASSES * batches_per_epoch, every // SHORTEST_SHARE)
+    return Intervals(min(first if isinstance(first, int) else early, every), every)
+
+
+@dataclass
+class TimeBudget:
+    """The wall-clock budget of a run, and what still fits into it.
 
     Args:
-        taken: steps that were taken already
-        seconds_left: the rest of the budget
-        costs: measured so far
-        every: steps between evaluations, if the user chose it
+        seconds: the budget of the whole command; infinite if there is none
+        clock: the seconds since the command began
+        costs: seconds of a step, an evaluation and the final score; the session keeps them up to
+            date
 
-    Returns the number of steps in all, whether the final unbroken score fits, and the number of
-    evaluations.
+    The number of steps is planned after the warm-up and corrected where the machine turns out
+    faster or slower than measured (`is_missed`).
 
-    >>> steps_in_time(100, 100.0, Costs(step=0.1, evaluation=1.0, final_score=4.0), None)
-    (940, True, 12)
+    >>> budget = TimeBudget(100.0, lambda: 10.0, Costs(step=0.1, evaluation=1.0, final_score=4.0))
+    >>> budget.steps_that_fit(100, Intervals(50, 50))
+    (800, True)
     """
-    scored = costs.final_score <= LONG_SCORE * seconds_left
-    available = seconds_left - (costs.final_score if scored else 0)
-    if every is None:
-        fitting = EVALUATING * available / max(costs.evaluation, 1e-9)
-        evaluations = max(1, min(EVALUATIONS, int(fitting)))
-        more = int((available - evaluations * costs.evaluation) / costs.step)
-    else:
-        more = int(available / (costs.step + costs.evaluation / every))
-        evaluations = max(1, more // every)
-    return taken + max(0, more), scored, evaluations
 
+    seconds: float
+    clock: Callable[[], float]
+    costs: Costs
 
-def evaluation_interval(
-    config: ResolvedConfig, total_steps: int, evaluations: int = EVALUATIONS
-) -> int:
-    """Return the steps between evaluations: `evaluation.every`, or total / evaluations."""
-    every = config.evaluation.every
-    return every if every != "auto" else max(1, math.ceil(total_steps / evaluations))
+    @property
+    def left(self) -> float:
+        """Seconds until the planned end."""
+        return self.seconds * AIM - self.clock()
+
+    def scores_at_end(self) -> bool:
+        """Whether the final score takes a small enough share of the time that is left."""
+        return self.costs.final_score <= LONG_SCORE * max(self.left, 0.0)
+
+    def steps_that_fit(self, taken: int, intervals: Intervals) -> tuple[int, bool]:
+        """Return the number of steps in all, and whether the final score fits as well."""
+        scored = self.scores_at_end()
+        most = taken + max(0, int(self.left / self.costs.step))
+
+        def is_too_long(total: int) -> bool:
+            return self._needed(taken, total, intervals, scored) > self.left
+
+        fitting = bisect_left(range(taken + 1, most + 1), True, key=is_too_long)
+        return taken + fitting, scored
+
+    def is_missed(self, taken: int, total: int, intervals: Intervals, scored: bool) -> bool:
+        """Whether `total` steps would end so early or so late that the plan must be corrected."""
+        left = self.left
+        missed = abs(self._needed(taken, total, intervals, scored) - left)
+        return missed > max(OF_BUDGET * self.seconds, OF_REST * left)
+
+    def _needed(self, taken: int, total: int, intervals: Intervals, scored: bool) -> float:
+        """Return the seconds for the steps until `total`, their evaluations and the final score."""
+        evaluations = max(1, intervals.count(total) - intervals.count(taken))
+        seconds = (total - taken) * self.costs.step + evaluations * self.costs.evaluation
+        return seconds + (self.costs.final_score if scored else 0.0)
+
+    def is_late(self, seconds: float = 0.0) -> bool:
+        """Whether `seconds` more would end after the budget."""
+        return self.clock() + seconds > self.seconds * LATEST

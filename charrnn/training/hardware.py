@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import re
 import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -92,6 +97,32 @@ def measure_speed(device: torch.device) -> float:
         float((a @ b)[0, 0])
         times.append(time.perf_counter() - start)
     return 2 * size**3 / min(times)
+
+
+class CoreTime(NamedTuple):
+    """Seconds that processes computed, and seconds that they waited for a core to compute on."""
+
+    computed: float
+    waited: float
+
+    def waiting_share(self, before: CoreTime) -> float:
+        """Return the share of the time since `before` in which other programs held the cores."""
+        computed, waited = self.computed - before.computed, self.waited - before.waited
+        return waited / max(computed + waited, 1e-9)
+
+
+def core_time(process_ids: Iterable[int]) -> CoreTime | None:
+    """Read the times of processes and their threads; None on a system without Linux's schedstat."""
+    computed = waited = 0
+    for process in process_ids:
+        files = glob.glob(f"/proc/{process}/task/*/schedstat")
+        for path in files:
+            with contextlib.suppress(OSError, ValueError):  # The thread may have ended.
+                ran, stood, _ = map(int, Path(path).read_text().split())
+                computed, waited = computed + ran, waited + stood
+        if not files:
+            return None
+    return CoreTime(computed / 1e9, waited / 1e9)
 
 
 def prepare_process(threads: int | str) -> None:

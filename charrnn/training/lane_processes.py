@@ -118,6 +118,10 @@ class LaneProcesses:
         for count, gradients in zip(counts[1:], self._gradients, strict=True):
             torch._foreach_add_(own, gradients, alpha=count / total)
 
+    def process_ids(self) -> list[int]:
+        """The workers' process numbers."""
+        return [worker.pid for worker in self._workers]
+
     def close(self) -> None:
         """End the workers, and move weights and state back into memory of this process alone."""
         workers, self._workers = self._workers, []
@@ -156,7 +160,7 @@ class LaneProcesses:
         try:
             ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
             # A signal that asks the trainer to stop must let it finish its step.
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             own_end.close()
             for worker in self._workers:

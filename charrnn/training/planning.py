@@ -28,6 +28,10 @@ DEFAULT_TIME = 600.0  # seconds
 FEWEST_EPOCHS = 50
 FEWEST_STEPS = 2000
 
+# Evaluations without improvement that end a run with a budget in time. They lie a quarter of the
+# steps apart, so that the best step is then less than half of the way (a round number).
+PATIENCE = 5
+
 # Lanes and windows: defaults-for-a-short-run.md (batch 32; a window of 64 beat one of 128) and
 # defaults-on-other-texts.md (twice the lanes are worse). A GPU is only busy with more work per
 # step.
@@ -103,6 +107,7 @@ def plan(
         "training.epochs": epochs,
         "training.window": window,
         "training.batch_size": lanes,
+        "training.patience": None if max_time is None else PATIENCE,
         "training.learning_rate": _learning_rate(training.optimizer, model.cell, max(widths)),
         "training.weight_decay": WEIGHT_DECAY.get(training.optimizer, 0.0),
         "model.hidden_size": hidden_size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, NamedTuple
@@ -265,6 +266,11 @@ class Trainer(Generic[Batch]):
         self.optimizer.step()
         return loss
 
+    def process_ids(self) -> list[int]:
+        """This process, and those that share the lanes."""
+        workers = self.lane_processes.process_ids() if self.lane_processes else []
+        return [os.getpid(), *workers]
+
     def close(self) -> None:
         """End the processes that share the lanes, if there are any; `run` starts new ones."""
         if self.lane_processes is not None:
@@ -365,9 +371,14 @@ class Trainer(Generic[Batch]):
         self._load_carry(tensors)
         self.interval_nats.copy_(tensors["interval_nats"])
         self.progress = Progress(**progress)
+        if self.not_finite is not None:
+            self.not_finite.zero_()
+        if self.captured_step is not None:
+            self.capture_steps()  # A captured step keeps the places of the moments before.
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         optimizer = self.optimizer.state_dict()
+        optimizer["state"] = {}
         for i, name in enumerate(self._names()):
             moments = _under(f"optimizer/{name}/", tensors)
             if moments:

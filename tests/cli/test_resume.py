@@ -1,16 +1,21 @@
 """`charrnn resume`: budgets, texts that moved or changed, signals and locks."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
-import time
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 from charrnn.runs.checkpoint import load_checkpoint
-from tests.cli.conftest import TINY, Trainer, process
+from charrnn.training import trainer as training
+from tests.cli.conftest import TINY, Trainer
 from tests.conftest import TEXT, Run
 
 
@@ -116,65 +121,75 @@ def test_standard_input_is_kept_for_resume(run: Run, cache: Path) -> None:
     assert run("resume", "stdin-1", "--steps", "18", "--data", "book.txt").code == 0
 
 
+def test_resume_takes_a_lower_rate_and_records_it(run: Run, trained_here: str) -> None:
+    before = yaml.safe_load((Path(trained_here) / "config.yaml").read_text())["training"]
+    changes = ["--learning-rate", "0.001", "--set", "training.clip=0.5"]
+    steps = before["steps"] + 5
+    assert run("resume", trained_here, "--steps", str(steps), *changes).code == 0
+    now = yaml.safe_load((Path(trained_here) / "config.yaml").read_text())["training"]
+    assert (now["steps"], now["learning_rate"], now["clip"]) == (steps, 0.001, 0.5)
+    (entry,) = now["earlier"]
+    assert entry["until"] == entry["training.steps"] == before["steps"]
+    assert entry["training.learning_rate"] == before["learning_rate"]
+    repeated = run("train", "--config", f"{trained_here}/config.yaml", "--out", "runs/again")
+    assert repeated.code == 0, repeated.err
+    last = f"checkpoints/step-{steps:08d}.safetensors"
+    first, second = (
+        load_checkpoint(Path(folder) / last).tensors for folder in (trained_here, "runs/again")
+    )
+    assert all(np.array_equal(first[n], second[n]) for n in first if n.startswith("model/"))
+
+
+def test_resume_refuses_what_cannot_change(run: Run, trained_here: str) -> None:
+    result = run("resume", trained_here, "--steps", "40", "--set", "model.hidden_size=9")
+    assert result.code == 2
+    assert "model.hidden_size cannot change while a run is under way" in result.err
+    assert "--from" in result.err
+
+
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["ctrl-c", "sigterm", "sighup"],
 )
 def test_a_signal_saves_and_resume_goes_on(
-    run: Run, train_once: Trainer, number: int, code: int
+    run: Run, train_once: Trainer, number: int, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["--steps", "200", "--set", "evaluation.every=20"]
-    arguments = [*TINY, *options]
-    child = process(
-        "train",
-        "book.txt",
-        *arguments,
-        "--out",
-        "runs/stopped",
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    )
-    assert child.stderr is not None
-    said = b""
-    while b"step 20/" not in said:
-        line = child.stderr.readline()
-        assert line, said
-        said += line
-    child.send_signal(number)
-    _, rest = child.communicate(timeout=60)
-    assert child.returncode == code, said + rest
-    assert b"go on with: charrnn resume runs/stopped" in rest
+    step = training.Trainer._step
+
+    def interrupted(trainer: Any, batch: Any) -> Any:
+        if trainer.progress.step == 17:
+            os.kill(os.getpid(), number)
+        return step(trainer, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "_step", interrupted)
+        stopped = run("train", "book.txt", *TINY, "--steps", "30", "--out", "runs/stopped")
+    assert stopped.code == code, stopped.err
+    assert "go on with: charrnn resume runs/stopped" in stopped.err
+    assert json.loads(run("info", "stopped", "--last", "--json").out)["step"] == 18
     resumed = run("resume", "stopped")
     assert resumed.code == 0, resumed.err
-    straight = train_once(*options)  # The same text from another folder, without a stop.
+    straight = train_once("--steps", "30")  # The same text from another folder, without a stop.
     files = [
-        folder / "checkpoints" / "step-00000200.safetensors"
+        folder / "checkpoints" / "step-00000030.safetensors"
         for folder in (straight, Path("runs", "stopped"))
     ]
     a, b = (load_checkpoint(file).tensors for file in files)
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
-def test_a_second_trainer_is_refused(run: Run) -> None:
-    child = process(
-        "train",
-        "book.txt",
-        *TINY,
-        "--steps",
-        "100000",
-        "--out",
-        "runs/a",
-        "--set",
-        "evaluation.every=20",
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+def test_a_second_trainer_is_refused(run: Run, trained: str) -> None:
+    program = (
+        "import sys; from pathlib import Path; from charrnn.runs.directory import Run\n"
+        "with Run(Path(sys.argv[1])).lock(): print('locked', flush=True); sys.stdin.read()"
     )
-    assert child.stderr is not None
-    while not child.stderr.readline().startswith(b"step 20/"):
-        assert child.poll() is None
-    time.sleep(0.2)
-    second = run("resume", "a")
-    assert second.code == 5
-    assert str(child.pid) in second.err
-    child.kill()
-    child.communicate(timeout=60)
-    assert run("resume", "a", "--max-time", "0.01").code == 0
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program, trained], **pipes) as trainer:
+        assert trainer.stdout
+        assert trainer.stdout.readline() == b"locked\n"
+        second = run("resume", "a", "--steps", "32")
+        assert second.code == 5
+        assert str(trainer.pid) in second.err
+        trainer.kill()
+    assert run("resume", "a", "--steps", "32").code == 0

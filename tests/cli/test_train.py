@@ -62,10 +62,10 @@ def test_an_existing_run_is_not_touched(run: Run, trained: str) -> None:
 def test_starts_at_the_same_time_get_runs_of_their_own(run: Run) -> None:
     children = [
         process("train", "book.txt", *TINY, "--steps", "3", stdout=subprocess.PIPE)
-        for _ in range(3)
+        for _ in range(2)
     ]
     said = sorted(child.communicate(timeout=120)[0] for child in children)
-    assert said == [b"runs/book-1\n", b"runs/book-2\n", b"runs/book-3\n"]
+    assert said == [b"runs/book-1\n", b"runs/book-2\n"]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])

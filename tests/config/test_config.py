@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.cli.config import config as config_command
+from charrnn.cli.options import override_layers
 from charrnn.config.merge import (
     all_keys,
     build_config,
@@ -24,7 +25,6 @@ from charrnn.config.merge import (
     file_layer,
     flatten,
     nest,
-    override_layers,
     with_values,
 )
 from charrnn.config.schema import (

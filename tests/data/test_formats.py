@@ -18,10 +18,10 @@ from charrnn.data.formats import (
     load_examples,
     read_labelled,
     read_pairs,
-    read_tagged,
     split_examples,
 )
 from charrnn.data.sources import Document, Sources, find_sources
+from charrnn.data.tagged import read_tagged
 from charrnn.errors import ConfigError, DataError
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)

@@ -193,7 +193,9 @@ def killed_at_random(
             if not same or lost > INTERVAL:
                 problems.append(f"kill {i}: exit {ended.code}, {lost} steps lost, {ended.errors}")
             shutil.rmtree(where)
-    result = tally(good, count, "resumed bit for bit", problems)
+            if sabotaged and problems:
+                break
+    result = tally(good, good + len(problems), "resumed bit for bit", problems)
     return Result(result.holds, f"{result.figure}; at most {most_lost} steps lost")
 
 
@@ -308,7 +310,9 @@ def failpoints(effort: Effort, sabotaged: bool) -> Result:
             else:
                 problems.append(f"moment {target}: torn {torn}, left {left}, {ended.errors}")
             shutil.rmtree(where)
-    return tally(good, len(chosen), f"(of {moments} moments) old or new", problems)
+            if sabotaged and problems:
+                break
+    return tally(good, good + len(problems), f"(of {moments} moments) old or new", problems)
 
 
 def recorded(function: Callable[[], object], log: Path, sync_at_all: bool) -> Any:
@@ -589,15 +593,15 @@ def bereaved(function: Callable[[], object], step: int) -> Callable[[], object]:
 
 @check("Ctrl-C once, SIGTERM", sabotage="the signal handler does nothing", ci=True)
 def signals(effort: Effort, sabotaged: bool) -> Result:
-    straight = folder()
-    fork(train(straight)).wait()
+    straight, steps = folder(), effort.of(100, 40)
+    fork(train(straight, steps)).wait()
     expected = record(straight / "run")
     good, figures = 0, []
     deaf = mock.patch.object(Stopper, "_handle")
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         where = folder()
         with patched(deaf, when=sabotaged):
-            child = fork(slowly(counting(train(where), where / "counter")))
+            child = fork(slowly(counting(train(where, steps), where / "counter")))
             wait_for(lambda where=where: last_step(where / "counter") > 14)
             child.kill(number)
             began = time.monotonic()

@@ -112,7 +112,7 @@ def test_a_plain_text_is_packed_as_ever(models: dict[str, TrainedModel]) -> None
 # stepping and whole segments and between processors, then decides the fourth digit.
 @pytest.mark.parametrize("rates", [None, Rates(0.003, 0.001)], ids=["static", "dynamic"])
 def test_the_payload_is_the_score(models: dict[str, TrainedModel], rates: Rates | None) -> None:
-    model, text = models["lstm"], TEXT * (420 if rates is None else 40)
+    model, text = models["lstm"], TEXT * (200 if rates is None else 20)
     packed = compress(model, text.encode(), rates, quietly)
     _, payload = read_header(packed)
     score = model.evaluate(text, reading=Reading(rates=rates))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from charrnn.config.merge import with_values
+from charrnn.data.corpus import load_corpus
+from charrnn.data.sources import find_sources
 from charrnn.errors import ConfigError, DivergedError
 from charrnn.inference.trained_model import TrainedModel
 from charrnn.registry import CELLS
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.directory import Run
-from charrnn.session.events import Evaluated, Finished, Planned
+from charrnn.session.events import Evaluated, Finished, Planned, Restarted
 from charrnn.session.loop import Session
 from charrnn.training.hardware import choose_precision, choose_processes
 from tests.tiny import TEXT, drive, start, tiny_config, tiny_corpus
@@ -38,9 +41,28 @@ def metrics(run: Run) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cell", CELLS)
+def test_resumed_equals_uninterrupted(
+    tmp_path: Path, cell: str, precision: str, processes: int
+) -> None:
+    """Stop an LSTM after every step, and the others at an evaluation and between two."""
+    every_step = cell == "lstm" and precision == "float32"
+    resumes_exactly(tmp_path, cell, precision, processes, range(1, 14) if every_step else (4, 11))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_resumed_equals_uninterrupted_at_every_step(
     tmp_path: Path, cell: str, precision: str, processes: int
 ) -> None:
+    resumes_exactly(tmp_path, cell, precision, processes, range(1, 14))
+
+
+def resumes_exactly(
+    tmp_path: Path, cell: str, precision: str, processes: int, stops: Iterable[int]
+) -> None:
+    """Assert that runs that are stopped and resumed end like the unbroken run, bit for bit."""
     try:
         choose_precision(precision, torch.device("cpu"), cell)
         choose_processes(processes, torch.device("cpu"), 4, 2)
@@ -53,7 +75,7 @@ def test_resumed_equals_uninterrupted_at_every_step(
     # The run crosses the edge of an epoch, so the reset at the wrap is covered.
     assert straight.trainer.progress.epoch >= 1
     expected, lines = fingerprint(straight.run, 14), metrics(straight.run)
-    for k in range(1, 14):
+    for k in stops:
         folder = tmp_path / f"stopped-{k}"
         drive(start(folder, config, corpus), until=k)
         again = start(folder, config, corpus)
@@ -230,8 +252,6 @@ def lowest_so_far(session: Session) -> Iterator[float]:
 
 def test_wall_clock_budget_becomes_a_step_count(tmp_path: Path, monkeypatch: Any) -> None:
     """With a clock that advances at each step, the plan must be what the arithmetic gives."""
-    import charrnn.session.loop as module
-
     now = [0.0]
     corpus = tiny_corpus(tmp_path)
     config = tiny_config(
@@ -241,7 +261,6 @@ def test_wall_clock_budget_becomes_a_step_count(tmp_path: Path, monkeypatch: Any
         training__epochs=None,
     )
     session = start(tmp_path / "run", config, corpus, lambda: now[0])
-    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
     original = session.trainer._step
 
     def step(batch: Any) -> Any:
@@ -253,7 +272,8 @@ def test_wall_clock_budget_becomes_a_step_count(tmp_path: Path, monkeypatch: Any
     planned = [event for event in events if isinstance(event, Planned)]
     assert len(planned) == 1
     # 97 s less the 5 s of warm-up, at half a second a step.
-    assert planned[0].steps == 10 + int((97 - 5) / 0.5)
+    # The final score, which is not simulated, takes a few milliseconds.
+    assert planned[0].steps == 10 + int((97 - 5) / 0.5) - 1
     assert session.trainer.progress.step == planned[0].steps
     written = (tmp_path / "run" / "config.yaml").read_text()
     assert f"steps: {planned[0].steps}" in written
@@ -268,13 +288,24 @@ def test_of_two_budgets_the_first_to_be_reached_ends_the_run(tmp_path: Path) -> 
     assert session.trainer.progress.step == 5
 
 
-def test_a_run_killed_before_its_plan_measures_again(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_plan_measures_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus = tiny_corpus(tmp_path)
-    config = tiny_config(training__steps=None, training__max_time=0.001)
+    config = tiny_config(training__steps=None, training__max_time=1.0)
     session = start(tmp_path / "run", config, corpus)
     events = drive(session, until=5)
     assert not any(isinstance(event, Planned) for event in events)
-    again = start(tmp_path / "run", session.config, corpus)
+
+    now = [0.0]
+    again = start(tmp_path / "run", session.config, corpus, lambda: now[0])
+    step = again.trainer._step
+
+    def timed(batch: Any) -> Any:
+        now[0] = float(again.trainer.progress.step >= 14)
+        return step(batch)
+
+    monkeypatch.setattr(again.trainer, "_step", timed)
     again.restore(again.run.latest(pytest.fail))
     events = drive(again)
     assert [type(e) for e in events if isinstance(e, Planned)] == [Planned]
@@ -287,6 +318,7 @@ def test_divergence_stops_before_the_optimizer_steps(tmp_path: Path) -> None:
     drive(session, until=6)
     again = start(tmp_path / "run", tiny_config(), corpus)
     again.restore(again.run.latest(pytest.fail))
+    again._has_restarted = True
     with torch.no_grad():
         again.model.head.bias[0] = float("nan")  # type: ignore[index, union-attr, operator]
     before = {name: value.clone() for name, value in again.model.state_dict().items()}
@@ -297,6 +329,89 @@ def test_divergence_stops_before_the_optimizer_steps(tmp_path: Path) -> None:
     for step in again.run.steps():
         tensors = again.run.load(step).tensors
         assert all(np.isfinite(value).all() for value in tensors.values())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_after_a_divergence_training_goes_back_once_at_half_the_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """The run must end as one that was resumed at half the rate at the same step."""
+    corpus = tiny_corpus(tmp_path)
+    config = tiny_config(processes=processes, training__learning_rate=0.004)
+    session = start(tmp_path / "run", config, corpus)
+    step = session.trainer._step
+
+    def diverge(batch: Any) -> Any:
+        if session.trainer.progress.step == 10 and not session._has_restarted:
+            raise DivergedError("at step 11 (loss nan)")
+        return step(batch)
+
+    monkeypatch.setattr(session.trainer, "_step", diverge)
+    events = drive(session)
+    rate = 0.004
+    restarts = [event for event in events if isinstance(event, Restarted)]
+    assert [(event.step, event.learning_rate) for event in restarts] == [(8, rate / 2)]
+    assert session.config.training.earlier == [{"until": 8, "training.learning_rate": rate}]
+    drive(start(tmp_path / "other", config, corpus), until=8)
+    slower = with_values(config, {"training.learning_rate": rate / 2})
+    other = start(tmp_path / "other", slower, corpus)
+    other.restore(other.run.latest(pytest.fail))
+    drive(other)
+    assert fingerprint(other.run, 14) == fingerprint(session.run, 14)
+    assert other.config.training.earlier[0]["training.learning_rate"] == rate
+    repeated = start(tmp_path / "repeated", session.config, corpus)
+    drive(repeated)
+    assert fingerprint(repeated.run, 14) == fingerprint(session.run, 14)
+
+
+def test_a_run_with_a_new_budget_is_repeated_from_its_config(tmp_path: Path) -> None:
+    corpus = tiny_corpus(tmp_path)
+    drive(start(tmp_path / "run", tiny_config(), corpus))
+    session = start(tmp_path / "run", tiny_config(training__steps=22), corpus)
+    session.restore(session.run.latest(pytest.fail))
+    drive(session)
+    (entry,) = session.config.training.earlier
+    assert (entry["until"], entry["resumed"], entry["training.steps"]) == (14, True, 14)
+    repeated = start(tmp_path / "repeated", session.config, corpus)
+    drive(repeated)
+    assert fingerprint(repeated.run, 22) == fingerprint(session.run, 22)
+
+
+def test_a_run_that_read_another_text_is_not_repeated(tmp_path: Path) -> None:
+    drive(start(tmp_path / "run", tiny_config(), tiny_corpus(tmp_path)))
+    other = tiny_corpus(tmp_path, TEXT[::-1])
+    session = start(tmp_path / "run", tiny_config(training__steps=22), other)
+    session.restore(session.run.latest(pytest.fail))
+    drive(session)
+    with pytest.raises(ConfigError, match=r"training\.earlier: this run read another text"):
+        drive(start(tmp_path / "repeated", session.config, other))
+
+
+def test_a_short_validation_split_does_not_choose(tmp_path: Path) -> None:
+    config = tiny_config(evaluation__best="auto", training__learning_rate=0.5)
+    short = start(tmp_path / "short", config, tiny_corpus(tmp_path))
+    assert not short.chooses
+    drive(short)
+    assert short.best is not None
+    assert short.best["step"] == 14
+    assert start(tmp_path / "long", config, tiny_corpus(tmp_path, TEXT * 10)).chooses
+
+
+def test_training_on_everything(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, "utf-8")
+    corpus = load_corpus(find_sources([str(path)]), fractions=[1.0])
+    assert {name: len(part) for name, part in corpus.splits.items()} == {"train": len(TEXT)}
+    session = start(tmp_path / "run", tiny_config(data__split=[1.0]), corpus)
+    events = drive(session)
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert (end.best["step"], end.score) == (14, None)
+    assert all("validation" not in line for line in session.run.metrics())
+    assert session.run.best(pytest.fail).metadata["progress"]["step"] == 14
+    again = start(tmp_path / "run", tiny_config(data__split=[1.0], training__steps=16), corpus)
+    again.restore(again.run.latest(pytest.fail))
+    drive(again)
 
 
 def test_a_huge_learning_rate_leaves_nothing_non_finite_on_disk(tmp_path: Path) -> None:

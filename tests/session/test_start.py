@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,12 @@ def same_checkpoints(one: Path, other: Path) -> None:
     assert losses[0] == losses[1]
 
 
-def command(*arguments: str) -> None:
-    """Run `charrnn` in a process of its own."""
-    subprocess.run([sys.executable, "-m", "charrnn", *arguments], check=True, capture_output=True)
-
-
-def test_train_and_resume_do_what_the_commands_do(folder: Path) -> None:
-    command("train", "book.txt", *FLAGS, "--out", "runs/command")
+def test_train_and_resume_do_what_the_commands_do(folder: Path, run: Callable[..., Any]) -> None:
+    (folder / "book.txt").write_text(TEXT, "utf-8")  # `run` has written another.
+    assert run("train", "book.txt", *FLAGS, "--out", "runs/command").code == 0
     ours = charrnn.train("book.txt", out="runs/python", **SMALL)
     same_checkpoints(folder / "runs/command", ours.path)
-    command("resume", "runs/command", "--steps", "20")
+    assert run("resume", "runs/command", "--steps", "20").code == 0
     again = charrnn.resume(ours, steps=20)
     assert (again.step, again.path) == (20, ours.path)
     same_checkpoints(folder / "runs/command", again.path)

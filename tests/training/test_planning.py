@@ -1,7 +1,5 @@
 """The plan decides every `auto` within sensible bounds and overrides no choice of the user."""
 
-import itertools
-import math
 import os
 from typing import Any
 
@@ -13,15 +11,7 @@ from charrnn.config.schema import Config
 from charrnn.errors import ConfigError
 from charrnn.registry import CELLS
 from charrnn.training import planning
-from charrnn.training.budget import (
-    EVALUATIONS,
-    LONG_SCORE,
-    Costs,
-    evaluation_interval,
-    learning_rate_schedule,
-    steps_bound,
-    steps_in_time,
-)
+from charrnn.training.budget import steps_bound
 from charrnn.training.hardware import choose_device, choose_precision, prepare_process
 from charrnn.training.planning import DEFAULT_TIME, plan
 
@@ -52,7 +42,9 @@ def autos(config: Config) -> list[str]:
 )
 def test_everything_is_decided(characters: int, device: str, cell: str) -> None:
     planned = plan(configured(model__cell=cell), characters, 65, torch.device(device))
-    assert autos(planned) == ["evaluation.every", "checkpoints.every"]
+    assert autos(planned) == [
+        "evaluation.every", "evaluation.first", "evaluation.best", "checkpoints.every"
+    ]  # fmt: skip
     model, training = planned.model, planned.training
     window, lanes = training.window, training.batch_size
     assert planned.device == device
@@ -177,118 +169,6 @@ def test_tied_embeddings_fit(skip: bool) -> None:
 def test_the_plan_is_a_fixed_point() -> None:
     planned = plan(Config(), 1_000_000, 65, CPU)
     assert plan(planned, 5_000, 10, CPU) == planned
-
-
-def scheduled(kind: str, total: int | None, warmup: int = 100) -> list[float]:
-    config = configured(
-        training__schedule=kind, training__learning_rate=0.5, training__warmup_steps=warmup
-    )
-    rate = learning_rate_schedule(config, total)
-    return [rate(step) for step in range(total or 1000)]
-
-
-@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "plateau"])
-def test_the_warm_up_is_linear_and_independent_of_the_total(kind: str) -> None:
-    expected = [0.5 * (step + 1) / 100 for step in range(100)]
-    for total in (None, 150, 1000, 10**6):
-        config = configured(training__schedule=kind, training__learning_rate=0.5)
-        rate = learning_rate_schedule(config, total)
-        assert [rate(step) for step in range(100)] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("kind", ["constant", "plateau"])
-def test_a_constant_schedule(kind: str) -> None:
-    assert set(scheduled(kind, 1000)[100:]) == {0.5}
-
-
-@pytest.mark.parametrize("kind", ["linear", "cosine"])
-def test_before_the_total_is_known_the_rate_stays(kind: str) -> None:
-    assert set(scheduled(kind, None)[100:]) == {0.5}
-
-
-@pytest.mark.parametrize("kind", ["linear", "cosine"])
-@pytest.mark.parametrize("total", [200, 1000, 5000])
-def test_the_rate_falls_to_zero_without_jumps(kind: str, total: int) -> None:
-    rates = scheduled(kind, total)
-    assert max(rates) == pytest.approx(0.5)
-    fall = rates[99:]
-    assert all(a > b for a, b in itertools.pairwise(fall))
-    steepest = 0.5 * (math.pi / 2 if kind == "cosine" else 1) / (total - 100)
-    assert all(a - b <= 1.01 * steepest for a, b in itertools.pairwise(fall))
-    assert 0 < rates[-1] < 0.5 * 2 / (total - 100)
-
-
-def test_the_shapes_of_the_fall() -> None:
-    halfway = 100 + (1100 - 100) // 2 - 1
-    assert scheduled("linear", 1100)[halfway] == pytest.approx(0.25, rel=0.01)
-    assert scheduled("cosine", 1100)[halfway] == pytest.approx(0.25, rel=0.01)
-    quarter = 100 + (1100 - 100) // 4 - 1
-    assert scheduled("linear", 1100)[quarter] == pytest.approx(0.375, rel=0.01)
-    eased = 0.25 * (1 + math.cos(math.pi / 4))
-    assert scheduled("cosine", 1100)[quarter] == pytest.approx(eased, rel=0.01)
-
-
-@pytest.mark.parametrize("kind", ["linear", "cosine"])
-def test_a_run_shorter_than_its_warm_up(kind: str) -> None:
-    assert scheduled(kind, 50) == pytest.approx([0.5 * (step + 1) / 100 for step in range(50)])
-    assert min(scheduled(kind, 101)) > 0
-
-
-@pytest.mark.parametrize(
-    ("costs", "every", "expected"),
-    [
-        (Costs(0.1, 0.0, 0.0), None, (1100, True, EVALUATIONS)),
-        (Costs(0.1, 1.0, 0.0), None, (1100 - 10 * EVALUATIONS, True, EVALUATIONS)),
-        (Costs(0.1, 10.0, 0.0), None, (900, True, 2)),  # In a fifth of the time.
-        (Costs(0.1, 0.0, 10.0), None, (1000, True, EVALUATIONS)),
-        (Costs(0.1, 0.0, LONG_SCORE * 100 + 0.1), None, (1100, False, EVALUATIONS)),
-        (Costs(0.1, 1.0, 0.0), 10, (600, True, 50)),
-        (Costs(1000.0, 0.0, 0.0), None, (100, True, EVALUATIONS)),
-        (Costs(0.1, 1000.0, 0.0), None, (100, True, 1)),
-    ],
-)
-def test_steps_in_time(costs: Costs, every: int | None, expected: tuple[int, bool]) -> None:
-    assert steps_in_time(100, 100.0, costs, every) == expected
-
-
-@pytest.mark.parametrize("left", [0.0, -5.0])
-def test_no_time_left_means_no_more_steps(left: float) -> None:
-    assert steps_in_time(100, left, Costs(0.1, 0.1, 0.1), None) == (100, False, 1)
-
-
-@pytest.mark.parametrize("evaluation", [0.0, 0.2, 2.0])
-@pytest.mark.parametrize("every", [None, 50])
-def test_the_planned_steps_fit_the_time(evaluation: float, every: int | None) -> None:
-    costs = Costs(0.013, evaluation, 3.0)
-    total, scored, _ = steps_in_time(100, 500.0, costs, every)
-    steps = total - 100
-    count = EVALUATIONS if every is None else steps / every
-    used = steps * costs.step + count * evaluation + (costs.final_score if scored else 0)
-    assert used <= 500
-    assert used > 499
-
-
-@pytest.mark.parametrize(
-    ("values", "bound"),
-    [
-        ({"training__steps": 5, "training__epochs": None}, 5),
-        ({"training__epochs": 2.5}, 25),
-        ({"training__epochs": 3}, 30),
-        ({"training__epochs": 0.001}, 1),
-        ({"training__epochs": 2.5, "training__steps": 24}, 24),
-        ({"training__epochs": 2.5, "training__steps": 26}, 25),
-        ({"training__max_time": 5.0, "training__epochs": None}, None),
-    ],
-)
-def test_the_bound_on_the_steps(values: dict[str, Any], bound: int | None) -> None:
-    assert steps_bound(configured(**values), 10) == bound
-
-
-@pytest.mark.parametrize(("total", "every"), [(1, 1), (12, 1), (13, 2), (1200, 100), (1201, 101)])
-def test_the_evaluation_interval(total: int, every: int) -> None:
-    assert evaluation_interval(Config(), total) == every
-    assert evaluation_interval(Config(), total, 1) == total
-    assert evaluation_interval(configured(evaluation__every=7), total) == 7
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,27 @@ class Cell(Protocol):
         ...
 
 
-class TorchLayoutCell(nn.Module):
+class HiddenCell(nn.Module):
+    """A cell with a hidden state (N, H), which starts at zero and is its output."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = self.output_size = hidden_size
+
+    def zeros(self, batch_size: int) -> Tensor:
+        """Return zeros (N, H) on the parameters' device and in their dtype."""
+        return next(self.parameters()).new_zeros(batch_size, self.hidden_size)
+
+    def initial_state(self, batch_size: int) -> State:
+        """Return zeros (N, H)."""
+        return self.zeros(batch_size)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}"
+
+
+class TorchLayoutCell(HiddenCell):
     """The parameters that the three standard cells share, in torch's layout.
 
     `weight_ih` is (gates x H, D), `weight_hh` (gates x H, H), `bias_ih` and `bias_hh` are
@@ -42,10 +62,7 @@ class TorchLayoutCell(nn.Module):
     gates: int
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.output_size = hidden_size
+        super().__init__(input_size, hidden_size)
         rows = self.gates * hidden_size
         self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
         self.weight_hh = nn.Parameter(torch.empty(rows, hidden_size))
@@ -61,10 +78,3 @@ class TorchLayoutCell(nn.Module):
     def weights(self) -> list[Tensor]:
         """The four parameters in the order that torch's fused kernels take."""
         return [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
-
-    def zeros(self, batch_size: int) -> Tensor:
-        """Return zeros (N, H) on the parameters' device and in their dtype."""
-        return self.weight_hh.new_zeros(batch_size, self.hidden_size)
-
-    def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}"

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.nn.cells.base import HiddenCell
 
-class LinearCell(nn.Module):
+
+class LinearCell(HiddenCell):
     r"""A cell that is linear in its state, since its gates read the input alone.
 
     .. math:: h_t = a_t \odot h_{t-1} + b_t
@@ -21,10 +23,7 @@ class LinearCell(nn.Module):
     gates: int
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.output_size = hidden_size
+        super().__init__(input_size, hidden_size)
         self.weight_ih = nn.Parameter(torch.empty(self.gates * hidden_size, input_size))
         self.bias_ih = nn.Parameter(torch.zeros(self.gates * hidden_size))
         for block in self.weight_ih.chunk(self.gates):
@@ -43,13 +42,6 @@ class LinearCell(nn.Module):
         kept, added = self.coefficients(inputs)
         hidden = kept * state + added
         return hidden, hidden
-
-    def initial_state(self, batch_size: int) -> Tensor:
-        """Return zeros (N, H)."""
-        return self.weight_ih.new_zeros(batch_size, self.hidden_size)
-
-    def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}"
 
 
 def positive(x: Tensor) -> Tensor:

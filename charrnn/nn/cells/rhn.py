@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.nn.cells.base import HiddenCell
 
-class RHNCell(nn.Module):
+
+class RHNCell(HiddenCell):
     r"""Recurrent highway network (Zilly et al. 2017): L highway layers in each time step.
 
     With s_0 = h_{t-1}, l from 1 to L, and h_t = s_L:
@@ -36,10 +38,7 @@ class RHNCell(nn.Module):
         recurrence_depth: int = 5,
         transform_bias: float = -2.0,
     ) -> None:
-        super().__init__()
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.output_size = hidden_size
+        super().__init__(input_size, hidden_size)
         self.recurrence_depth = recurrence_depth
         self.weight_ih = nn.Parameter(torch.empty(2 * hidden_size, input_size))
         self.weight_hh = nn.Parameter(torch.empty(2 * recurrence_depth * hidden_size, hidden_size))
@@ -64,9 +63,5 @@ class RHNCell(nn.Module):
             state = torch.tanh(candidate) * gate + state * (1 - gate)
         return state, state
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """Return zeros (N, H)."""
-        return self.weight_hh.new_zeros(batch_size, self.hidden_size)
-
     def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}, recurrence_depth={self.recurrence_depth}"
+        return f"{super().extra_repr()}, recurrence_depth={self.recurrence_depth}"

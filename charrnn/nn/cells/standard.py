@@ -49,10 +49,6 @@ class VanillaCell(TorchLayoutCell):
         hidden = torch.tanh(total) if self.activation == "tanh" else torch.relu(total)
         return hidden, hidden
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """Return zeros (N, H)."""
-        return self.zeros(batch_size)
-
 
 class LSTMState(NamedTuple):
     """The state of an LSTM: its hidden state and its cell state, each (N, H).
@@ -138,10 +134,6 @@ class GRUCell(TorchLayoutCell):
         candidate = torch.tanh(from_input[2] + reset * from_state[2])
         hidden = (1 - update) * candidate + update * state
         return hidden, hidden
-
-    def initial_state(self, batch_size: int) -> Tensor:
-        """Return zeros (N, H)."""
-        return self.zeros(batch_size)
 
 
 class ResetFirstGRUCell(GRUCell):

@@ -35,10 +35,6 @@ LOW_WIDTH = 192  # from this width on, bfloat16 saves a step more time than the 
 CACHED = 1 << 15  # numbers in a tensor that stays in a core's cache
 
 
-def _time_first(tensor: Tensor) -> Tensor:
-    return tensor.transpose(0, 1).contiguous()
-
-
 def _operand(tensor: Tensor, low: bool) -> Tensor:
     return tensor.bfloat16() if low else tensor
 
@@ -80,11 +76,10 @@ def _backward_through_time(
 ) -> Tensor:
     """Fill `totals` with dL/da_t = dL/dh_t * K_t for all steps, and return dL/dh_0.
 
-    `outputs` (T, N, H) is the gradient that arrives at the outputs. `totals` (T, N, Q, H) has Q
-    quantities for each step; `weight` (rows, H) are the recurrent weights of the first of them.
-    `factors` computes K (steps, N, Q, H) of a slice of steps; it is called for a few steps at a
-    time, so that its result is still in the cache when it is used. `carried` (T, N, H) is the
-    factor of h_{t-1} in h_t beside the gates: the GRU's update gate.
+    `outputs` (T, N, H) is the gradient at the outputs; `totals` (T, N, Q, H) has Q quantities for
+    each step, and `weight` (rows, H) belongs to the first of them. `factors` computes K of a few
+    steps at a time, (steps, N, Q, H), so that it is still in the cache when it is used. `carried`
+    (T, N, H) is the factor of h_{t-1} in h_t beside the gates: the GRU's update gate.
     """
     steps, lanes, _, width = totals.shape
     # dL/dh_t for t from 0 (the state before the first step) to T.
@@ -136,7 +131,7 @@ class VanillaKernel(torch.autograd.Function):
         low: bool,
     ) -> Tensor:
         lanes, steps, _ = inputs.shape
-        operand = _operand(_time_first(inputs).flatten(0, 1), low)
+        operand = _operand(inputs.transpose(0, 1).contiguous().flatten(0, 1), low)
         scale = 1 if relu else 2
         hidden = state.new_empty(steps, lanes, state.shape[1])
         bias = (bias_ih + bias_hh) * scale
@@ -234,7 +229,7 @@ class GRUKernel(torch.autograd.Function):
     ) -> Tensor:
         lanes, steps, _ = inputs.shape
         width = state.shape[1]
-        operand = _operand(_time_first(inputs).flatten(0, 1), low)
+        operand = _operand(inputs.transpose(0, 1).contiguous().flatten(0, 1), low)
         double = torch.ones_like(bias_ih)  # 2 in the rows of the candidate
         double[2 * width :] = 2
         buffer = state.new_empty(steps, lanes, 4 * width)
@@ -284,11 +279,7 @@ class GRUKernel(torch.autograd.Function):
 
 
 def _run_gru(buffer: Tensor, state: Tensor, add_product: _AddProduct) -> tuple[Tensor, Tensor]:
-    """Run the loop over time on the buffer of `GRUKernel`, which holds the input products.
-
-    Returns the candidates n and the hidden states h, each (T, N, H), and leaves the gates in the
-    buffer.
-    """
+    """Run the loop over time on the buffer of `GRUKernel`; return n and h, (T, N, H) each."""
     width = state.shape[1]
 
     def blocks(first: int, last: int) -> tuple[Tensor, ...]:
@@ -299,16 +290,9 @@ def _run_gru(buffer: Tensor, state: Tensor, add_product: _AddProduct) -> tuple[T
     hidden = torch.empty_like(candidates)
     minus_one = torch.full_like(state, -1)
     for recurrent, gates, h_n, reset, update, x_n, candidate, new in zip(
-        blocks(0, 3),
-        blocks(1, 3),
-        blocks(0, 1),
-        blocks(1, 2),
-        blocks(2, 3),
-        blocks(3, 4),
-        candidates.unbind(),
-        hidden.unbind(),
-        strict=True,
-    ):
+        blocks(0, 3), blocks(1, 3), *(blocks(i, i + 1) for i in range(4)),
+        candidates.unbind(), hidden.unbind(), strict=True,
+    ):  # fmt: skip
         add_product(recurrent, state)
         gates.sigmoid_()
         torch.addcmul(x_n, reset, h_n, out=candidate)

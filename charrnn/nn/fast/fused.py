@@ -19,9 +19,7 @@ from charrnn.nn.fast.scan import scan
 from charrnn.nn.sequences import only, real_steps
 from charrnn.nn.state import State, leaves, replace_leaves, select_lanes
 
-SATURATING = 1e12
-"""Added to a gate's total before the sigmoid: sigmoid(1e12) is exactly 1, sigmoid(-1e12) exactly
-0."""
+SATURATING = 1e12  # as a gate's total: sigmoid(1e12) is exactly 1, sigmoid(-1e12) exactly 0
 
 
 def run_fused(
@@ -119,9 +117,7 @@ def _bfloat16_products() -> bool:
 def _steer_padding(
     inputs: Tensor, weights: list[Tensor], real: Tensor, totals: list[float]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Append one input that is 1 in the padding and 0 elsewhere, and its column of weights.
-
-    ::
+    """Append one input that is 1 in the padding and 0 elsewhere, and its column of weights::
 
         inputs (N, T, D + 1)                weight_ih (gates x H, D + 1)
         [ x_1 ... x_D | 0 ]  real step      [ W_gate 1 | totals[0] ]

@@ -75,9 +75,7 @@ def _compute(kept: Tensor, added: Tensor, state: Tensor) -> Tensor:
     # Pairs are steps 0 and 1, 2 and 3, ...; with an odd number, the last step is in no pair.
     first, second = slice(0, steps - 1, 2), slice(1, steps, 2)
     hidden[second] = _compute(
-        kept[second] * kept[first],
-        torch.addcmul(added[second], kept[second], added[first]),
-        state,
+        kept[second] * kept[first], torch.addcmul(added[second], kept[second], added[first]), state
     )
     previous = torch.cat([state[None], hidden[second]])[: steps - steps // 2]
     torch.addcmul(added[::2], kept[::2], previous, out=hidden[::2])
