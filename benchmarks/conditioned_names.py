@@ -16,11 +16,14 @@ import argparse
 import json
 import sys
 from collections import Counter
+from dataclasses import fields
 from typing import Any
 
 from charrnn.config.merge import config_from_data
 from charrnn.config.schema import Config
-from charrnn.data.formats import load_examples, read_labelled
+from charrnn.data.example_splits import load_examples
+from charrnn.data.formats import Reading
+from charrnn.data.labelled_texts import read_labelled
 from charrnn.data.sources import find_sources
 from charrnn.errors import CharrnnError, DataError
 from charrnn.inference.sampler import Choice, Draws
@@ -116,8 +119,9 @@ def split_of_both(
         raise DataError("the two runs were not trained on the same split of the same names")
     data = configs[0].data
     examples = load_examples(
-        lambda s: read_labelled(s, data.form, encoding=data.encoding, errors=data.errors),
+        read_labelled,
         find_sources([names]),
+        how=Reading(**{one.name: getattr(data, one.name) for one in fields(Reading)}),
         fractions=data.split,
         by=data.split_by,
     )

@@ -192,7 +192,7 @@ TASKS: Table[TaskEntry] = Table(
         "translation": TaskEntry(
             "charrnn.tasks.translation:Translation",
             "charrnn.tasks.translation:read",
-            traits=("examples", "both directions", "vocabulary", "attention"),
+            traits=("examples", "pairs", "both directions", "vocabulary", "attention"),
         ),
     },
     lambda name, reference: TaskEntry(reference),

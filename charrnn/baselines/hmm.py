@@ -151,8 +151,6 @@ class HiddenMarkovModel:
             smoothing,
         )
 
-    # Fitting -----------------------------------------------------------------------------------
-
     def fit(
         self, ids: NDArray[Any], iterations: int = 100, tolerance: float = 1e-6
     ) -> Iterator[Iteration]:
@@ -195,11 +193,7 @@ class HiddenMarkovModel:
     def _reestimated(
         self, blocks: Sequence[NDArray[np.int64]], starts: Sequence[Array], last: LaneReading
     ) -> HiddenMarkovModel:
-        """Compute the next model of Baum-Welch.
-
-        Blocks are read again from their `starts`, the last one first, so that one reading is in
-        memory at a time.
-        """
+        """Compute the next model of Baum-Welch, with one reading in memory at a time."""
         emissions = np.ascontiguousarray(self.emissions.T)
         expected = Expectations(self.transitions, emissions)
         expected.add(blocks[-1], last)
@@ -211,8 +205,6 @@ class HiddenMarkovModel:
             _normalised(expected.emitted.T, self.emissions),
             self.smoothing,
         )
-
-    # Scoring -----------------------------------------------------------------------------------
 
     def surprisals(
         self, ids: NDArray[Any], start: int = 0, stop: int | None = None
@@ -264,8 +256,6 @@ class HiddenMarkovModel:
             path[t] = state
             state = origins[t, state]
         return path
-
-    # Stepping ----------------------------------------------------------------------------------
 
     def initial_state(self, batch_size: int) -> Array:
         """Return the state before any id: pi for each sequence, shape (N, K)."""
@@ -384,8 +374,7 @@ def _read_again(
 ) -> NDArray[np.intp]:
     """Read lanes again, each from the end of the lane before it, and correct `reading` in place.
 
-    A lane is read until its state agrees with the earlier reading. Returns the lanes that did not
-    agree before their end: the lanes after them must be read again.
+    Returns the lanes whose state did not agree with the earlier reading before their end.
     """
     states, totals = reading
     state = states[-1, lanes - 1]
@@ -416,11 +405,7 @@ def _advance(
 
 
 def _blocks(ids: NDArray[np.int64], states: int) -> Iterator[NDArray[np.int64]]:
-    """Cut ids (T,) into blocks (length, lanes); each column is a lane, and lanes follow in order.
-
-    A block has about as many lanes as steps, so that there are few steps with much work in each.
-    Ids that do not fill a block go to the next one.
-    """
+    """Cut ids (T,) into blocks (length, lanes), each column a lane, about as many as steps."""
     most = max(1, NUMBERS // states)
     begin = 0
     while begin < len(ids):

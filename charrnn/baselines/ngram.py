@@ -102,8 +102,6 @@ class NgramModel:
             self._level(keys[k], counts[k], len(keys[k - 1]) if k else 1) for k in range(order)
         ]
 
-    # Counting ----------------------------------------------------------------------------------
-
     def _count(
         self, ids: NDArray[np.int64]
     ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
@@ -154,8 +152,6 @@ class NgramModel:
         shares = np.append((counts - taken) / total[parents], 0.0)
         return Level(keys, counts, shares, np.append(rest, 1.0))
 
-    # Scoring -----------------------------------------------------------------------------------
-
     def surprisals(
         self, ids: NDArray[Any], start: int = 0, stop: int | None = None
     ) -> NDArray[np.float64]:
@@ -183,8 +179,6 @@ class NgramModel:
             probabilities[k:] = level.share[nodes] + level.rest[contexts] * probabilities[k:]
             contexts = nodes[:-1]  # An n-gram is the context of the id after it.
         return probabilities
-
-    # Stepping ----------------------------------------------------------------------------------
 
     def initial_state(self, batch_size: int) -> NDArray[np.int64]:
         """Return the state before any id: -1, shape (N, order - 1)."""

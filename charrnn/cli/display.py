@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import math
 import os
 import re
@@ -94,16 +96,70 @@ def show(text: str) -> None:
     click.echo(wrap_for(sys.stdout, visible(text)))
 
 
-def visible(text: str) -> str:
-    """Escape control characters, so that text cannot command a terminal; newlines stay.
+# Control characters (C0 but tab and line feed, C1), format characters, which change the order or
+# the look of what stands around them, line and paragraph separators, and lone surrogates. Not the
+# joiners U+200C and U+200D: Persian words and emoji are written with them.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0001\U000e0020-\U000e007f]"
+)
 
-    >>> visible("red: \\x1b[31m")
-    'red: \\\\x1b[31m'
+
+def visible(text: str) -> str:
+    """Escape control and format characters, so that text cannot command a terminal.
+
+    Newlines and tabs stay.
+
+    >>> visible("red: \\x1b[31m, reversed: \\u202e")
+    'red: \\\\x1b[31m, reversed: \\\\u202e'
     """
-    return "".join(
-        c if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160) else f"\\x{ord(c):02x}"
-        for c in text
-    )
+    return _HIDDEN.sub(lambda match: _escape(match[0]), text)
+
+
+def _escape(character: str) -> str:
+    number = ord(character)
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+_unshown: list[str] = []  # characters that the encoding of the terminal lacked
+
+
+def accept_all_text() -> None:
+    """Make the standard streams accept any text.
+
+    Output that goes to no terminal is UTF-8, whatever the locale. What the encoding of a terminal
+    lacks is escaped, and `warn_of_unshown` says so. Undecodable bytes of the input are read as
+    surrogates.
+    """
+    codecs.register_error("charrnn.escape", _escape_and_remember)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            if stream.isatty():
+                stream.reconfigure(errors="charrnn.escape")
+            else:
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+
+
+def _escape_and_remember(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError) and not _unshown:
+        _unshown.append(error.object[error.start])
+    return codecs.backslashreplace_errors(error)
+
+
+def warn_of_unshown() -> None:
+    """Warn once of characters that the encoding of the terminal lacks, if there were any."""
+    if _unshown:
+        encoding = getattr(sys.stdout or sys.stderr, "encoding", "unknown")
+        warn(
+            f"the encoding of this terminal ({encoding}) lacks characters such as "
+            f"{_escape(_unshown.pop())}, which are shown as escapes; set the locale to UTF-8, or "
+            f"write to a file, which is UTF-8"
+        )
 
 
 def one_line(text: str) -> str:

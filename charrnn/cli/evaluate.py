@@ -297,16 +297,21 @@ def _print_novelty(checkpoint: Checkpoint, path: Path, options: Options) -> None
     novelty = copied.novelty
     if options.as_json:
         record = {"schema": SCHEMA, "characters": copied.sample_length,
-                  "longest": novelty.longest, "span": copied.span,
-                  "shares": novelty.shares}  # fmt: skip
+                  "longest": novelty.longest, "span": copied.span, "shares": novelty.shares,
+                  "held_out": {"characters": copied.held_out_length, "shares": copied.held_out},
+                  "verdict": copied.verdict}  # fmt: skip
         click.echo(json.dumps(record))
         return
     unit = "byte" if corpus.vocabulary.kind == "byte" else "character"
     span = copied.span if len(copied.span) <= SHOWN else f"{copied.span[:SHOWN]}…"
     click.echo(f"longest verbatim    {novelty.longest:,} {unit}s: {visible(repr(span))}")
+    if copied.held_out:
+        click.echo(f"{'':20}{'sample':8}{'held-out':>12}")
     for length, share in novelty.shares.items():
-        click.echo(f"{f'{length} {unit}s':20}{share:.2%}")
+        beside = f"{copied.held_out[length]:12.2%}" if copied.held_out else ""
+        click.echo(f"{f'{length} {unit}s':20}{share:<8.2%}{beside}".rstrip())
+    click.echo(f"{'verdict':20}{copied.verdict}")
     say(
-        f"each share counts the spans of {path} that also occur in the {copied.train_length:,} "
-        f"{unit}s of the training text"
+        f"each share counts the spans of {path}, or of held-out text (validation), that also occur "
+        f"in the {copied.train_length:,} {unit}s of the training text"
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from charrnn.cli.display import one_line, say
+from charrnn.cli.display import accept_all_text, one_line, say, warn_of_unshown
 from charrnn.cli.flags import in_flags
 from charrnn.errors import CharrnnError, ExitCode, did_you_mean, is_out_of_memory
 
@@ -130,25 +130,15 @@ def _add_commands() -> None:
 def main() -> None:
     """Run the command that the arguments name, and leave with its exit code."""
     began = time.monotonic()
-    _accept_all_text()
+    accept_all_text()
     try:
         code = _run(began)
+        warn_of_unshown()
     except BrokenPipeError:
         # The reader has closed the pipe. The interpreter must not try to flush once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = ExitCode.DONE
     sys.exit(code)
-
-
-def _accept_all_text() -> None:
-    """Escape characters that the locale cannot write; read undecodable bytes as surrogates."""
-    for stream, errors in (
-        (sys.stdout, "backslashreplace"),
-        (sys.stderr, "backslashreplace"),
-        (sys.stdin, "surrogateescape"),
-    ):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
 
 
 def _run(began: float) -> int:

@@ -28,6 +28,36 @@ class Number(click.FloatRange):
         return number
 
 
+def clamp(text: str) -> tuple[int, int, float]:
+    """Read LAYER:UNIT=VALUE: a unit of a layer, and the value at which it is held.
+
+    Raises BadParameter.
+    """
+    place, _, number = text.partition("=")
+    layer, _, unit = place.partition(":")
+    try:
+        held = int(layer), int(unit), float(number)
+    except ValueError:
+        held = 0, 0, math.nan
+    if not math.isfinite(held[2]):
+        raise click.BadParameter(f"{text!r} is not LAYER:UNIT=VALUE, such as 0:137=1.0.")
+    return held
+
+
+class OptionalCount(click.IntRange):
+    """A whole number that may be left out after its flag, if nothing else follows the flag."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Convert a text to an int; fail with a usage error that says where arguments go."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter as error:
+            flag = param.opts[0] if param else "the flag"
+            self.fail(
+                f"{error.message} Write {flag}=N, or the other arguments before {flag}.", param, ctx
+            )
+
+
 class NamesOption(click.Option):
     """An option that takes a name of a table; the names are listed only when its help is shown."""
 
@@ -71,7 +101,7 @@ def naming_rate_flag() -> Iterator[None]:
 
 
 def override_layers(overrides: Sequence[str]) -> list[Layer]:
-    """Read the values of `--set`, each of the form KEY=VALUE, as layers. Raises ConfigError for one without `=`.
+    """Read the values of `--set`, KEY=VALUE, as layers. Raises ConfigError for one without `=`.
 
     >>> override_layers(["training.learning_rate=3e-4"])
     [('--set training.learning_rate=3e-4', {'training.learning_rate': 0.0003})]

@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 BUSY = 0.15  # share of the time that processes wait for a core, from which on it is said
 BUDGETS = ("training.steps", "training.epochs", "training.max_time")
+NOT_SHOWN = (
+    "device",
+    "threads",
+    "processes",
+    "data.split_by",
+    "data.maximum_length",
+    "training.batch_symbols",
+)
 
 
 def describe_arguments(arguments: list[str]) -> str:
@@ -48,9 +56,12 @@ def show_banner(session: Session) -> None:
         say(f"from the other model: {_changes(*session.adopted)}")
     splits = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
     described = session.about["corpus"]["described"]
+    first, *more = kind.describe(data).split("\n")
     held_out = getattr(data, "held_out", "")
     where = f" ({held_out})" if held_out else ""
-    say(f"text    {described}: {kind.describe(data)}; {splits}{where}")
+    say(f"text    {described}: {first}; {splits}{where}")
+    for line in more:
+        say(f"        {line}")
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
     processes = f" in {config.processes} processes" if config.processes > 1 else ""
     say(f"device  {config.device}, {config.threads} threads{processes}; {describe_path(config)}")
@@ -87,7 +98,7 @@ def _describe_choices(chosen: dict[str, Any]) -> str:
     shown = {
         key.rpartition(".")[2]: f"{value:g}" if isinstance(value, float) else str(value)
         for key, value in chosen.items()
-        if value is not None and key not in {"device", "threads", "processes", *BUDGETS}
+        if value is not None and key not in {*NOT_SHOWN, *BUDGETS}
     }
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
@@ -169,12 +180,22 @@ def _show_events(session: Session, stopper: Stopper, bar: Bar, as_json: bool) ->
 
 
 def _out_of_memory(session: Session) -> CharrnnError:
-    lanes = session.config.training.batch_size
+    """Say what to lower: the lanes and the window, or what a batch of examples holds."""
+    from charrnn.registry import traits_of
+
+    config, steps = session.config, session.run.steps()
+    lanes = config.training.batch_size
     less = f"--batch-size {lanes // 2}" if lanes > 1 else "a smaller --hidden-size"
-    steps = session.run.steps()
+    noun, other = "lanes", "a smaller --window"
+    if "examples" in traits_of(config.task):
+        longest = session.experiment.objective.longest
+        symbols = min(config.training.batch_symbols or lanes * longest, lanes * longest)
+        noun = "examples a step"
+        less = f"--set training.batch_symbols={max(1, symbols // 2)}"
+        other = f"--set data.maximum_length={max(1, longest // 2)} (the longest has {longest:,})"
     kept = f"; {session.run.path} keeps its last checkpoint, of step {steps[-1]:,}" if steps else ""
     return CharrnnError(
-        f"out of memory with {lanes:,} lanes; start again with {less}, or a smaller --window{kept}"
+        f"out of memory with {lanes:,} {noun}; start again with {less}, or {other}{kept}"
     )
 
 

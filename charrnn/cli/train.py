@@ -52,6 +52,14 @@ FLAGS: list[Flag] = [
         "A line that divides a file into texts: ---, <|endoftext|>, or blank for a blank line.",
     ),
     ("--encoding", "data.encoding", "NAME", "Encoding of the text."),
+    ("--text-column", "data.text_column", "COLUMN", "Column of the text in a table: name, number."),
+    ("--label-column", "data.label_column", "COLUMN", "Column of the class in a table."),
+    (
+        "--bad-rows",
+        "data.bad_rows",
+        "HOW",
+        "What to do with rows that are no examples: error, skip.",
+    ),
     (
         "--errors",
         "data.errors",

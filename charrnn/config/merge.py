@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from charrnn.config.schema import Config, Section, fields, unused_keys
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
@@ -26,13 +24,26 @@ Layer = tuple[str, Mapping[str, Any]]
 
 
 EARLIER = {
+    "evaluation.best": "validation",
+    "data.reading": "plain",
     "data.newlines": "keep",
     "data.normalize": "none",
     "data.order": "path",
     "data.kinds": "name",
+    "data.maximum_length": None,
+    "training.batch_symbols": None,
 }
 """Keys that the configuration of an older run lacks, with the values that repeat the run."""
-NEWER = {*EARLIER, "data.separator"}
+NEWER = {
+    *EARLIER,
+    "data.separator",
+    "data.text_column",
+    "data.label_column",
+    "data.source_column",
+    "data.target_column",
+    "data.bad_rows",
+    "training.class_weights",
+}
 """All keys that it may lack."""
 
 
@@ -100,10 +111,7 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
 
 
 def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
-    """Whether a layer sets most keys of the section of `key`, as the `config.yaml` of a run does.
-
-    The `config.yaml` of an older version may lack some keys, such as those of `EARLIER`.
-    """
+    """Whether a layer sets most keys of a section, as the `config.yaml` of a run, new or old."""
     section = key.rpartition(".")[0]
     known = [name for name in all_keys() if name.rpartition(".")[0] == section]
     known = [name for name in known if name not in NEWER]

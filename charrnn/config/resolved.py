@@ -23,6 +23,9 @@ from charrnn.errors import ConfigError
 # Keys that older checkpoints lack. They matter only for initial weights or for further training,
 # not for a trained model.
 UNIMPORTANT_ONCE_TRAINED = {
+    "data.split_by": "hash",
+    "data.maximum_length": None,
+    "training.batch_symbols": None,
     "model.embedding_scale": 1.0,
     "model.words": "lookup",
     "device": "cpu",

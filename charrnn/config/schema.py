@@ -103,12 +103,14 @@ Width = Annotated[int, Field(gt=0, le=65536)]
 Seconds = Annotated[PositiveFloat, BeforeValidator(parse_duration)]
 RunName = Annotated[str, Field(min_length=1)]
 Words = Literal["lookup", "recurrent", "convolving"]
+Column = PositiveInt | Annotated[str, Field(min_length=1)]
 
 
 TRAITS = {
     "running text": "reads one long text in windows, with the state carried from one to the next",
     "examples": "reads separate examples, each as a whole",
     "classes": "reads texts that are labelled with a class",
+    "pairs": "reads pairs of texts",
     "one class": "predicts one class for a whole text",
     "both directions": "has the whole input at once, and may read it from both ends",
     "composed words": "may compose the vectors of words from their characters",
@@ -163,11 +165,38 @@ class DataConfig(Section):
     split: Annotated[list[Fraction], Field(min_length=1, max_length=3)] = [0.9, 0.1]
     """Fractions for training, validation and optionally testing; [1] trains on everything. A text
     is split by position, examples by `split_by`."""
-    split_by: Annotated[Literal["hash", "position"], Key("examples", "protocol")] = "hash"
-    """How examples are assigned to splits: by the SHA-256 of their text, or by their position."""
-    form: Annotated[Literal["detect", "files", "folders", "rows"], Key("classes")] = "detect"
-    """Layout of labelled texts: one file for each class, one folder for each class, or rows of
-    text, tab and class. `detect` chooses by looking at the files."""
+    split_by: Annotated[
+        Literal["auto", "stratified", "hash", "position"], Key("examples", "protocol")
+    ] = "auto"
+    """How examples are assigned to splits: by the SHA-256 of their text (hash); the same with equal
+    shares of each class (stratified); or by their position. auto is stratified for texts with a
+    class, else hash."""
+    form: Annotated[Literal["detect", "files", "folders", "rows", "lines"], Key("classes")] = (
+        "detect"
+    )
+    """Layout of labelled texts: one file for each class, one folder for each class, rows of a
+    table, or lines without a class (to write texts). `detect` chooses by looking at the files."""
+    reading: Annotated[Literal["recognise", "plain"], Key("examples", "protocol")] = "recognise"
+    """How files are read: recognise tables, headers, columns and folders of splits; or plain, as
+    rows of text, tab and class, or source, tab and target."""
+    text_column: Annotated[
+        Column | Annotated[list[Column], Field(min_length=1)] | None, Key("classes")
+    ] = None
+    """The column of a table that holds the text, by its name or its number from 1, or several to be
+    joined; without it, it is told from names and content."""
+    label_column: Annotated[Column | None, Key("classes")] = None
+    """The column of a table that holds the class."""
+    source_column: Annotated[Column | None, Key("pairs")] = None
+    """The column of a table that holds the source; of two files such as a.en and a.fr, the suffix
+    of the source."""
+    target_column: Annotated[Column | None, Key("pairs")] = None
+    """The column of a table that holds the target."""
+    bad_rows: Annotated[Literal["error", "skip"], Key("examples")] = "error"
+    """What to do with rows that are not examples: list them and stop, or skip them and say which
+    they are."""
+    maximum_length: Annotated[PositiveInt | Auto | None, Key("examples")] = "auto"
+    """The most symbols in an example. A longer text is cut where it gets a class, else left out.
+    auto is what fits into the memory, and at most 16,384."""
     vocabulary: Annotated[Literal["character", "byte", "word"], Key("vocabulary")] = "character"
     """The symbols that the model reads: Unicode characters, bytes or words."""
     minimum_count: PositiveInt = 1
@@ -370,6 +399,11 @@ class TrainingConfig(Section):
     """Budget: wall-clock time of the whole command, as 90s, 10m or 1h30m."""
     batch_size: PositiveInt | Auto = "auto"
     """Number of lanes (stretches of the text read in parallel), or of examples, in a step."""
+    batch_symbols: Annotated[PositiveInt | Auto | None, Key("examples", "research")] = "auto"
+    """The most symbols in a step, padding included; long examples come in smaller batches. auto is
+    what fits into the memory."""
+    class_weights: Annotated[Literal["none", "balanced"], Key("one class")] = "none"
+    """Weigh the loss of an example by its class: all classes count the same in total (balanced)."""
     window: Annotated[PositiveInt | Auto, Key("running text")] = "auto"
     """Number of characters that each lane reads in a step; gradients reach back as far (truncated
     BPTT)."""

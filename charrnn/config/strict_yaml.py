@@ -46,12 +46,8 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             # From a constructor of PyYAML, for a tag like !!bool on another value.
             shown = str(node.value)[:30]
-            raise yaml.MarkedYAMLError(
-                None,
-                None,
-                f"{shown!r} is not a valid {node.tag.rsplit(':', 1)[-1]}",
-                node.start_mark,
-            ) from error
+            problem = f"{shown!r} is not a valid {node.tag.rsplit(':', 1)[-1]}"
+            raise yaml.MarkedYAMLError(None, None, problem, node.start_mark) from error
         if isinstance(value, float) and not math.isfinite(value):
             shown = f"{str(node.value)[:30]!r} is not a finite number"
             raise yaml.MarkedYAMLError(None, None, shown, node.start_mark)

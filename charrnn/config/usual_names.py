@@ -12,6 +12,10 @@ _KEYS = {
     "data.separator": "delimiter document_separator end_of_text eos eot",
     "data.newlines": "eol line_ends line_endings",
     "data.normalize": "nfc normalisation unicode unicode_normalization",
+    "data.text_column": "text_col text_field sentence_column",
+    "data.label_column": "class_column label_col label_field target_field",
+    "data.bad_rows": "error_bad_lines on_bad_lines skip_bad_rows",
+    "data.maximum_length": "max_length max_chars truncate",
     "model.cell": "arch architecture cell_type model_type rnn rnn_cell rnn_type",
     "model.layers": "depth layer n_layer n_layers nlayers num_layer num_layers",
     "model.hidden_size": "dim hidden hidden_dim hidden_units n_hidden nhid num_hidden rnn_size "
@@ -28,6 +32,7 @@ _KEYS = {
     "training.epochs": "epoch max_epochs n_epochs num_epochs passes",
     "training.max_time": "budget duration time time_limit wall_clock",
     "training.batch_size": "batch batchsize bs minibatch",
+    "training.class_weights": "class_weight balanced",
     "training.window": "block_size bptt chunk_len context_length max_len seq_len seq_length "
     "sequence_length timesteps unroll",
     "training.carry_state": "stateful",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 
-from charrnn.data.formats import Tagged, not_empty, numbered_lines, text_of
+from charrnn.data.formats import USUAL, Log, Reading, Tagged, not_empty, numbered_lines, text_of
 from charrnn.data.sources import Document, Sources
 from charrnn.data.vocabulary import shortened
 from charrnn.errors import DataError
 
 
-def read_tagged(
-    sources: Sources, *, encoding: str = "utf-8", errors: str = "strict"
-) -> list[Tagged]:
+def read_tagged(sources: Sources, how: Reading = USUAL, log: Log | None = None) -> list[Tagged]:
     """Read sentences with UPOS tags from CoNLL-U (Nivre et al. 2020), in the order of documents.
 
     Each row of ten columns, separated by tabs, is a word; a blank line ends a sentence. Comments,
@@ -23,7 +21,7 @@ def read_tagged(
     """
     examples: list[Tagged] = []
     for document in sources.documents:
-        sentences = _sentences_in(document, text_of(document, encoding, errors))
+        sentences = _sentences_in(document, text_of(document, how.encoding, how.errors))
         examples += not_empty(sentences, document, "sentences in CoNLL-U")
     return examples
 

@@ -18,12 +18,7 @@ from charrnn.data.corpus import Corpus, Span
 from charrnn.errors import DivergedError
 from charrnn.evaluation.dynamic import Rates
 from charrnn.evaluation.score import span_of
-from charrnn.evaluation.score_network import (
-    Reading,
-    predictions,
-    start_adapting,
-    surprisals,
-)
+from charrnn.evaluation.score_network import Reading, predictions, start_adapting, surprisals
 from charrnn.nn.models import LanguageModel
 from charrnn.runs.checkpoint import Arrays
 
@@ -49,11 +44,6 @@ class WantedReading:
     decay: float | None = None
     temperature: float | None = 1.0
     mix: bool = False
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the text is read plainly: nothing is learned, mixed in or divided."""
-        return not (self.dynamic or self.mix) and self.temperature == 1
 
     @property
     def is_open(self) -> bool:

@@ -3,10 +3,15 @@
 Spans of one length are compared by 64-bit hashes. The hash of a span is built by doubling, from the
 hashes of its two halves, so that all spans of length n take O(log n) passes over the text. A hash
 that occurs in both texts is only a candidate; candidates are compared symbol by symbol.
+
+Any text in the language of the training text shares spans with it. How many a new text shares is
+seen on the validation split, which the model was not trained on: a sample copies if it shares more.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +24,9 @@ Points = NDArray[np.uint32]
 Hashes = NDArray[np.uint64]
 
 LENGTHS = (8, 16, 32)
+HELD_OUT = 1_000_000  # symbols of the validation split at most
+FEWEST = 10  # spans of the longest length side by side, below which a sample is too short to judge
+DOUBT = 3.0  # standard errors by which shares may differ by chance
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio (Knuth)
 
 
@@ -37,27 +45,96 @@ class Novelty:
 
 @dataclass(frozen=True)
 class Copied:
-    """A `Novelty` of two texts with the texts' lengths and the longest copied span as text."""
+    """A `Novelty` of two texts with the texts' lengths and the longest copied span as text.
+
+    `held_out` are the shares of the text that the model was not trained on, empty where there is
+    none, and `held_out_length` is its length.
+    """
 
     novelty: Novelty
     span: str
     sample_length: int
     train_length: int
+    held_out: dict[int, float]
+    held_out_length: int
+
+    @property
+    def verdict(self) -> str:
+        """Say in words whether the sample copies more than new text would."""
+        return verdict(self.novelty.shares, self.held_out, self.sample_length)
+
+
+def novelty_of_texts(written: Sequence[str], training: Sequence[str]) -> tuple[float, float, float]:
+    """Compare short texts, such as names, with those of training.
+
+    Returns the share that does not occur in training, the share that repeats an earlier one of
+    `written`, and the mean length over the mean length in training.
+
+    >>> novelty_of_texts(["Anna", "Enna", "Enna", "Ann"], ["Anna", "Otto"])
+    (0.75, 0.25, 0.9375)
+    """
+    known, count = set(training), len(written)
+    lengths = [sum(map(len, texts)) / len(texts) for texts in (written, training)]
+    new = sum(text not in known for text in written) / count
+    return new, 1 - len(set(written)) / count, lengths[0] / lengths[1]
 
 
 def novelty_in(text: str, corpus: Corpus) -> Copied:
-    """Compare a sample with the training split of a corpus: by bytes or by code points."""
-    train_span, vocabulary = corpus.splits["train"], corpus.vocabulary
-    ids = corpus.ids[train_span.start : train_span.stop]
-    if vocabulary.kind == "byte":
-        sample, train = vocabulary.encode(text).astype(np.uint32), ids.astype(np.uint32)
-    else:
-        sample, train = code_points(text), code_points(vocabulary.decode(ids))
+    """Compare a sample and the validation split of a corpus with its training split.
+
+    The texts are compared by bytes if the vocabulary has bytes, else by code points.
+    """
+    vocabulary = corpus.vocabulary
+    is_bytes = vocabulary.kind == "byte"
+
+    def points(split: str, most: int | None = None) -> Points:
+        span = corpus.splits.get(split)
+        if span is None:
+            return np.empty(0, np.uint32)
+        stop = span.stop if most is None else min(span.stop, span.start + most)
+        ids = corpus.ids[span.start : stop]
+        return ids.astype(np.uint32) if is_bytes else code_points(vocabulary.decode(ids))
+
+    sample = vocabulary.encode(text).astype(np.uint32) if is_bytes else code_points(text)
+    train, held_out = points("train"), points("validation", HELD_OUT)
     result = novelty(sample, train)
     copied = sample[result.start : result.start + result.longest].tolist()
-    is_bytes = vocabulary.kind == "byte"
     span = vocabulary.decode(copied) if is_bytes else "".join(map(chr, copied))
-    return Copied(result, span, len(sample), len(train))
+    held_out_shares = copied_shares(held_out, train) if len(held_out) else {}
+    return Copied(result, span, len(sample), len(train), held_out_shares, len(held_out))
+
+
+def verdict(shares: Mapping[int, float], held_out: Mapping[int, float], length: int) -> str:
+    """Say in words whether a sample of `length` symbols copies more than held-out text.
+
+    A share that is larger by more than chance counts. The standard error is that of independent
+    spans side by side, of which the sample has `length` / n.
+
+    >>> verdict({8: 0.5, 16: 0.02, 32: 0.0}, {8: 0.5, 16: 0.02, 32: 0.0}, 2000)
+    'new: no more is copied than held-out text shares with the training text'
+    >>> verdict({8: 1.0, 16: 1.0, 32: 0.9}, {8: 0.5, 16: 0.02, 32: 0.0}, 2000)
+    'copied: most of it stands in the training text'
+    """
+    longest = max(shares)
+    if length < FEWEST * longest:
+        return f"too short to say; give a sample of at least {FEWEST * longest:,} symbols"
+    if shares[longest] >= 0.5 and shares[longest] > 2 * held_out.get(longest, 0):
+        return "copied: most of it stands in the training text"
+    if not held_out:
+        return "not clear, since the run has no held-out text to compare with"
+    more = []
+    for n, share in shares.items():
+        spans = length / n
+        expected = max(held_out[n], 1 / spans)
+        error = math.sqrt(expected * (1 - min(expected, 1)) / spans)
+        if share > held_out[n] + DOUBT * error:
+            more.append(n)
+    if not more:
+        return "new: no more is copied than held-out text shares with the training text"
+    return (
+        f"partly copied: spans of {max(more)} symbols stand in the training text more often than "
+        f"those of held-out text"
+    )
 
 
 def novelty(sample: Points, train: Points) -> Novelty:
@@ -68,12 +145,17 @@ def novelty(sample: Points, train: Points) -> Novelty:
     >>> result.longest, result.start
     (3, 0)
     """
+    longest, start = _longest(sample, train)
+    return Novelty(copied_shares(sample, train), longest, start)
+
+
+def copied_shares(sample: Points, train: Points) -> dict[int, float]:
+    """Return the share of the sample's spans that occur in the training text, by length."""
     shares = {}
     for length in LENGTHS:
         copied = _copied(sample, train, length)
         shares[length] = float(copied.mean()) if len(copied) else 0.0
-    longest, start = _longest(sample, train)
-    return Novelty(shares, longest, start)
+    return shares
 
 
 def _hashes(points: Points, length: int) -> Hashes:
@@ -109,10 +191,7 @@ def _mix(values: Hashes) -> Hashes:
 
 
 def _candidates(sample: Points, train: Points, length: int) -> NDArray[np.int64]:
-    """Find where in the training text a span with the hash of each sample span begins; else -1.
-
-    If there are several places, any one of them is returned.
-    """
+    """Find a place in the training text with the hash of each sample span; -1 for none."""
     ours, theirs = _hashes(sample, length), _hashes(train, length)
     if not len(ours) or not len(theirs):
         return np.full(len(ours), -1)
@@ -152,10 +231,7 @@ def _longest(sample: Points, train: Points) -> tuple[int, int]:
 
 
 def _first(sample: Points, train: Points, length: int) -> int | None:
-    """Find where the first span of the sample that occurs in the training text begins, or None.
-
-    Spans may be as long as the texts, so no more of them are compared than necessary.
-    """
+    """Find the first span of the sample that occurs in the training text, comparing few of them."""
     begins = _candidates(sample, train, length)
     for span in np.flatnonzero(begins >= 0).tolist():
         begin = int(begins[span])

@@ -125,21 +125,16 @@ def surprisals(
         else:
             nats = mixture.surprisals(logs.exp().cpu().numpy(), targets.tolist())
         if not np.isfinite(nats).all():
-            remedy = (
-                "use a lower learning rate of dynamic evaluation"
-                if reading.rates
-                else "use another checkpoint, or a temperature of 1"
-            )
+            remedy = "use another checkpoint, or a temperature of 1"
+            if reading.rates:
+                remedy = "use a lower learning rate of dynamic evaluation"
             raise DivergedError(f"the model's predictions are not finite; {remedy}")
         yield nats
 
 
 def _mixture(ngrams: NgramModel, corpus: Corpus, span: Span) -> NgramMixture:
-    """Mix in n-grams that begin to count where the span begins.
-
-    They start after the text before the span. Without such a text, they start after the first
-    symbol, which is scored without a prediction.
-    """
+    """Mix in n-grams that begin to count where the span begins, or after its first symbol, which
+    is scored without a prediction, where no text comes before."""
     before = corpus.ids[max(0, span.start - ngrams.order) : span.start]
     counting = AdaptiveNgramModel(ngrams, before if span.has_context else before[:0])
     if not span.has_context:

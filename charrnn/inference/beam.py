@@ -15,7 +15,7 @@ for each hypothesis, are arrays or tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,13 +71,17 @@ class _Extensions(NamedTuple):
 def beam_search(
     stepper: Stepper,
     state: Any,
-    start: int,
-    end: int,
+    start: int | Places,
+    end: int | None,
     limits: Sequence[int],
     width: int = 1,
     alpha: float = 1.0,
+    stops: Callable[[Places], bool] | None = None,
 ) -> list[list[Hypothesis]]:
     """Return for each lane of `state` up to `width` sequences from `start` to `end`, best first.
+
+    `start` is the id before the sequences, one for all lanes or one for each, (L,). A sequence also
+    ends where `stops` says so of its ids so far, (t,); its last symbol then belongs to it.
 
     A lane is finished when it has `width` ended hypotheses, when none that goes on can get a better
     score, or at its limit, which counts symbols with the end symbol. Hypotheses that did not end
@@ -95,60 +99,81 @@ def beam_search(
         extensions = _extend(beams, logits)
         rows, kept = [], []
         for row, lane in enumerate(beams.lanes.tolist()):
-            ended = extensions.symbols[row] == end
-            # At most half of the 2 * width extensions end.
-            going_on = np.flatnonzero(~ended)[:width]
-            finished[lane] += _hypotheses(beams, extensions, row, np.flatnonzero(ended[:width]), 1)
+            at_end = extensions.symbols[row] == (-1 if end is None else end)
+            stopped = _stopped(beams, extensions, row, stops) & ~at_end
+            ended = at_end | stopped
+            finished[lane] += _hypotheses(beams, extensions, row, np.flatnonzero(ended[:width]),
+                                          at_end, ended=True)  # fmt: skip
+            # Where fewer than `width` go on, hypotheses that do not exist fill the beam.
+            extensions.totals[row, ended] = -np.inf
+            going_on = np.concatenate([np.flatnonzero(~ended), np.flatnonzero(ended)])[:width]
             best = extensions.totals[row, going_on[0]]
             if _can_improve(finished[lane], best, length, limits[lane], width, alpha):
                 rows.append(row)
                 kept.append(going_on)
             elif not finished[lane]:
-                finished[lane] = _hypotheses(beams, extensions, row, going_on, 0)
+                finished[lane] = _hypotheses(beams, extensions, row, going_on, at_end)
         beams = _advance(beams, extensions, state, rows, kept)
     return [sorted(lane, key=lambda h: -h.score(alpha))[:width] for lane in finished]
 
 
-def _begin(state: Any, start: int, lanes: int, width: int) -> _Beams:
+def _stopped(
+    beams: _Beams, extensions: _Extensions, row: int, stops: Callable[[Places], bool] | None
+) -> NDArray[np.bool_]:
+    """Say for each extension of a row, (K,), whether `stops` ends it."""
+    stopped = np.zeros(extensions.symbols.shape[1], bool)
+    if stops is not None:
+        for place in np.flatnonzero(np.isfinite(extensions.totals[row])):
+            before = beams.sequences[row, extensions.parents[row, place]]
+            stopped[place] = stops(np.append(before, extensions.symbols[row, place]))
+    return stopped
+
+
+def _begin(state: Any, start: int | Places, lanes: int, width: int) -> _Beams:
     """Begin each lane with one hypothesis, the empty one; the others do not exist yet."""
     totals = np.full((lanes, width), -np.inf)
     totals[:, 0] = 0
     return _Beams(
         np.arange(lanes),
         _select(state, np.repeat(np.arange(lanes), width)),
-        np.full(lanes * width, start, np.int64),
+        np.repeat(np.broadcast_to(np.asarray(start, np.int64), lanes), width),
         totals,
         np.zeros((lanes, width, 0), np.int64),
     )
 
 
 def _extend(beams: _Beams, logits: NDArray[np.floating[Any]]) -> _Extensions:
-    """Return the 2 * width best extensions of each lane: enough for `width` that do not end."""
+    """Return the 2 * width best extensions of each lane: at most half of them are the end."""
     lanes, width = beams.totals.shape
     logs = _log_softmax(logits).reshape(lanes, width, -1)
     return _best(beams.totals[:, :, None] + logs, 2 * width)
 
 
 def _hypotheses(
-    beams: _Beams, extensions: _Extensions, row: int, places: Places, ended: int
+    beams: _Beams,
+    extensions: _Extensions,
+    row: int,
+    places: Places,
+    at_end: NDArray[np.bool_],
+    ended: bool = False,
 ) -> list[Hypothesis]:
-    """Turn the extensions at some places of a row into hypotheses; leave out impossible ones."""
+    """Turn the extensions at some places of a row into hypotheses; leave out impossible ones.
+
+    `at_end` marks the places whose symbol is the end, which is no part of the sequence.
+    """
     hypotheses = []
     for place in places[np.isfinite(extensions.totals[row, places])]:
         ids = beams.sequences[row, extensions.parents[row, place]].tolist()
-        ids += [] if ended else [int(extensions.symbols[row, place])]
+        ids += [] if at_end[place] else [int(extensions.symbols[row, place])]
         total = float(extensions.totals[row, place])
-        hypotheses.append(Hypothesis(tuple(ids), total, bool(ended)))
+        hypotheses.append(Hypothesis(tuple(ids), total, ended))
     return hypotheses
 
 
 def _can_improve(
     finished: list[Hypothesis], best: float, length: int, limit: int, width: int, alpha: float
 ) -> bool:
-    """Whether going on from the `best` log-probability can still beat the finished hypotheses.
-
-    The log-probability can only fall. The best possible score divides it by the largest length.
-    """
+    """Whether going on from `best`, which can only fall, can still beat the finished hypotheses."""
     if length >= limit or len(finished) >= width:
         return False
     highest = best / max(limit, 1) ** alpha
@@ -187,10 +212,7 @@ def _log_softmax(logits: NDArray[np.floating[Any]]) -> Nats:
 
 
 def _best(values: Nats, count: int) -> _Extensions:
-    """Return the `count` largest of each row of values (L, W, V), the largest first.
-
-    Of equal values, the first one wins.
-    """
+    """Return the `count` largest of each row of values (L, W, V); of equal ones, the first."""
     flat = values.reshape(len(values), -1)
     count = min(count, flat.shape[1])
     places = np.sort(np.argpartition(-flat, count - 1, axis=1)[:, :count], axis=1)

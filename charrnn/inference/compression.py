@@ -47,7 +47,9 @@ MAGIC = b"charrnn\x01"
 ESCAPES = 1e-3  # the count of escapes before the first symbol
 LEAST = 2.0**-22  # the least probability that the coder's 24 bits can hold
 
-MARKS = {  # the longer ones first, since one begins with another
+Encoding = Literal["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+Newline = Literal["\n", "\r\n", "\r"]
+MARKS: dict[Encoding, bytes] = {  # the longer ones first, since one begins with another
     "utf-32-le": codecs.BOM_UTF32_LE,
     "utf-32-be": codecs.BOM_UTF32_BE,
     "utf-16-le": codecs.BOM_UTF16_LE,
@@ -131,10 +133,7 @@ def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
                 pieces.append(bytes([decoder.decode(stream.model.Uniform(256))]))
             predictor.read(symbol)
             progress(i + 1)
-    except (
-        AssertionError,
-        UnicodeEncodeError,
-    ) as error:  # The symbols are impossible, or they are not text.
+    except (AssertionError, UnicodeEncodeError) as error:  # impossible symbols, or not text
         raise DataError(OTHERWISE) from error
     content = b"".join(pieces)
     if header.form is not None:
@@ -154,8 +153,8 @@ class Form(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    encoding: Literal["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"] = "utf-8"
-    newline: Literal["\n", "\r\n", "\r"] = "\n"
+    encoding: Encoding = "utf-8"
+    newline: Newline = "\n"
     decomposed: bool = False
 
     @classmethod
@@ -171,16 +170,24 @@ class Form(BaseModel):
 
     @classmethod
     def _candidates(cls, content: bytes, cleaning: Cleaning) -> Iterator[Form]:
-        encodings = [name for name, mark in MARKS.items() if content.startswith(mark)] or ["utf-8"]
-        for name in encodings:
+        marked = [name for name, mark in MARKS.items() if content.startswith(mark)]
+        plain: Encoding = "utf-8"
+        for name in marked or [plain]:
             with contextlib.suppress(UnicodeError):
-                text = content.decode(name)
-                newline = next((end for end in ("\r\n", "\r") if end in text), "\n")
-                newline = newline if cleaning.newlines == "join" else "\n"
+                text, newline = content.decode(name), cls.newline_in(content.decode(name))
+                if cleaning.newlines == "keep":
+                    newline = "\n"
                 if cleaning.normalize == "nfc" and not unicodedata.is_normalized("NFC", text):
                     yield cls(encoding=name, newline=newline, decomposed=True)
                 yield cls(encoding=name, newline=newline)
                 yield cls(encoding=name)
+
+    @staticmethod
+    def newline_in(text: str) -> Newline:
+        """Return the line end of a text that has one kind of them."""
+        if "\r\n" in text:
+            return "\r\n"
+        return "\r" if "\r" in text else "\n"
 
     def read(self, content: bytes) -> bytes:
         """Return the text to code, in UTF-8. Raises UnicodeError for bytes that are no text."""
@@ -255,10 +262,7 @@ def fingerprint(model: TrainedModel) -> str:
 
 
 class _Predictor:
-    """Predicts V symbols and the escape, one symbol after another.
-
-    With `rates`, the model learns from each segment by dynamic evaluation.
-    """
+    """Predicts V symbols and the escape; with `rates`, the model learns from each segment."""
 
     def __init__(self, model: TrainedModel, rates: Rates | None) -> None:
         self._model = model
@@ -297,11 +301,8 @@ class _Predictor:
             row = np.exp(row - row.max())
             self._row = row / row.sum()
         if not np.isfinite(self._row).all():
-            remedy = (
-                "a lower learning rate of dynamic evaluation"
-                if self._adapting
-                else "another checkpoint"
-            )
+            lower = "a lower learning rate of dynamic evaluation"
+            remedy = lower if self._adapting else "another checkpoint"
             raise DivergedError(
                 f"the model's predictions are not finite after {self._read:,.0f} symbols; "
                 f"use {remedy}"

@@ -29,7 +29,8 @@ class NumpyModel:
     """A stepper in the sampler's sense, over the weights of a language model by name.
 
     Its state is the torch model's, with arrays in place of tensors: one entry (N, H) for each
-    layer, for an LSTM the pair of hidden state and cell state.
+    layer, for an LSTM the pair of hidden state and cell state. `clamps` hold units of a layer at
+    fixed values, as `nn.clamped.Clamped` does.
     """
 
     @staticmethod
@@ -39,8 +40,17 @@ class NumpyModel:
         return (cell, activation) in CELLS and len(weights["head.bias"]) * len(gates) <= MOST_TABLE
 
     def __init__(
-        self, weights: Mapping[str, Array], cell: str, activation: str, skip_connections: bool
+        self,
+        weights: Mapping[str, Array],
+        cell: str,
+        activation: str,
+        skip_connections: bool,
+        clamps: Mapping[int, Mapping[int, float]] | None = None,
     ) -> None:
+        self._clamps = {
+            layer: (np.array(list(units)), np.array([*units.values()], np.float32)[:, None])
+            for layer, units in (clamps or {}).items()
+        }
         self._advance, halved, self._states = CELLS[cell, activation]
         self._skip_connections = skip_connections
         self._layers: list[tuple[Array, Array, Array, Array]] = []
@@ -50,13 +60,10 @@ class NumpyModel:
             width = matrices[1].shape[1]
             scale = np.ones((len(matrices[1]), 1), np.float32)
             for gate in halved:
-                scale[gate * width : (gate + 1) * width] = (
-                    0.5  # This is exact, since 0.5 is a power of two.
-                )
+                scale[gate * width : (gate + 1) * width] = 0.5  # exact: a power of two
             input_matrix, recurrent = (m * scale for m in matrices)
             bias, state_bias = (b[:, None] * scale for b in biases)
-            # The two biases add up, except in the GRU's candidate: there a gate scales the state's
-            # bias.
+            # The two biases add up, except where a gate scales the state's: the GRU's candidate.
             count = len(state_bias) - (width if self._advance is _gru else 0)
             bias[:count] += state_bias[:count]
             if not self._layers:
@@ -91,6 +98,9 @@ class NumpyModel:
             if len(scaled_bias):
                 from_state[-len(scaled_bias) :] += scaled_bias
             after = self._advance(from_input, from_state, before)
+            if i in self._clamps:
+                units, values = self._clamps[i]
+                after[0][units] = values
             outputs.append(after[0])
             states.append((after[0].T, after[1].T) if self._states == 2 else after[0].T)
         read = np.concatenate(outputs) if self._skip_connections else outputs[-1]

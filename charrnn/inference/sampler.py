@@ -6,14 +6,16 @@ logits are numpy arrays. A lane is one of N sequences that are generated side by
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 256  # positions whose uniform numbers are drawn at once
+RECENT = 256  # ids that a cursor remembers
 
 
 class Stepper(Protocol):
@@ -32,10 +34,17 @@ class Stepper(Protocol):
 class Choice:
     """How the next id is drawn from the logits.
 
-    `temperature` divides the logits (0 takes the largest). Then the filters are applied in this
-    order: `top_k` keeps the k most probable ids, `top_p` the fewest whose probabilities sum to p
-    (nucleus sampling, Holtzman et al. 2020), `min_p` those at least p times as probable as the most
-    probable one (Nguyen et al. 2024).
+    First, `repetition_penalty` (theta) makes the ids less probable that are among the last
+    `repetition_window` ids read or written: their probability p becomes p**theta, before all are
+    normalised again. This is the penalty of CTRL (Keskar et al. 2019) on log-probabilities, where
+    it lowers every one of them; on logits it would raise those below 0.
+
+    Then `temperature` divides the logits (0 takes the largest). Then the filters are applied in
+    this order: `top_k` keeps the k most probable ids, `top_p` the fewest whose probabilities sum to
+    p (nucleus sampling, Holtzman et al. 2020), `min_p` those at least p times as probable as the
+    most probable one (Nguyen et al. 2024).
+
+    `greedy_after` marks ids, (V,): after one of them the most probable id is taken, not drawn.
 
     >>> choice = Choice(temperature=0)
     >>> choice(np.array([[0.1, 2.0, 1.0]]), np.array([0.5])).tolist()
@@ -46,34 +55,74 @@ class Choice:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    repetition_penalty: float = 1.0
+    repetition_window: int = 64
+    greedy_after: NDArray[np.bool_] | None = field(default=None, compare=False)
 
     def __call__(
-        self, logits: NDArray[np.floating[Any]], uniforms: NDArray[np.float64]
+        self,
+        logits: NDArray[np.floating[Any]],
+        uniforms: NDArray[np.float64],
+        recent: Sequence[NDArray[np.int64]] = (),
     ) -> NDArray[np.intp]:
         """Draw ids (N,) from logits (N, V) and one uniform number in [0, 1) for each lane.
 
-        A logit of -inf is a probability of 0. Raises ValueError for logits that are not numbers,
-        or +inf, or all -inf.
+        `recent` are the last ids of the lanes, (N,) each, the newest last. A logit of -inf is a
+        probability of 0. Raises ValueError for logits that are not numbers, or +inf, or all -inf.
         """
-        scaled = logits.astype(np.float64)
-        largest = scaled.max(axis=1, keepdims=True)
-        if not np.isfinite(largest).all():  # The maximum of a row with a NaN is NaN.
-            raise ValueError("the model's logits are not finite")
+        scaled = self._scaled(logits, recent)
         if self.temperature == 0:
             greedy: NDArray[np.intp] = np.argmax(scaled, axis=1)
             return greedy
-        scaled -= largest
+        likeliest = None if self.greedy_after is None else np.argmax(scaled, axis=1)
+        cumulative = self._weights(scaled).cumsum(axis=1)
+        # Inverse transform sampling. A uniform number is below 1, so the id drawn always has a
+        # probability above 0.
+        thresholds = uniforms[:, None] * cumulative[:, -1:]
+        drawn: NDArray[np.intp] = (cumulative <= thresholds).sum(axis=1)
+        return drawn if likeliest is None else np.where(self._takes(recent), likeliest, drawn)
+
+    def probabilities(
+        self, logits: NDArray[np.floating[Any]], recent: Sequence[NDArray[np.int64]] = ()
+    ) -> NDArray[np.float64]:
+        """Return the probabilities (N, V) from which a call with these arguments draws."""
+        scaled = self._scaled(logits, recent)
+        taken = np.zeros_like(scaled)
+        np.put_along_axis(taken, np.argmax(scaled, axis=1)[:, None], 1.0, axis=1)
+        if self.temperature == 0:
+            return taken
+        weights = self._weights(scaled)
+        weights /= weights.sum(axis=1, keepdims=True)
+        return np.where(self._takes(recent)[:, None], taken, weights) if len(recent) else weights
+
+    def _scaled(
+        self, logits: NDArray[np.floating[Any]], recent: Sequence[NDArray[np.int64]]
+    ) -> NDArray[np.float64]:
+        """Return new logits (N, V) after the repetition penalty, the largest of each row 0."""
+        scaled = _shifted(logits.astype(np.float64))
+        if self.repetition_penalty == 1 or not len(recent):
+            return scaled
+        scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+        ids = np.stack(list(recent)[-self.repetition_window :], axis=1)
+        lowered = np.take_along_axis(scaled, ids, axis=1) * self.repetition_penalty
+        np.put_along_axis(scaled, ids, lowered, axis=1)
+        return _shifted(scaled)
+
+    def _takes(self, recent: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
+        """Say for each lane, (N,), whether the most probable id is taken and none is drawn."""
+        if self.greedy_after is None:
+            return np.zeros(len(recent[-1]), bool)
+        marked: NDArray[np.bool_] = self.greedy_after[recent[-1]]
+        return marked
+
+    def _weights(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Overwrite scaled logits (N, V) with weights: probabilities that do not sum to 1."""
         if self.temperature != 1:
             scaled /= self.temperature
         weights = np.exp(scaled, out=scaled)
         if self.top_k or self.top_p or self.min_p:
             weights *= self._kept(weights / weights.sum(axis=1, keepdims=True))
-        cumulative = weights.cumsum(axis=1)
-        # Inverse transform sampling. A uniform number is below 1, so the id drawn always has a
-        # probability above 0.
-        thresholds = uniforms[:, None] * cumulative[:, -1:]
-        drawn: NDArray[np.intp] = (cumulative <= thresholds).sum(axis=1)
-        return drawn
+        return weights
 
     def _kept(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Mark the ids (N, V) that the filters keep."""
@@ -91,6 +140,15 @@ class Choice:
         result = np.empty_like(kept)
         np.put_along_axis(result, order, kept, axis=1)
         return result
+
+
+def _shifted(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Subtract the largest of each row from the row, in place. Raises ValueError."""
+    largest = logits.max(axis=1, keepdims=True)
+    if not np.isfinite(largest).all():  # The maximum of a row with a NaN is NaN.
+        raise ValueError("the model's logits are not finite")
+    logits -= largest
+    return logits
 
 
 class Draws:
@@ -132,6 +190,17 @@ class Cursor:
     token: NDArray[np.int64]  # (N,) the last ids, which the stepper has not read yet
     state: Any
     position: int = 0  # the position of the next draw
+    recent: deque[NDArray[np.int64]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """The last ids, (N,) each, the newest last, which is `token`."""
+
+    def __post_init__(self) -> None:
+        """Remember the last ids, if nothing else was given."""
+        if not self.recent:
+            self.recent.append(self.token)
+
+    def copy(self) -> Cursor:
+        """Return the same position, which stays where it is when this cursor moves on."""
+        return Cursor(self.token, self.state, self.position, self.recent.copy())
 
 
 def prime(stepper: Stepper, tokens: NDArray[np.int64], cursor: Cursor | None = None) -> Cursor:
@@ -140,11 +209,12 @@ def prime(stepper: Stepper, tokens: NDArray[np.int64], cursor: Cursor | None = N
     if cursor is None:
         cursor = Cursor(tokens[:, 0], stepper.initial_state(lanes))
         tokens = tokens[:, 1:]
-    state, last = cursor.state, cursor.token
+    after = cursor.copy()
     for t in range(tokens.shape[1]):
-        _, state = stepper.step(last, state)
-        last = tokens[:, t]
-    return Cursor(last, state, cursor.position)
+        _, after.state = stepper.step(after.token, after.state)
+        after.token = tokens[:, t]
+        after.recent.append(after.token)
+    return after
 
 
 def sample(
@@ -156,6 +226,7 @@ def sample(
     """
     while True:
         logits, cursor.state = stepper.step(cursor.token, cursor.state)
-        cursor.token = choice(logits, draws.at(cursor.position))
+        cursor.token = choice(logits, draws.at(cursor.position), cursor.recent)
+        cursor.recent.append(cursor.token)
         cursor.position += 1
         yield cursor.token

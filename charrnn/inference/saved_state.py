@@ -1,11 +1,13 @@
 """Save the position of a generation, and go on from there later: `charrnn sample --save-state`.
 
-The file is a safetensors file like a checkpoint: the leaves of the hidden state, the last symbol of
-each lane, the seed, the sample numbers and the position of the draws.
+The file is a safetensors file like a checkpoint: the leaves of the hidden state, the last symbols
+of each lane, the seed, the sample numbers and the position of the draws. Files of older versions
+have only the very last symbol.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charrnn.errors import CheckpointError
-from charrnn.inference.sampler import Cursor
+from charrnn.inference.sampler import RECENT, Cursor
 from charrnn.nn.state import leaves, map_state, replace_leaves
 from charrnn.runs.checkpoint import Arrays, Layout, load_checkpoint, save_checkpoint
 
@@ -34,12 +36,9 @@ def save_state(path: Path, model: Any, state: SavedState) -> None:
         for i, leaf in enumerate(leaves(cursor.state))
     }
     tensors["token"] = cursor.token
+    tensors["recent"] = np.stack(list(cursor.recent), axis=1)
     metadata = {
-        "cursor": {
-            "position": cursor.position,
-            "seed": state.seed,
-            "samples": list(state.samples),
-        },
+        "cursor": {"position": cursor.position, "seed": state.seed, "samples": list(state.samples)},
         "model": _identity(model),
     }
     save_checkpoint(path, tensors, metadata)
@@ -60,21 +59,26 @@ def load_state(path: Path, model: Any) -> SavedState:
         lanes = len(cursor["samples"])
         shapes = [("F32", (lanes, *shape)) for shape in identity["state"]]
         expected = {f"state/{i}": shape for i, shape in enumerate(shapes)}
-        if layout != expected | {"token": ("I64", (lanes,))} or not all(
-            isinstance(n, int) and 0 <= n < 2**64 for n in counts
-        ):
+        expected["token"] = ("I64", (lanes,))
+        _, shape = layout.get("recent", ("", ()))
+        if len(shape) == 2 and 1 <= shape[1] <= RECENT:
+            expected["recent"] = ("I64", (lanes, shape[1]))
+        if layout != expected or not all(isinstance(n, int) and 0 <= n < 2**64 for n in counts):
             raise CheckpointError("it is damaged: its samples and its states differ in number")
 
     stored = load_checkpoint(path, check)
     about, token = stored.metadata["cursor"], stored.tensors["token"]
-    if token.min(initial=0) < 0 or token.max(initial=0) >= model.vocabulary.size:
+    recent = stored.tensors.get("recent", token[:, None])
+    seen = np.append(recent, token)
+    if seen.min(initial=0) < 0 or seen.max(initial=0) >= model.vocabulary.size:
         raise CheckpointError(
             f"{path} is not a state of this model: the model's vocabulary lacks a character in it"
         )
     zero = model.initial_state(len(token))
     arrays: Any = [stored.tensors[f"state/{i}"] for i, _ in enumerate(leaves(zero))]
     state = replace_leaves(zero, iter(arrays))
-    return SavedState(Cursor(token, state, about["position"]), about["seed"], about["samples"])
+    cursor = Cursor(token, state, about["position"], deque(recent.T, maxlen=RECENT))
+    return SavedState(cursor, about["seed"], about["samples"])
 
 
 def _identity(model: Any) -> dict[str, Any]:

@@ -1,25 +1,36 @@
 """Write text with a trained model: ids from the sampler, decoded as they come.
 
 `Writing` does the work of `charrnn sample`: it writes one or several texts side by side, from a
-prompt or a saved state, in one go or turn by turn. Nothing here imports torch.
+prompt or a saved state, in one go or turn by turn; it searches for the likeliest text, and it tells
+the likeliest next symbols. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import secrets
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from charrnn.data.vocabulary import Unknown, Vocabulary
+from charrnn.data.lookalikes import replaced
+from charrnn.data.vocabulary import Unknown, Vocabulary, name_characters
+from charrnn.errors import ConfigError, DataError
+from charrnn.inference.beam import beam_search
 from charrnn.inference.sampler import Choice, Cursor, Draws, Stepper, prime, sample
 from charrnn.inference.saved_state import SavedState, save_state
+from charrnn.nn.state import map_state
 
 Write = Callable[[str], None]
 """Takes a piece of text as soon as it is decoded."""
+
+UnknownInPrompt = Literal["error", "skip", "nearest"]
+"""What becomes of characters that the vocabulary lacks: see `readable`."""
 
 
 class Writer(Stepper, Protocol):
@@ -33,6 +44,16 @@ class Writer(Stepper, Protocol):
     @property
     def end(self) -> int | None:
         """The id at which a text ends by itself, if there is one."""
+        ...
+
+    @property
+    def training_step(self) -> int | None:
+        """The training step of its weights."""
+        ...
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether a text may have several lines."""
         ...
 
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
@@ -56,7 +77,8 @@ class Request:
 
     `length` is the largest number of symbols; `stop` ends a text that contains it; `before` is read
     before the prompt and belongs to no text. Without a `seed`, one is drawn. Without a `label`, the
-    classes are drawn with their frequency in training.
+    classes are drawn with their frequency in training. `unknown` says what becomes of characters of
+    the prompt that the vocabulary lacks (`readable`).
     """
 
     prompt: str = ""
@@ -66,15 +88,30 @@ class Request:
     samples: int = 1
     seed: int | None = None
     label: str | None = None
-    unknown: Unknown = "error"
+    unknown: UnknownInPrompt = "error"
     before: str = ""
+
+
+class Found(NamedTuple):
+    """A text that a search has found, and its log-probability in nats."""
+
+    text: str
+    log_probability: float
+
+
+class Next(NamedTuple):
+    """A symbol that may come next: its id, its text for people, and its probability."""
+
+    id: int
+    symbol: str
+    probability: float
 
 
 class Writing:
     """Texts that a model writes side by side, one in each lane, and their positions.
 
     `saved` is a state to go on from, with samples and a seed of its own. `labels` are the classes
-    of the texts, empty where the model has none.
+    of the texts, empty where the model has none. `request` may be replaced between two texts.
 
     Raises DataError for a prompt with unknown characters and for an unknown label.
     """
@@ -92,16 +129,27 @@ class Writing:
             bool(self.labels) and request.label is None
         )
         """Whether chance plays a part, so that the seed matters."""
+        self._before: Cursor | None = None
+        self.prompt = readable(request.prompt, model.vocabulary, request.unknown)
         if saved:
             self.cursor = saved.cursor
-            self.read(request.prompt)
+            self._read(self.prompt)
         else:
-            prompt = request.before + request.prompt
-            self.cursor = model.begin(prompt, request.samples, request.unknown, self.labels)
+            self.cursor = model.begin(
+                request.before + self.prompt, request.samples, _encoding(request), self.labels
+            )
 
-    def read(self, text: str) -> None:
-        """Read a text into every lane, as if the model had written it. Raises DataError."""
-        ids = self.model.vocabulary.encode(text, self.request.unknown).astype(np.int64)
+    def read(self, text: str) -> str:
+        """Read a text into every lane, as if the model had written it; return it as it was read.
+
+        Raises DataError.
+        """
+        text = readable(text, self.model.vocabulary, self.request.unknown)
+        self._read(text)
+        return text
+
+    def _read(self, text: str) -> None:
+        ids = self.model.vocabulary.encode(text, _encoding(self.request)).astype(np.int64)
         if len(ids):
             tokens = ids[None].repeat(len(self.samples), 0)
             self.cursor = prime(self.model, tokens, self.cursor)
@@ -109,14 +157,149 @@ class Writing:
     def write(self, write: Write | None = None) -> list[str]:
         """Continue writing, and return the new text of each lane; see `generate_texts`."""
         request = self.request
+        self._before = self.cursor.copy()
         return generate_texts(
             self.model, self.model.vocabulary, self.cursor, request.choice, self.draws,
             request.length, request.stop, self.model.end, write,
         )  # fmt: skip
 
+    def rewrite(self, write: Write | None = None) -> list[str]:
+        """Write again from where the last `write` began, with other random numbers.
+
+        Raises ConfigError where nothing has been written.
+        """
+        if self._before is None:
+            raise ConfigError("nothing has been written yet; let the model write first")
+        position = self.cursor.position
+        self.cursor = self._before.copy()
+        self.cursor.position = max(position, self.cursor.position + 1)
+        return self.write(write)
+
+    def search(self, width: int, count: int = 1) -> list[Found]:
+        """Search the likeliest texts of the first lane; return the best `count`, the best first.
+
+        The search keeps `width` hypotheses (`beam.beam_search`) and does not move the cursor. Texts
+        end as in `write`, and are ranked by log-probability for each symbol.
+        """
+        request, model = self.request, self.model
+        if not request.length:
+            return [Found("", 0.0)]
+        lane = map_state(lambda leaf: leaf[:1], self.cursor.state)
+        limit = request.length + (model.end is not None)  # The end is a symbol, too.
+        (hypotheses,) = beam_search(
+            model, lane, self.cursor.token[:1], model.end, [limit], width,
+            stops=_stops(model.vocabulary, request.stop) if request.stop else None,
+        )  # fmt: skip
+        return [
+            Found(text_of_ids(model.vocabulary, h.ids[: request.length]), h.log_probability)
+            for h in hypotheses[:count]
+        ]
+
+    def next(self, count: int) -> list[Next]:
+        """Return the `count` likeliest next symbols of the first lane, the likeliest first.
+
+        The probabilities are those from which `write` would draw the next symbol; symbols of
+        probability 0 are left out. The cursor does not move.
+        """
+        logits, _ = self.model.step(self.cursor.token, self.cursor.state)
+        (probabilities,) = self.request.choice.probabilities(logits, self.cursor.recent)[:1]
+        likeliest = np.argsort(-probabilities, kind="stable")[:count].tolist()
+        symbols = self.model.vocabulary.symbols
+        return [
+            Next(i, _name(symbols[i]), float(probabilities[i]))
+            for i in likeliest
+            if probabilities[i] > 0
+        ]
+
+    def take(self, symbol: int) -> str:
+        """Go on with a symbol, by its id, in every lane; return its text."""
+        self.cursor = prime(self.model, np.full((len(self.samples), 1), symbol), self.cursor)
+        return self.model.vocabulary.decode([symbol])
+
     def save(self, path: Path) -> None:
         """Save the positions of the texts, for a later `Writing`. Raises StorageError."""
         save_state(path, self.model, SavedState(self.cursor, self.seed, self.samples))
+
+
+def readable(text: str, vocabulary: Vocabulary, unknown: UnknownInPrompt) -> str:
+    r"""Return a text as a model with this vocabulary can read it.
+
+    Characters that the vocabulary lacks become the nearest ones that it has, if `unknown` is
+    `nearest`; they stay if it is `skip`, for the vocabulary to leave out. Raises DataError for
+    those that nothing is near to, and for any of them if it is `error`.
+
+    >>> from charrnn.data.vocabulary import CharacterVocabulary
+    >>> readable("Caf\u00e9\u2019s", CharacterVocabulary("'Cafes"), "nearest")
+    "Cafe's"
+    """
+    missing = vocabulary.unknown_characters(text)
+    if unknown == "skip" or not missing:
+        return text
+    nearer, near = replaced(text, missing, map(str, vocabulary.symbols))
+    far = Counter({c: n for c, n in missing.items() if c not in near or unknown == "error"})
+    if not far:
+        return nearer
+    remedy = "set data.unknown to skip to leave them out"
+    if near and unknown == "error":
+        offered = ", ".join(f"{form!r} for {c!r}" for c, form in [*near.items()][:8])
+        remedy = f"write {offered} (or set data.unknown to nearest), or {remedy}"
+    raise DataError(f"the model's vocabulary lacks {name_characters(far)}; {remedy}")
+
+
+def _encoding(request: Request) -> Unknown:
+    """How the vocabulary treats unknown characters that `readable` has left."""
+    return "skip" if request.unknown == "skip" else "error"
+
+
+def inside_words(vocabulary: Vocabulary) -> NDArray[np.bool_]:
+    """Mark the ids, (V,), after which a word may go on: letters, digits, accents, apostrophes.
+
+    A byte of a character outside of ASCII counts as a letter. Raises ConfigError for a vocabulary
+    of words.
+    """
+    if vocabulary.kind == "word":
+        raise ConfigError(
+            "a model of words chooses whole words, which have no inside; leave the choice inside "
+            "words as it is"
+        )
+    if vocabulary.kind == "byte":
+        marks = [isinstance(b, int) and (b >= 128 or _in_word(chr(b))) for b in vocabulary.symbols]
+    else:
+        marks = [len(str(symbol)) == 1 and _in_word(str(symbol)) for symbol in vocabulary.symbols]
+    return np.array(marks)
+
+
+def _in_word(character: str) -> bool:
+    is_accent = unicodedata.category(character).startswith("M")
+    return character.isalnum() or is_accent or character in "'\u2019"
+
+
+def _name(symbol: str | int) -> str:
+    r"""Return a symbol as text: the escape of a byte that is no ASCII character.
+
+    >>> _name("e"), _name(101), len(_name(200))
+    ('e', 'e', 4)
+    """
+    if isinstance(symbol, str):
+        return symbol
+    return chr(symbol) if symbol < 128 else f"\\x{symbol:02x}"
+
+
+def _stops(vocabulary: Vocabulary, stop: str) -> Callable[[NDArray[np.int64]], bool]:
+    """Return a function that says whether a text of these ids, (T,), ends with `stop` in it."""
+    most = len(stop.encode("utf-8", "surrogateescape"))
+    return lambda ids: stop in vocabulary.decode(ids[-most:].tolist())
+
+
+def text_of_ids(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    """Return the text of ids; bytes that are not a character become U+FFFD."""
+    stream = vocabulary.stream()
+    return "".join(map(stream.feed, ids)) + stream.finish()
+
+
+def has_line_ends(vocabulary: Vocabulary) -> bool:
+    """Whether a line end can be written with a vocabulary."""
+    return vocabulary.kind == "byte" or "\n" in vocabulary.symbols
 
 
 def starting_id(vocabulary: Vocabulary, most_frequent: int) -> int:

@@ -8,6 +8,7 @@ without it.
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +30,10 @@ from charrnn.data.vocabulary import (
     shortened,
     split_words,
 )
-from charrnn.errors import CheckpointError, DataError
+from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.inference.numpy_stepper import NumpyModel
 from charrnn.inference.sampler import Choice, Cursor, Draws, Stepper, prime
-from charrnn.inference.text import generate_text, starting_id
+from charrnn.inference.text import generate_text, has_line_ends, starting_id
 from charrnn.registry import writer_of_task
 from charrnn.runs.checkpoint import Arrays, Checkpoint
 from charrnn.runs.directory import find_checkpoint
@@ -120,7 +121,9 @@ class TrainedModel:
     `moments` are second moments of the gradient by weight name, for dynamic evaluation.
     """
 
-    abilities: ClassVar = frozenset({"adapt", "converse", "save_state", "load_state"})
+    abilities: ClassVar = frozenset(
+        {"adapt", "converse", "save_state", "load_state", "clamp", "write_unknown"}
+    )
 
     def __init__(
         self,
@@ -131,6 +134,7 @@ class TrainedModel:
         device: str = "cpu",
         moments: Arrays | None = None,
     ) -> None:
+        self.clamps: dict[int, dict[int, float]] = {}
         self.weights = weights
         self.moments = moments or {}
         self.vocabulary = vocabulary
@@ -184,7 +188,10 @@ class TrainedModel:
         step = self.metadata.get("progress", {}).get("step")
         return int(step) if step is not None else None
 
-    # Step --------------------------------------------------------------------------------------
+    @property
+    def has_lines(self) -> bool:
+        """Whether a text may have several lines."""
+        return has_line_ends(self.vocabulary)
 
     def initial_state(self, batch_size: int = 1) -> Any:
         """Return the zero state for `batch_size` lanes."""
@@ -212,10 +219,45 @@ class TrainedModel:
         kind = (model.cell, model.activation)
         plain = not (model.layer_norm or model.zoneout or model.zoneout_cell)
         if self.device == "cpu" and plain and NumpyModel.fits(self.weights, *kind):
-            return NumpyModel(self._looked_up(), *kind, model.skip_connections)
+            return NumpyModel(self._looked_up(), *kind, model.skip_connections, self.clamps)
         from charrnn.inference.torch_stepper import TorchStepper
 
-        return TorchStepper(self.model)
+        if not self.clamps:
+            return TorchStepper(self.model)
+        from charrnn.nn.clamped import Clamped
+
+        network: Any = copy.deepcopy(self.model)
+        layers = network.stack.layers
+        for i, units in self.clamps.items():
+            layers[i] = Clamped(layers[i], units).to(self.device)
+        return TorchStepper(network)
+
+    def clamped(self, clamps: Mapping[int, Mapping[int, float]]) -> TrainedModel:
+        """Return this model with units held at values in every step: {layer: {unit: value}}.
+
+        Layers and units are counted from 0, as in the names of the weights. A unit is one of the
+        layer's outputs, which are also its hidden state. Scores are not changed. Raises ConfigError
+        for a layer or a unit that the model does not have.
+
+        ::
+
+            happier = model.clamped({1: {137: 1.0}})
+        """
+        widths = self.config.model.widths
+        for layer, units in clamps.items():
+            if not 0 <= layer < len(widths):
+                raise ConfigError(
+                    f"the model has no layer {layer}; its layers are 0 to {len(widths) - 1}"
+                )
+            for unit in units:
+                if not 0 <= unit < widths[layer]:
+                    raise ConfigError(
+                        f"layer {layer} has no unit {unit}; its units are 0 to {widths[layer] - 1}"
+                    )
+        model = copy.copy(self)
+        model.__dict__.pop("_stepper", None)
+        model.clamps = {layer: dict(units) for layer, units in clamps.items()}
+        return model
 
     def _looked_up(self) -> Mapping[str, NDArray[Any]]:
         """Return the weights with a table of one vector per symbol in place of composed words."""

@@ -153,10 +153,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _verified(file: BinaryIO, check: Check | None) -> dict[str, Any]:
-    """Check the header and the checksum of a file, and return its metadata.
-
-    Raises ValueError and others, which `_opened` turns into CheckpointError.
-    """
+    """Check the header and the checksum of a file, and return its metadata."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")

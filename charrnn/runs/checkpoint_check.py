@@ -17,12 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from charrnn.config.merge import config_from_data
 from charrnn.config.schema import Config
-from charrnn.data.vocabulary import (
-    TokenVocabulary,
-    Vocabularies,
-    Vocabulary,
-    read_vocabularies,
-)
+from charrnn.data.vocabulary import TokenVocabulary, Vocabularies, Vocabulary, read_vocabularies
 from charrnn.errors import CheckpointError, ConfigError
 from charrnn.registry import CELLS, TASKS, not_installed, resolve, traits_of
 from charrnn.runs.checkpoint import Layout
@@ -94,6 +89,7 @@ class _Corpus(_Part):
     key: Digest
     most_frequent: Count = 0
     label_counts: list[Count] = []
+    line_ends: bool | None = None
     splits: dict[Literal["train", "validation", "test"], Count]
 
 

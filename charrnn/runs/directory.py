@@ -335,6 +335,21 @@ def all_runs(root: Path = Path("runs")) -> list[Run]:
     return [Run(folder) for folder in folders if (folder / "checkpoints").is_dir()]
 
 
+def newest_run(root: Path = Path("runs")) -> Run:
+    """Return the run in `root` that has the newest checkpoint.
+
+    Raises CheckpointError where there is none.
+    """
+    ages = {
+        run.checkpoint_path(steps[-1]).stat().st_mtime_ns: run
+        for run in all_runs(root)
+        if (steps := run.steps())
+    }
+    if not ages:
+        raise CheckpointError(f"there is no run under {root}/; name one, or train one first")
+    return ages[max(ages)]
+
+
 def find_run(name: str) -> Run | Path:
     """Find a run by its path or its name under runs/, or else a checkpoint file by its path.
 
@@ -374,11 +389,7 @@ def _json(value: Any) -> str:
 
 
 def _living_owner(path: Path) -> dict[str, Any]:
-    """The process that holds the lock, as owner.json names it.
-
-    The file may still name a process that has died. The new holder of the lock writes its own name
-    within moments, so the file is read again for up to a second.
-    """
+    """The process that holds the lock; owner.json may name a dead one for up to a second."""
     owner: dict[str, Any] = {}
     for _ in range(20):
         content = _read_json(path)

@@ -201,8 +201,6 @@ def _reopen(
     name = str(checkpoint.path)
     config = config_from_data(checkpoint.metadata["config"], name)
     _check_changes(layers)
-    if config.evaluation.best == "auto":  # A run of a version that always chose by validation.
-        config = with_values(config, {"evaluation.best": "validation"})
     if any(key in BUDGETS for _, layer in layers for key in layer):
         anew = dict.fromkeys(("evaluation.every", "evaluation.first", "checkpoints.every"), "auto")
         layers = [*layers, ("a new budget", anew)]

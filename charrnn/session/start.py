@@ -107,9 +107,6 @@ class TrainedRun:
         return f"TrainedRun({', '.join(parts)})"
 
 
-# For use from Python --------------------------------------------------------------------------
-
-
 def train(
     data: Texts = (),
     *,
@@ -288,9 +285,6 @@ def _finish_the_step() -> Iterator[Callable[[], bool]]:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-# Settings -------------------------------------------------------------------------------------
 
 
 def keyword_layers(keywords: Mapping[str, Any]) -> list[Layer]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,7 +35,13 @@ from charrnn.tasks.examples import (
     refuse_empty,
     trained_network,
 )
-from charrnn.tasks.labelled import LabelledExample, LabelledTexts, describe, text_and_label
+from charrnn.tasks.labelled import (
+    UNKNOWN_CLASS,
+    LabelledExample,
+    LabelledTexts,
+    describe,
+    text_and_label,
+)
 from charrnn.tasks.task import Prediction
 from charrnn.training.build import build_dropouts, build_embedding, build_stack
 
@@ -121,8 +128,13 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
     unit = "label"
 
     def __init__(self, config: ResolvedConfig, data: LabelledTexts, about: dict[str, Any]) -> None:
-        super().__init__(config, data, about)
         _, self.label = text_and_label(data.vocabularies)
+        self.weights: Tensor | None = None
+        if config.training.class_weights == "balanced":
+            labels = [example.label for example in data.splits["train"]]
+            weights = balanced_weights(labels, self.label.size)
+            self.weights = torch.from_numpy(weights).to(torch.device(config.device))
+        super().__init__(config, data, about)
         self.guess = math.log(self.label.size)
 
     @staticmethod
@@ -161,24 +173,33 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
             *(torch.from_numpy(part).to(device) for part in (ids, lengths, labels))
         )
 
-    @staticmethod
-    def cost(model: Any, batch: ClassificationBatch) -> tuple[Tensor, int]:
-        """Return the summed surprisal of the right classes, and the number of texts."""
-        logits = model(batch.ids, batch.lengths)
-        return functional.cross_entropy(logits.float(), batch.labels, reduction="sum"), len(logits)
+    def cost(self, model: Any, batch: ClassificationBatch) -> tuple[Tensor, int]:
+        """Return the summed surprisal of the right classes, weighted, and the number of texts."""
+        logits = model(batch.ids, batch.lengths).float()
+        total = functional.cross_entropy(logits, batch.labels, self.weights, reduction="sum")
+        return total, len(logits)
 
     def judge(
         self, model: nn.Module, examples: Sequence[LabelledExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Measure surprisal of the right class, accuracy and macro-F1."""
+        """Measure surprisal of the right class, accuracy and macro-F1.
+
+        A text of a class that the model does not have counts as wrong; it has no surprisal.
+        """
         gold = np.array([example.label for example in examples])
         logs = np.stack(in_order(self.outputs(model, examples, log_probabilities, stop=stop)))
         predicted = logs.argmax(1)
-        share, f1 = accuracy(predicted, gold), macro_f1(confusion(predicted, gold, self.label.size))
+        known = gold != UNKNOWN_CLASS
+        size = self.label.size + 1  # All unknown classes together are one more.
+        share = accuracy(predicted, gold)
+        f1 = macro_f1(confusion(predicted, np.where(known, gold, size - 1), size))
         assert share.value is not None
         assert f1 is not None
-        nats = -logs[np.arange(len(gold)), gold].sum()
-        return Judged(float(nats), len(gold), {"accuracy": share.value, "macro_f1": f1})
+        nats = -logs[np.arange(len(gold)), gold][known].sum()
+        unknown = int((~known).sum())
+        part = f", {unknown:,} of unknown classes count as wrong" if unknown else ""
+        metrics = {"accuracy": share.value, "macro_f1": f1}
+        return Judged(float(nats), int(known.sum()), metrics, part)
 
     def sample(self, length: int) -> str:
         """Show the first texts of validation, each with its most probable class."""
@@ -195,6 +216,19 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
     def predictor(checkpoint: Checkpoint, device: str) -> ClassPredictor:
         """Make the classifier of a checkpoint."""
         return ClassPredictor(checkpoint, device)
+
+
+def balanced_weights(labels: Sequence[int], classes: int) -> NDArray[np.float32]:
+    """Return a weight for each class, so that all classes that occur count the same in total.
+
+    The mean over the examples is 1.
+
+    >>> balanced_weights([0, 0, 0, 1], 2).tolist()
+    [0.6666666865348816, 2.0]
+    """
+    counts = np.bincount(labels, minlength=classes)
+    share = len(labels) / np.count_nonzero(counts)
+    return (share / np.maximum(counts, 1)).astype(np.float32)
 
 
 def log_probabilities(model: Any, batch: ClassificationBatch) -> Any:

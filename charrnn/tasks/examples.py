@@ -10,7 +10,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -23,7 +23,9 @@ from charrnn.config.merge import config_from_data, with_values
 from charrnn.config.resolved import ResolvedConfig, resolved
 from charrnn.config.schema import Config
 from charrnn.data.batching import by_length
-from charrnn.data.formats import Examples, Labelled, Pair, Tagged, load_examples
+from charrnn.data.example_splits import Examples, load_examples
+from charrnn.data.formats import Labelled, Pair, Reading, Tagged
+from charrnn.data.layout import listed
 from charrnn.data.vocabulary import END, START, Ids, Vocabularies, Vocabulary, read_vocabularies
 from charrnn.errors import ConfigError, DataError
 from charrnn.evaluation.score import Evaluation, never, until
@@ -32,6 +34,8 @@ from charrnn.runs.checkpoint import Arrays, Checkpoint
 from charrnn.tasks.data import Texts
 from charrnn.training.build import load_arrays, placed
 from charrnn.training.example_batches import ExampleBatches
+from charrnn.training.hardware import choose_device
+from charrnn.training.memory import batch_memory, longest_example, symbol_bytes
 from charrnn.training.objective import Batch
 from charrnn.training.planning import DEFAULT_TIME, plan
 from charrnn.training.text_windows import MOST_LOGITS
@@ -43,17 +47,24 @@ Result = TypeVar("Result")
 
 NOT_CACHED = "0" * 64
 AT_A_TIME = 256  # examples at a time in scoring
+MOST_SCORED = 1 << 18  # symbols at a time in scoring, padding included
 BUDGETS = ("training.max_time", "training.epochs", "training.steps")
 
 
 @dataclass(frozen=True)
 class ExampleData(Generic[Example]):
-    """Examples as ids, by split, and their vocabularies by name; they are not cached."""
+    """Examples as ids, by split, and their vocabularies by name; they are not cached.
+
+    `notes` say how the files were read, and `settings` are values of the configuration that were
+    told from the files and the memory.
+    """
 
     splits: dict[str, list[Example]]
     vocabularies: Vocabularies
     sha256: str
     key: str = NOT_CACHED
+    notes: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def vocabulary_data(self) -> dict[str, Any]:
@@ -67,13 +78,57 @@ def load(
     """Read the examples that a configuration names, and split them. Raises DataError."""
     data = config.data
     return load_examples(
-        partial(read, encoding=data.encoding, errors=data.errors, **options),
+        partial(read, **options),
         texts["sources"],
         texts.get("validation"),
         texts.get("test"),
+        how=Reading(**{one.name: getattr(data, one.name) for one in fields(Reading)}),
         fractions=data.split,
         by=data.split_by,
     )
+
+
+def not_too_long(
+    config: Config,
+    loaded: Examples[Read],
+    splits: Mapping[str, list[Example]],
+    length: Callable[[Example], int],
+    cut: Callable[[Example, int], Example] | None = None,
+    per_pair: int = 0,
+) -> dict[str, list[Example]]:
+    """Cut examples that are longer than `data.maximum_length`, or without `cut` leave them out.
+
+    `splits` has the same examples as `loaded`, as ids. Notes which ones they are. Where the bound
+    is `auto`, it is what fits into the memory (`training.memory.longest_example`). Raises DataError
+    if nothing is left of a split.
+    """
+    most = config.data.maximum_length
+    if most == "auto":
+        most = longest_example(config.model, choose_device(config.device), per_pair)
+        loaded.log.settings["data.maximum_length"] = most
+    if most is None:
+        return dict(splits)
+    short: dict[str, list[Example]] = {}
+    for name in splits:
+        examples: list[Example] = splits[name]
+        long = {i for i, example in enumerate(examples) if length(example) > most}
+        short[name] = [*examples]
+        if long:
+            rows = [(loaded.splits[name][i], length(examples[i])) for i in sorted(long)]
+            shown = [f"{row.file}, line {row.line:,} ({size:,})" for row, size in rows]
+            verb = "cut there" if cut else "left out"
+            loaded.log.notes.append(
+                f"{len(long):,} of {name} longer than {most:,} symbols (data.maximum_length), "
+                f"{verb}: {listed(shown, 3)}"
+            )
+            shortened = [cut(e, most) if cut and i in long else e for i, e in enumerate(examples)]
+            short[name] = [e for i, e in enumerate(shortened) if cut or i not in long]
+        if not short[name]:
+            raise DataError(
+                f"all examples of {name} are longer than {most:,} symbols; raise "
+                f"data.maximum_length"
+            )
+    return short
 
 
 class Judged(NamedTuple):
@@ -109,7 +164,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         self.data = data
         self.about = about
         self.model = placed(self.build(config, data.vocabularies), config)
-        batch_size = config.training.batch_size
+        batch_size, most = config.training.batch_size, config.training.batch_symbols
         self.side_by_side = partial(self.collate, device=torch.device(config.device))
         self.objective: ExampleBatches[Example, Batch] = ExampleBatches(
             data.splits["train"],
@@ -117,6 +172,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
             self.cost,
             self.length,
             batch_size=batch_size,
+            most_symbols=None if most == "auto" else most,
             seed=config.training.seed,
         )
         self.per_step = f"{batch_size} {self.noun}"
@@ -139,9 +195,8 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
     def collate(examples: Sequence[Example], device: torch.device) -> Batch:
         """Put examples side by side in one batch."""
 
-    @staticmethod
     @abstractmethod
-    def cost(model: Any, batch: Batch) -> tuple[Tensor, int]:
+    def cost(self, model: Any, batch: Batch) -> tuple[Tensor, int]:
         """Return the summed loss of a batch in nats, and the number of labels in the sum."""
 
     @staticmethod
@@ -179,6 +234,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
     @classmethod
     def plan(cls, config: Config, data: ExampleData[Any], device: torch.device) -> ResolvedConfig:
         """Fill in `auto` settings: from `defaults`, then from the data and the machine."""
+        config = with_values(config, data.settings)
         train = data.splits["train"]
         longest = max(cls.length(example) for example in train)
         planned: dict[str, Any] = {
@@ -195,7 +251,17 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         open_keys = {k: v for k, v in planned.items() if _value(config, k) == "auto"}
         symbols = sum(cls.length(example) for example in train)
         size = max(vocabulary.size for vocabulary in data.vocabularies.values())
-        return plan(with_values(config, open_keys), symbols, size, device)
+        planned_config = plan(with_values(config, open_keys), symbols, size, device)
+        if config.training.batch_symbols != "auto":
+            return planned_config
+        bytes_of_one = symbol_bytes(planned_config.model) + cls.output_bytes(data, longest)
+        most = max(longest, batch_memory(device) // bytes_of_one)
+        return with_values(planned_config, {"training.batch_symbols": most})
+
+    @staticmethod
+    def output_bytes(data: ExampleData[Any], longest: int) -> int:
+        """Return the memory that a symbol takes in training beside the layers, in bytes."""
+        return 0
 
     @staticmethod
     def facts(data: Any) -> dict[str, Any]:
@@ -276,7 +342,7 @@ def outputs(
     was_training = model.training
     model.eval()
     with torch.inference_mode(), full_precision():
-        for rows in by_length([length(example) for example in examples], at_a_time):
+        for rows in by_length(list(map(length, examples)), at_a_time, MOST_SCORED):
             yield rows.tolist(), compute(model, collate([examples[i] for i in rows]))
     model.train(was_training)
 

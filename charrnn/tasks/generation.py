@@ -1,6 +1,7 @@
-"""The task generation: texts of a given class (one to many).
+"""The task generation: texts of a given class, or texts of their own (one to many).
 
-A language model of short texts reads the label's vector with the vector of each symbol.
+A language model of short texts reads the label's vector with the vector of each symbol. Texts
+without a class all have the label `NO_CLASS`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -20,9 +22,8 @@ from torch.nn import functional
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
+from charrnn.data.formats import NO_CLASS
 from charrnn.data.vocabulary import (
-    END,
-    START,
     Ids,
     Unknown,
     Vocabularies,
@@ -31,8 +32,9 @@ from charrnn.data.vocabulary import (
     unit_of,
 )
 from charrnn.errors import CheckpointError, ConfigError, DataError
+from charrnn.evaluation.novelty import novelty_of_texts
 from charrnn.inference.sampler import Choice, Cursor, Draws, prime
-from charrnn.inference.text import generate_texts
+from charrnn.inference.text import generate_texts, has_line_ends
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
@@ -53,9 +55,15 @@ from charrnn.tasks.labelled import describe, text_and_label
 from charrnn.tasks.labelled import read as read_texts
 from charrnn.tasks.task import Predictor
 from charrnn.training.build import build_dropouts, build_lookup, build_stack
+from charrnn.training.memory import FLOATS_A_LOGIT
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # labels in a sample, and texts of each label
+FEWEST_EPOCHS = 20
+FEWEST_STEPS = 1000  # where there are so few texts that 20 epochs are over sooner
+WRITTEN = 1000  # texts to compare with those of training, if they are short
+MOST_WRITTEN = 1 << 18  # symbols of all of them
+LONGEST_WRITTEN = 1 << 13  # symbols of one
 
 
 class GenerationExample(NamedTuple):
@@ -76,14 +84,16 @@ class GenerationBatch(NamedTuple):
 
 
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> ExampleData[GenerationExample]:
-    """Read labelled texts as `labelled.read` does, each between `<s>` and `</s>`."""
-    data = read_texts(config, texts, vocabulary, [START, END])
+    """Read texts, with or without a class, as `labelled.read` does: between `<s>` and `</s>`."""
+    data = read_texts(config, texts, vocabulary, writes=True)
     text, _ = text_and_label(data.vocabularies)
     splits = {
         name: [GenerationExample(*between_ends(e.ids, text), e.label) for e in examples]
         for name, examples in data.splits.items()
     }
-    return ExampleData(splits, data.vocabularies, data.sha256)
+    return ExampleData(
+        splits, data.vocabularies, data.sha256, notes=data.notes, settings=data.settings
+    )
 
 
 class ConditionedState(NamedTuple):
@@ -132,7 +142,7 @@ class ConditionedLanguageModel(LanguageModel):
 
 
 class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
-    """Learn to write texts of given classes; measured by surprisal alone."""
+    """Learn to write texts; measured by surprisal, and by how new the written texts are."""
 
     unit = "character"
     use = "sample"
@@ -164,9 +174,12 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def defaults(config: Config, data: ExampleData[GenerationExample]) -> dict[str, Any]:
-        """Return settings that suit about ten thousand short texts."""
+        """Return settings that suit about ten thousand short texts; fewer are read more often."""
+        examples = len(data.splits["train"])
+        size = config.training.batch_size
+        steps = math.ceil(examples / min(examples, 32 if size == "auto" else size))
         return {
-            "training.epochs": 20.0,
+            "training.epochs": float(max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps))),
             "training.learning_rate": 2e-3,
             "model.hidden_size": 128,
             "model.embedding_size": 32,
@@ -179,10 +192,18 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def facts(data: ExampleData[GenerationExample]) -> dict[str, Any]:
-        """Return how often each label occurs in training, by which `sample` draws labels."""
+        """Return how often each label occurs in training, by which `sample` draws labels.
+
+        `line_ends` says whether a text of the training split has one.
+        """
+        text, label = text_and_label(data.vocabularies)
         labels = [example.label for example in data.splits["train"]]
+        line_end = text.encode("\n")[0] if has_line_ends(text) else None
         return {
-            "label_counts": np.bincount(labels, minlength=data.vocabularies["label"].size).tolist()
+            "label_counts": np.bincount(labels, minlength=label.size).tolist(),
+            "line_ends": any((e.inputs == line_end).any() for e in data.splits["train"])
+            if line_end is not None
+            else False,
         }
 
     @staticmethod
@@ -207,6 +228,20 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     def judge(
         self, model: nn.Module, examples: Sequence[GenerationExample], stop: Callable[[], bool]
     ) -> Judged:
+        """Measure the surprisal, and compare texts that the model writes with those of training.
+
+        Of them the share that is new, the share that repeats an earlier one, and their mean length
+        over that of the training texts are measured.
+        """
+        judged = self.glance(model, examples, stop)
+        new, repeated, length_ratio = novelty_of_texts(self._written(model), self._texts)
+        return judged._replace(
+            metrics={"new": new, "repeated": repeated, "length_ratio": length_ratio}
+        )
+
+    def glance(
+        self, model: nn.Module, examples: Sequence[GenerationExample], stop: Callable[[], bool]
+    ) -> Judged:
         """Measure the surprisal, with as many texts at a time as their logits fit in memory."""
         text, _ = text_and_label(self.data.vocabularies)
         nats, longest = 0.0, max(map(self.length, examples))
@@ -215,6 +250,29 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
             nats += float(each.double().sum())
         return Judged(nats, sum(map(self.length, examples)), {})
 
+    @cached_property
+    def _texts(self) -> list[str]:
+        """The texts of training, as the model would write them."""
+        vocabulary, _ = text_and_label(self.data.vocabularies)
+        texts = []
+        for example in self.data.splits["train"]:
+            stream = vocabulary.stream()
+            pieces = [stream.feed(symbol) for symbol in example.targets[:-1].tolist()]
+            texts.append("".join(pieces) + stream.finish())
+        return texts
+
+    def _written(self, model: nn.Module) -> list[str]:
+        """Write texts of classes drawn as often as in training, of at most twice its longest."""
+        longest = min(2 * self.objective.longest, LONGEST_WRITTEN)
+        count = max(1, min(WRITTEN, MOST_WRITTEN // longest))
+        was_training = model.training
+        model.eval()
+        writer = Generator(model, self.data.vocabularies, {"corpus": self.facts(self.data)})
+        draws = Draws(self.config.training.seed, range(count))
+        texts = list(writer.write(writer.labels(draws), longest, Choice(), draws))
+        model.train(was_training)
+        return texts
+
     def sample(self, length: int) -> str:
         """Write a few texts of each of the most frequent labels."""
         names = self.label.symbols[:SHOWN]
@@ -222,7 +280,13 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
         writer = Generator(self.model, self.data.vocabularies, {"corpus": self.facts(self.data)})
         draws = Draws(self.config.training.seed, range(len(labels)))
         texts = iter(writer.write(labels, length, Choice(), draws))
-        return "\n".join(f"{name}: {', '.join(itertools.islice(texts, SHOWN))}" for name in names)
+        lines = [(name, ", ".join(itertools.islice(texts, SHOWN))) for name in names]
+        return "\n".join(line if name == NO_CLASS else f"{name}: {line}" for name, line in lines)
+
+    @staticmethod
+    def output_bytes(data: ExampleData[Any], longest: int) -> int:
+        """Return the memory of a symbol's logits, in bytes."""
+        return 4 * FLOATS_A_LOGIT * text_and_label(data.vocabularies)[0].size
 
     @staticmethod
     def predictor(checkpoint: Checkpoint, device: str) -> Predictor:
@@ -255,6 +319,9 @@ class Generator:
         self._start, self.end = ends_of(self.vocabulary)
         self.training_step = metadata.get("progress", {}).get("step")
         self._counts = metadata["corpus"]["label_counts"]
+        # Older checkpoints do not say whether their texts had line ends.
+        known = metadata["corpus"].get("line_ends")
+        self.has_lines = has_line_ends(self.vocabulary) if known is None else bool(known)
         unknown = getattr(self.vocabulary, "unknown", None)
         self._unwritten = [i for i in (unknown, self._start) if i is not None]
         self._stepper = TorchStepper(model)
@@ -286,9 +353,14 @@ class Generator:
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
         """Return a label for each sample: `label`, or one drawn at its frequency in training.
 
-        The draw uses position 0. Raises DataError for a label that the model does not have.
+        The draw uses position 0. The list is empty for a model without classes. Raises DataError
+        for a label that the model does not have.
         """
         known = self.label.symbols
+        if known == (NO_CLASS,):
+            if label is not None:
+                raise DataError("the model writes texts without a class; leave the class out")
+            return []
         if label is None:
             with np.errstate(divide="ignore"):
                 logits = np.log(np.array(self._counts, np.float64))
@@ -309,7 +381,7 @@ class Generator:
         unknown: Unknown = "error",
         labels: Sequence[str] = (),
     ) -> Cursor:
-        """Read `<s>` and a prompt into `samples` lanes, one for each of the `labels`.
+        """Read `<s>` and a prompt into `samples` lanes, one for each of the `labels` if there are.
 
         Raises DataError for characters that the vocabulary lacks, unless `unknown` is `skip`.
         """
@@ -319,13 +391,14 @@ class Generator:
                 f"skip to leave them out"
             )
         state = cast(ConditionedState, self._stepper.initial_state(samples))
-        state = state._replace(label=self.label.encode(labels).astype(np.int64))  # type: ignore[arg-type]
+        numbers = self.label.encode(labels or [self.label.symbols[0]] * samples)
+        state = state._replace(label=numbers.astype(np.int64))  # type: ignore[arg-type]
         ids = between_ends(self.vocabulary.encode(prompt, unknown), self.vocabulary)[0]
         lanes = np.tile(ids, (samples, 1))
         # Position 0 of the draws chose the label.
         return prime(self, lanes[:, 1:], Cursor(lanes[:, 0], state, position=1))
 
     def write(self, labels: Sequence[str], length: int, choice: Choice, draws: Draws) -> list[str]:
-        """Write a text of each label, of at most `length` symbols."""
-        cursor = self.begin("", len(labels), labels=labels)
+        """Write a text for each draw, of its label if there are labels, of at most `length`."""
+        cursor = self.begin("", len(draws.samples), labels=labels)
         return generate_texts(self, self.vocabulary, cursor, choice, draws, length, end=self.end)

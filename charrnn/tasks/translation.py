@@ -19,7 +19,8 @@ from torch.nn import functional
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
 from charrnn.data.batching import pad
-from charrnn.data.formats import Pair, read_pairs
+from charrnn.data.formats import Pair
+from charrnn.data.pairs import read_pairs
 from charrnn.data.vocabulary import (
     END,
     START,
@@ -35,6 +36,7 @@ from charrnn.errors import ConfigError
 from charrnn.evaluation.metrics import bleu, exact_match
 from charrnn.evaluation.score import never
 from charrnn.inference.beam import Hypothesis, beam_search
+from charrnn.inference.text import text_of_ids
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.attention import Attention
 from charrnn.nn.models import EncoderDecoder
@@ -50,12 +52,14 @@ from charrnn.tasks.examples import (
     few_enough,
     in_order,
     load,
+    not_too_long,
     outputs,
     refuse_empty,
     trained_network,
 )
 from charrnn.tasks.task import Alignment, Prediction
 from charrnn.training.build import build_dropouts, build_lookup, build_stack
+from charrnn.training.memory import FLOATS_A_CELL, FLOATS_A_LOGIT
 from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # examples in a sample
@@ -114,7 +118,11 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> Pairs:
         ]
         for name, pairs in loaded.splits.items()
     }
-    return ExampleData(splits, vocabularies, loaded.sha256)
+    splits = not_too_long(config, loaded, splits, Translation.length, per_pair=FLOATS_A_CELL)
+    log = loaded.log
+    return ExampleData(
+        splits, vocabularies, loaded.sha256, notes=tuple(log.notes), settings=log.settings
+    )
 
 
 def _both(vocabularies: Vocabularies) -> tuple[Vocabulary, Vocabulary]:
@@ -193,7 +201,14 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
         """Say how many pairs and symbols there are."""
         source, target = _both(data.vocabularies)
         count = sum(len(part) for part in data.splits.values())
-        return f"{count:,} pairs of {source.size:,} and {target.size:,} symbols"
+        first = f"{count:,} pairs of {source.size:,} and {target.size:,} symbols"
+        return "\n".join([first, *data.notes])
+
+    @staticmethod
+    def output_bytes(data: Pairs, longest: int) -> int:
+        """Return the memory of a symbol's logits and of its row of the alignment, in bytes."""
+        _, target = _both(data.vocabularies)
+        return 4 * (FLOATS_A_LOGIT * target.size + FLOATS_A_CELL * longest // 4)
 
     @staticmethod
     def length(example: TranslationExample) -> int:
@@ -301,8 +316,7 @@ def decode(
 
 def text_of(target: Vocabulary, hypothesis: Hypothesis) -> str:
     """Return the text of a hypothesis on one line; bytes that are not a character become U+FFFD."""
-    stream = target.stream()
-    return ("".join(map(stream.feed, hypothesis.ids)) + stream.finish()).replace("\n", " ")
+    return text_of_ids(target, hypothesis.ids).replace("\n", " ")
 
 
 def shown(symbol: str | int) -> str:

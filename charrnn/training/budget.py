@@ -138,7 +138,7 @@ class TimeBudget:
 
     >>> budget = TimeBudget(100.0, lambda: 10.0, Costs(step=0.1, evaluation=1.0, final_score=4.0))
     >>> budget.steps_that_fit(100, Intervals(50, 50))
-    (800, True)
+    (799, True)
     """
 
     seconds: float

@@ -286,11 +286,8 @@ def _fits(weight: Tensor | None, other: Tensor | None, axis: SymbolAxis | None) 
     """Whether two weights exist and have the same shape, apart from their axis of symbols."""
     if weight is None or other is None or weight.dim() != other.dim():
         return False
-    pairs = zip(weight.shape, other.shape, strict=True)
-    return all(
-        size == other_size or (axis is not None and i == axis.axis)
-        for i, (size, other_size) in enumerate(pairs)
-    )
+    differ = [i for i in range(weight.dim()) if weight.shape[i] != other.shape[i]]
+    return not differ or (axis is not None and differ == [axis.axis])
 
 
 def _common(symbols: Sequence[Any], others: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -330,14 +327,10 @@ def build_optimizer(config: ResolvedConfig, model: torch.nn.Module) -> torch.opt
     on_gpu = parameters[0].device.type == "cuda"
     rate_or_tensor = torch.tensor(rate, device=parameters[0].device) if on_gpu else rate
     match training.optimizer:
-        case "adam":
-            return torch.optim.Adam(
-                groups, rate_or_tensor, betas=training.betas, fused=True, capturable=on_gpu
-            )
-        case "adamw":
-            return torch.optim.AdamW(
-                groups, rate_or_tensor, betas=training.betas, fused=True, capturable=on_gpu
-            )
+        case "adam" | "adamw" as name:
+            kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+            betas = training.betas
+            return kind(groups, rate_or_tensor, betas=betas, fused=True, capturable=on_gpu)
         case "rmsprop":
             return torch.optim.RMSprop(groups, lr=rate, alpha=training.betas[1])
         case "sgd":

@@ -27,6 +27,7 @@ class ExampleBatches(Generic[Example, Batch]):
         cost: computes the summed loss (nats) of a model on a batch, and its number of labels
         length: the length of an example
         batch_size: examples in a batch
+        most_symbols: the most symbols in a batch, padding included; None for any number
         seed: decides the order, together with the epoch
 
     >>> objective = ExampleBatches(
@@ -44,12 +45,15 @@ class ExampleBatches(Generic[Example, Batch]):
         length: Callable[[Example], int],
         *,
         batch_size: int,
+        most_symbols: int | None = None,
         seed: int = 0,
     ) -> None:
         self.examples = examples
         self.batch_size = batch_size
         self._collate, self._cost = collate, cost
-        self._batches = Batches([length(example) for example in examples], batch_size, seed)
+        lengths = [length(example) for example in examples]
+        self._batches = Batches(lengths, batch_size, seed, most_symbols)
+        self.longest = max(lengths, default=0)
         self.batches_per_epoch = self._batches.batches_per_epoch
 
     def share(self, rank: int, count: int) -> ExampleBatches[Example, Batch]:
@@ -58,13 +62,15 @@ class ExampleBatches(Generic[Example, Batch]):
         part._batches = self._batches.share(rank, count)
         return part
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from number `start` on."""
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch | None]:
+        """Yield the batches of an epoch from number `start` on; None for an empty part of one."""
         for rows in self._batches.rows(epoch, start):
-            yield self._collate([self.examples[i] for i in rows])
+            yield self._collate([self.examples[i] for i in rows]) if len(rows) else None
 
-    def loss(self, model: Any, batch: Batch, carry: State | None) -> Loss:
-        """Sum the cost of a batch; nothing is carried."""
+    def loss(self, model: Any, batch: Batch | None, carry: State | None) -> Loss:
+        """Sum the cost of a batch; nothing is carried. Without a batch, cost and gradient are 0."""
+        if batch is None:
+            return Loss(sum(0.0 * weights.sum() for weights in model.parameters()), 0, ())
         total, scored = self._cost(model, batch)
         return Loss(total, scored, ())
 

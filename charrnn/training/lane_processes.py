@@ -87,9 +87,7 @@ class LaneProcesses:
         places = iter(_shared([leaf.shape for leaf in leaves(carry)], dtype))
         self.carry = map_state(lambda leaf: next(places).copy_(leaf), carry)
         self._lanes = _lanes_of(shares, model)
-        self._gradients = [
-            _shared(shapes, dtype) for _ in shares[1:]
-        ]  # the gradients of the workers
+        self._gradients = [_shared(shapes, dtype) for _ in shares[1:]]  # those of the workers
         self._workers: list[Worker] = []
         for rank, share in enumerate(shares[1:], 1):
             self._workers.append(self._fork(rank, share))
@@ -183,9 +181,8 @@ class LaneProcesses:
                     batches = share.batches(epoch, number)
                 expected = epoch, number + 1
                 loss = self._compute_share(share, next(batches), rank, seed)
-                for place, parameter in zip(
-                    self._gradients[rank - 1], self._parameters, strict=True
-                ):
+                own = self._gradients[rank - 1]
+                for place, parameter in zip(own, self._parameters, strict=True):
                     place.copy_(_gradient(parameter))
                 link.sendall(ANSWER.pack(float(loss.total.detach()), loss.scored, 0))
             except Exception as error:  # The error is sent to the trainer, which raises it.

@@ -52,9 +52,7 @@ def count_parameters_of_run(name: str, warn: Callable[[str], None]) -> int:
 
 
 def plan_within_budget(
-    plan: Callable[[Config], Planned],
-    config: Config,
-    vocabulary_data: Mapping[str, Any],
+    plan: Callable[[Config], Planned], config: Config, vocabulary_data: Mapping[str, Any]
 ) -> Planned:
     """Plan a configuration with the largest hidden width that `model.parameters` allows.
 

@@ -232,8 +232,7 @@ class TextWindows:
             row 1   E F G H
             row 2   I J . .
 
-        The last window may be longer than the rest of the text; symbols past the end are not
-        scored.
+        Symbols past the end of the text are not scored.
         """
         most = min(1 << 16, MOST_LOGITS // self.corpus.vocabulary.size)
         rows = max(1, most // self.window)

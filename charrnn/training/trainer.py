@@ -103,14 +103,9 @@ class Trainer(Generic[Batch]):
     >>> ids = vocabulary.encode("ab" * 50)
     >>> corpus = Corpus(ids, vocabulary, {"train": Span(0, 100, False)}, np.zeros(1, int), "", "")
     >>> model = language_model(2, cell="gru", hidden_sizes=[8])
-    >>> trainer = Trainer(
-    ...     model,
-    ...     TextWindows(corpus, batch_size=3, window=11),
-    ...     torch.optim.Adam(model.parameters()),
-    ...     lambda step: 0.01,
-    ...     clip=1.0,
-    ...     seed=1,
-    ... )
+    >>> windows = TextWindows(corpus, batch_size=3, window=11)
+    >>> adam = torch.optim.Adam(model.parameters())
+    >>> trainer = Trainer(model, windows, adam, lambda step: 0.01, clip=1.0, seed=1)
     >>> [(report.step, report.epoch, report.scored) for report in trainer.run(4)]
     [(1, 0, 33), (2, 0, 33), (3, 0, 33), (4, 1, 33)]
     """

@@ -4,17 +4,22 @@ import io
 import os
 import pty
 import re
+import shutil
 import struct
+import subprocess
 import sys
 import termios
+import unicodedata
 from fcntl import ioctl
 from pathlib import Path
 
 import pytest
 
-from charrnn.cli.display import duration, wrap_for
+from charrnn.cli.display import duration, visible, wrap_for
 from tests.cli.conftest import process
 from tests.conftest import Run
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "runs"
 
 
 class Terminal(io.StringIO):
@@ -108,3 +113,57 @@ def test_standard_error_that_is_full_ends_nothing(trained: str, tmp_path: Path) 
     assert child.returncode == 0
     assert len(out.decode()) >= 5
     assert sys.platform != "win32"
+
+
+def test_what_commands_a_terminal_is_shown() -> None:
+    joiners = {"\u200c", "\u200d"}
+    for character in map(chr, range(sys.maxunicode + 1)):
+        category = unicodedata.category(character)
+        hidden = category in {"Cc", "Zl", "Zp", "Cs"} and character not in "\n\t"
+        orders = unicodedata.bidirectional(character) in {
+            "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
+        }  # fmt: skip
+        shown = visible(character)
+        if hidden or orders or character in "\u200e\u200f\u061c\u200b\ufeff\xad":
+            assert shown.isascii()
+            assert shown.isprintable()
+            assert eval(f"'{shown}'") == character
+        elif category not in {"Cf", "Cn"} or character in joiners:
+            assert shown == character
+
+
+def on_terminal(*arguments: str, **environment: str) -> str:
+    """Return what a command shows on a terminal."""
+    mine, theirs = pty.openpty()
+    child = process(*arguments, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+                    env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"} | environment)  # fmt: skip
+    os.close(theirs)
+    content = b""
+    while chunk := read(mine):
+        content += chunk
+    child.wait(timeout=60)
+    os.close(mine)
+    return content.decode("utf-8").replace("\r\n", "\n")
+
+
+def test_bidirectional_controls_are_shown_on_a_terminal_and_kept_in_a_pipe(
+    run: Run, tmp_path: Path
+) -> None:
+    prompt = "ab\u202ec\u2066 \xe9"
+    options = ["sample", "byte", "--prompt", prompt, "-n", "3", "--seed", "1", "--top-k", "1"]
+    shutil.copytree(GOLDEN / "byte", tmp_path / "runs" / "byte")
+    assert on_terminal(*options).startswith("ab\\u202ec\\u2066 \xe9")
+    assert run(*options).out.startswith(prompt)
+    shutil.copytree(GOLDEN / "lstm", tmp_path / "runs" / "lstm")
+    refused = on_terminal("sample", "lstm", "--prompt", "\u202e")
+    assert "\u202e" not in refused
+    assert "\\u202e" in refused
+
+
+def test_what_the_terminal_cannot_show_is_said_once(tmp_path: Path, run: Run) -> None:
+    shutil.copytree(GOLDEN / "byte", tmp_path / "runs" / "byte")
+    options = ["sample", "byte", "--prompt", "\u0442\u0435 \u0442", "-n", "3", "--top-k", "1"]
+    shown = on_terminal(*options, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    assert "\\u0442\\u0435 \\u0442" in shown
+    assert shown.count("warning: the encoding of this terminal (cp1252)") == 1
+    assert "warning" not in on_terminal(*options)

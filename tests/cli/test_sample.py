@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import TINY, process
 from tests.conftest import TEXT, Run
@@ -142,7 +145,7 @@ def test_sample_adapts_to_a_text(run: Run, trained: str, tmp_path: Path) -> None
     )
     missing = run("sample", trained, "--adapt-to", "none.txt")
     assert missing.code == 3
-    assert "cannot read the text none.txt" in missing.err
+    assert "no file, folder or pattern 'none.txt'" in missing.err
     alone = run("sample", trained, "--dynamic-rate", "0.05")
     assert alone.code == 2
     assert "give it a FILE" in alone.err
@@ -197,3 +200,250 @@ def test_other_locales_are_no_error(run: Run, tmp_path: Path) -> None:
         assert child.returncode == 0, said
         assert b"\x1b" not in out + said
         assert out
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "runs"
+
+
+@pytest.fixture
+def golden(run: Run, tmp_path: Path) -> str:
+    """Return a language model of characters that has never to be trained, copied for this test."""
+    shutil.copytree(GOLDEN / "lstm", tmp_path / "runs" / "lstm")
+    return "lstm"
+
+
+def poems(run: Run, tmp_path: Path, text: str, *options: str) -> str:
+    """Train a model that writes texts of two classes, a file a text; return its name."""
+    for kind in ("sea", "wood"):
+        (tmp_path / "poems" / kind).mkdir(parents=True)
+        for i in range(6):
+            (tmp_path / "poems" / kind / f"{i}.txt").write_text(
+                f"{i} {text}".replace("X", kind), "utf-8"
+            )
+    few = ["--hidden-size", "8", "--steps", "10", "--set", "evaluation.sample_length=4"]
+    few += ["--set", "training.warmup_steps=10", "--set", "evaluation.every=10", *options]
+    done = run("train", "poems", "--task", "generation", *few, "--out", "runs/p")
+    assert done.code == 0, done.err
+    return "p"
+
+
+def test_texts_of_several_lines_keep_their_lines(run: Run, tmp_path: Path) -> None:
+    model = poems(run, tmp_path, "the X is\nwide\nas the\nX")
+    arguments = ["sample", model, "--seed", "1", "--temperature", "0.7", "-n", "60"]
+    few = [*arguments, "--num-samples", "3"]
+    rows = [json.loads(row) for row in run(*few, "--json").out.splitlines()]
+    texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
+    assert any("\n" in text for text in texts)
+
+    def ended(text: str) -> str:
+        return text if text.endswith("\n") else text + "\n"
+
+    named = [f"--- sample {i}, {labels[i]}\n{ended(texts[i])}" for i in range(3)]
+    assert run(*few).out == "".join(named)
+    tabbed = [f"{label}\t{ended(text)}" for label, text in zip(labels, texts, strict=True)]
+    assert run(*few, "--separator", "==").out == "==\n".join(tabbed)
+    assert run(*few, "--separator", "").out == "\n".join(tabbed)
+    assert run(*few, "--no-separator").out == "".join(tabbed)
+    sea = [
+        json.loads(row)["text"] for row in run(*few, "--label", "sea", "--json").out.splitlines()
+    ]
+    plain = [f"--- sample {i}\n{ended(text)}" for i, text in enumerate(sea)]
+    assert run(*few, "--label", "sea").out == "".join(plain)
+    assert run(*arguments, "--label", "sea").out == ended(sea[0])
+
+
+@pytest.mark.parametrize("vocabulary", ["character", "byte"])
+def test_texts_of_one_line_stand_one_a_line(run: Run, tmp_path: Path, vocabulary: str) -> None:
+    model = poems(run, tmp_path, "the X is wide", "--vocabulary", vocabulary)
+    options = ["--label", "sea", "--num-samples", "5", "--seed", "1", "-n", "9", "--top-k", "3"]
+    texts = [
+        json.loads(r)["text"] for r in run("sample", model, *options, "--json").out.splitlines()
+    ]
+    assert run("sample", model, *options).out == "".join(f"{text}\n" for text in texts)
+    drawn = run("sample", model, "--num-samples", "5", "--seed", "1", "-n", "9").out.splitlines()
+    assert {line.split("\t")[0] for line in drawn} <= {"sea", "wood"}
+
+
+def test_samples_of_a_language_model_are_separated(run: Run, golden: str) -> None:
+    few = ["sample", golden, "--num-samples", "2", "--seed", "1", "-n", "12"]
+    one, two = (json.loads(row)["text"] for row in run(*few, "--json").out.splitlines())
+    assert run(*few).out == f"--- sample 0\n{one}\n--- sample 1\n{two}\n"
+    assert run(*few, "--separator", "<|end|>").out == f"{one}\n<|end|>\n{two}\n"
+    assert run(*few, "--no-separator").out == f"{one}\n{two}\n"
+    refused = run(*few, "--no-separator", "--separator", "x")
+    assert refused.code == 2
+
+
+def test_the_beam_finds_a_likelier_text_than_the_likeliest_symbols(run: Run, golden: str) -> None:
+    def nats(*options: str) -> list[float]:
+        result = run("sample", golden, "-n", "25", "--prompt", "The ", "--json", *options)
+        assert result.code == 0, result.err
+        assert "seed" not in result.err
+        return [json.loads(row)["nats"] for row in result.out.splitlines()]
+
+    greedy = run("sample", golden, "-n", "25", "--prompt", "The ", "--temperature", "0").out
+    assert run("sample", golden, "-n", "25", "--prompt", "The ", "--beam", "1").out == greedy
+    (narrow,) = nats("--beam", "1")
+    wide = nats("--beam", "8", "--num-samples", "3")
+    assert wide == sorted(wide)
+    assert wide[0] < narrow
+    stopped = run("sample", golden, "-n", "80", "--beam", "3", "--stop", "e").out
+    assert stopped.count("e") == 1
+    assert stopped.endswith("e\n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--beam", "2", "--temperature", "0.5"],
+        ["--beam", "2", "--top-k", "3"],
+        ["--beam", "2", "--greedy-inside-words"],
+        ["--beam", "2", "--repetition-penalty", "2"],
+        ["--beam", "2", "--num-samples", "3"],
+        ["--beam", "2", "--save-state", "s"],
+        ["--beam", "2", "--next", "3"],
+        ["--next", "--num-samples", "3"],
+        ["--interactive", "--beam", "2"],
+        ["--interactive", "--prompt-file", "-"],
+    ],
+    ids=" ".join,
+)
+def test_flags_without_a_meaning_together_are_refused(
+    run: Run, golden: str, options: list[str]
+) -> None:
+    result = run("sample", golden, *options)
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+
+
+def test_the_beam_writes_texts_of_a_class(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "writer", tmp_path / "runs" / "w")
+    found = run("sample", "w", "--beam", "4", "--num-samples", "4", "--seed", "1", "--json")
+    rows = [json.loads(row) for row in found.out.splitlines()]
+    assert len({row["text"] for row in rows}) == len(rows) > 1
+    assert len({row["label"] for row in rows}) == 1
+    named = run("sample", "w", "--beam", "4", "--seed", "1").out
+    assert named.startswith(f"{rows[0]['label']}\t{rows[0]['text']}")
+
+
+def test_next_lists_the_likeliest_symbols(run: Run, golden: str) -> None:
+    listed = json.loads(run("sample", golden, "--prompt", "th", "--next", "4", "--json").out)[
+        "next"
+    ]
+    shares = [one["probability"] for one in listed]
+    assert shares == sorted(shares, reverse=True)
+    assert len(listed) == 4
+    many = ["-n", "1", "--num-samples", "600", "--seed", "1", "--json"]
+    drawn = run("sample", golden, "--prompt", "th", *many)
+    first = [json.loads(row)["text"] for row in drawn.out.splitlines()]
+    assert abs(first.count(listed[0]["symbol"]) / 600 - shares[0]) < 0.08
+    every = json.loads(run("sample", golden, "--next", "1000", "--json").out)["next"]
+    assert sum(one["probability"] for one in every) == pytest.approx(1)
+    plain = run("sample", golden, "--prompt", "th", "--next").out.splitlines()
+    assert len(plain) == 10
+    assert plain[0] == f"{shares[0]:.4f}\t{listed[0]['symbol']!r}"
+    only = run("sample", golden, "--prompt", "th", "--temperature", "0", "--next").out
+    assert only == f"1.0000\t{listed[0]['symbol']!r}\n"
+    wrong = run("sample", "--next", golden)
+    assert wrong.code == 2
+    assert "Write --next=N" in wrong.err
+
+
+def test_greedy_inside_words_draws_only_where_a_word_may_begin(run: Run, golden: str) -> None:
+    text = run("sample", golden, "-n", "200", "--seed", "3", "--greedy-inside-words").out
+    for place in [match.end() for match in re.finditer(r"\w", text)][:12]:
+        likeliest = json.loads(
+            run("sample", golden, "--prompt", "\n" + text[:place], "--next", "1", "--json").out
+        )["next"][0]["symbol"]
+        assert text[place] == likeliest
+    words = run("sample", str(GOLDEN / "word"), "--greedy-inside-words")
+    assert words.code == 2
+    assert "no inside" in words.err
+
+
+def test_a_penalty_goes_on_from_a_saved_state(run: Run, golden: str) -> None:
+    options = ["--seed", "3", "--repetition-penalty", "3", "--json"]
+
+    def text(*more: str) -> str:
+        return str(json.loads(run("sample", golden, *options, *more).out)["text"])
+
+    whole = text("-n", "60")
+    assert (
+        whole != json.loads(run("sample", golden, "-n", "60", "--seed", "3", "--json").out)["text"]
+    )
+    first = text("-n", "25", "--save-state", "s.safetensors")
+    rest = json.loads(run("sample", golden, "-n", "35", *options[2:], "--load-state",
+                          "s.safetensors").out)  # fmt: skip
+    assert first + rest["text"] == whole
+
+
+def test_the_newest_run_is_taken_and_named(run: Run, golden: str, tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "gru", tmp_path / "runs" / "older")
+    for path in (tmp_path / "runs" / "older" / "checkpoints").iterdir():
+        os.utime(path, (1, 1))
+    result = run("sample", "-n", "20", "--seed", "1")
+    assert "sampling from runs/lstm, the newest run" in result.err
+    assert result.out == run("sample", golden, "-n", "20", "--seed", "1").out
+    shutil.rmtree(tmp_path / "runs")
+    none = run("sample", "-n", "20")
+    assert (none.code, none.out) == (4, "")
+    assert "there is no run under runs/" in none.err
+
+
+def test_a_prompt_is_read_as_a_text_is(run: Run, golden: str, tmp_path: Path) -> None:
+    options = ["--seed", "1", "-n", "30"]
+    plain = run("sample", golden, *options, "--prompt", "The ").out
+    assert run("sample", golden, *options, "--prompt", "\ufeffThe ").out == plain
+    (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbfThe ")
+    assert run("sample", golden, *options, "--prompt-file", "mark.txt").out == plain
+    assert run("sample", golden, *options, "--prompt-file", "-", stdin=b"The ").out == plain
+    missing = run("sample", golden, "--prompt-file", "none.txt")
+    assert missing.code == 3
+
+
+def test_unknown_characters_of_a_prompt_have_near_ones(run: Run, golden: str) -> None:
+    refused = run("sample", golden, "--prompt", "\u201cH\xe8 \u0442")
+    assert refused.code == 3
+    assert "U+0442" in refused.err
+    assert "'e' for '\xe8'" in refused.err
+    assert "--unknown to nearest" in refused.err
+    read = run("sample", golden, "--prompt", "h\xe8 ", "--unknown", "nearest", "--seed", "1")
+    assert read.out == run("sample", golden, "--prompt", "he ", "--seed", "1").out
+    assert "read as 'he '" in read.err
+    far = run("sample", golden, "--prompt", "h\xe8 \u0442", "--unknown", "nearest")
+    assert far.code == 3
+    assert "lacks U+0442 '\u0442'; set" in far.err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-16"])
+def test_data_in_a_pipe_is_utf_8_whatever_the_locale(
+    run: Run, golden: str, encoding: str, tmp_path: Path
+) -> None:
+    (tmp_path / "prompt.txt").write_text("caf\xe9 ", "utf-8")
+    options = ["sample", golden, "--prompt-file", "prompt.txt", "-n", "40", "--seed", "1"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    child = process(*options, stdout=subprocess.PIPE, env=environment)
+    out, _ = child.communicate(timeout=60)
+    assert out.startswith("caf\xe9 ".encode())
+    assert out.decode("utf-8") == run(*options).out
+
+
+def test_units_are_clamped_by_a_flag_and_by_a_command(run: Run, golden: str) -> None:
+    options = ["sample", golden, "-n", "30", "--seed", "1"]
+    plain = run(*options).out
+    held = run(*options, "--clamp", "0:1=1", "--clamp", "0:2=-1").out
+    assert held != plain
+    commands = b"/clamp 0:1=1\n/clamp 0:2=-1\n\n"
+    assert run(*options, "--interactive", stdin=commands).out == held
+    assert run(*options, "--interactive", stdin=b"/clamp 0:1=1\n/clamp off\n\n").out == plain
+    for clamp, message in (
+        ("0:99=1", "no unit 99"),
+        ("0:1=nan", "is not LAYER"),
+        ("1", "is not LAYER"),
+    ):
+        refused = run(*options, "--clamp", clamp)
+        assert refused.code == 2
+        assert message in refused.err
+    writer = run("sample", str(GOLDEN / "writer"), "--clamp", "0:1=1")
+    assert writer.code == 2
+    assert "--clamp has no effect" in writer.err

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from charrnn.cli.config import config as config_command
 from charrnn.cli.options import override_layers
 from charrnn.config.merge import (
+    EARLIER,
+    NEWER,
     all_keys,
     build_config,
     config_from_data,
@@ -414,22 +416,28 @@ def test_a_key_that_a_task_does_not_use_is_refused(task: str, key: str, value: A
 
 
 UNUSED = {
-    "language_model": """data.form data.split_by model.attention model.bidirectional
-        model.pooling""",
-    "classification": """data.reset_state_at_documents data.unknown evaluation.characters
+    "language_model": """data.bad_rows data.form data.label_column data.maximum_length
+        data.reading data.source_column data.split_by data.target_column data.text_column
+        model.attention model.bidirectional model.pooling training.batch_symbols
+        training.class_weights""",
+    "classification": """data.reset_state_at_documents data.source_column data.target_column
+        data.unknown evaluation.characters
         evaluation.lanes evaluation.warmup evaluation.window model.attention
         model.embedding_dropout model.tie_embeddings training.carry_state training.random_windows
         training.reset_probability training.window""",
-    "generation": """data.reset_state_at_documents data.unknown evaluation.characters
+    "generation": """data.reset_state_at_documents data.source_column data.target_column
+        data.unknown training.class_weights evaluation.characters
         evaluation.lanes evaluation.warmup evaluation.window model.attention model.bidirectional
         model.character_embedding_size model.character_hidden_size model.pooling
         model.tie_embeddings training.carry_state training.random_windows
         training.reset_probability training.window""",
-    "tagging": """data.form data.reset_state_at_documents data.unknown data.vocabulary
+    "tagging": """data.label_column data.source_column data.target_column data.text_column
+        training.class_weights data.form data.reset_state_at_documents data.unknown data.vocabulary
         evaluation.characters evaluation.lanes evaluation.warmup evaluation.window model.attention
         model.embedding_dropout model.pooling model.tie_embeddings training.carry_state
         training.random_windows training.reset_probability training.window""",
-    "translation": """data.form data.reset_state_at_documents data.unknown evaluation.characters
+    "translation": """data.label_column data.text_column training.class_weights
+        data.form data.reset_state_at_documents data.unknown evaluation.characters
         evaluation.lanes evaluation.warmup evaluation.window model.character_embedding_size
         model.character_hidden_size model.embedding_dropout model.pooling model.tie_embeddings
         training.carry_state training.random_windows training.reset_probability training.window""",
@@ -464,6 +472,23 @@ def test_a_whole_configuration_may_hold_keys_that_the_task_does_not_use(task: st
     key = min(unused_keys(task))
     with pytest.raises(ConfigError, match=f"--set: {key} = .* is not used by the task"):
         build_config([("config.yaml", whole), ("--set", {key: whole[key]})])
+
+
+@pytest.mark.parametrize("task", ["language_model", "classification", "translation"])
+def test_the_config_of_an_older_run_gets_the_values_that_repeat_it(task: str) -> None:
+    flat = flatten(Config().model_dump()) | {"task": task, "data.split_by": "hash"}
+    unused = unused_keys(task)
+    older = {key: value for key, value in flat.items() if key not in NEWER and key not in unused}
+    config = build_config([("config.yaml", older)])[0]
+    assert config == config_from_data(nest(older), "checkpoint")
+    values = flatten(config.model_dump())
+    assert {key: values[key] for key in EARLIER.keys() - unused} == {
+        key: value for key, value in EARLIER.items() if key not in unused
+    }
+    new = build_config([("config.yaml", older | {key: flat[key] for key in NEWER - unused})])[0]
+    assert new.data.reading == Config().data.reading
+    changed = build_config([("config.yaml", older), ("--task", {"task": "language_model"})])[0]
+    assert changed.data.reading == Config().data.reading
 
 
 def test_a_minimum_count_without_symbols_to_count_is_refused() -> None:

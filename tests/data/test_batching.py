@@ -161,3 +161,32 @@ def test_what_was_padded_is_still_there(sequences: list[list[int]], fill: int) -
         assert row[:length].tolist() == sequence
         assert (row[length:] == fill).all()
     assert ids.shape[1] == max(map(len, sequences), default=0)
+
+
+@PROPERTY
+@given(lengths_of, st.integers(1, 20), st.integers(1, 400), st.integers(0, 3))
+def test_batches_are_bounded_by_what_they_hold(
+    lengths: list[int], batch_size: int, most: int, epoch: int
+) -> None:
+    batches = Batches(lengths, batch_size, 1, most)
+    listed_rows = listed(batches, epoch)
+    assert len(listed_rows) == batches.batches_per_epoch
+    assert sorted(itertools.chain(*listed_rows)) == list(range(len(lengths)))
+    for rows in listed_rows:
+        assert len(rows) <= batch_size
+        assert len(rows) == 1 or len(rows) * max(lengths[i] for i in rows) <= most
+    assert listed(batches, epoch, 2) == listed_rows[2:]
+    for rows in by_length(lengths, batch_size, most):
+        assert len(rows) == 1 or len(rows) * max(lengths[i] for i in rows) <= most
+
+
+def test_a_bound_that_no_batch_reaches_changes_nothing() -> None:
+    lengths = some_lengths(200, 3)
+    assert listed(Batches(lengths, 8, 1, 8 * 40), 4) == listed(Batches(lengths, 8, 1), 4)
+
+
+def test_a_batch_of_one_long_example_is_shared() -> None:
+    batches = Batches([2] * 16 + [100], 8, 1, 50)
+    parts = [listed(batches.share(rank, 2), 0) for rank in range(2)]
+    assert [sorted(map(len, part)) for part in zip(*parts, strict=True)].count([0, 1]) == 1
+    assert [a + b for a, b in zip(*parts, strict=True)] == listed(batches, 0)

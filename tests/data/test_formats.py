@@ -11,15 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.data.formats import (
-    Labelled,
-    Pair,
-    label_vocabulary,
-    load_examples,
-    read_labelled,
-    read_pairs,
-    split_examples,
-)
+from charrnn.data.example_splits import load_examples, split_examples
+from charrnn.data.formats import Labelled, Pair, Reading
+from charrnn.data.labelled_texts import label_vocabulary, read_labelled
+from charrnn.data.pairs import read_pairs
 from charrnn.data.sources import Document, Sources, find_sources
 from charrnn.data.tagged import read_tagged
 from charrnn.errors import ConfigError, DataError
@@ -94,18 +89,21 @@ def test_the_form_is_told_from_the_documents(
 
 def test_documents_named_tsv_are_rows_and_a_bad_one_is_no_class(tmp_path: Path) -> None:
     sources = write(tmp_path, a_tsv="x\tp\n", b_TAB="oops\n")
-    with pytest.raises(DataError, match=r"b\.TAB, line 1 has no tab: 'oops'; a row is text, tab"):
+    with pytest.raises(DataError, match=r"b\.TAB has one column and no column 2"):
         read_labelled(sources)
     compressed = write(tmp_path / "more", a_tsv_gz=gzip.compress(b"\n"), b_txt="x\tp")
     with pytest.raises(DataError, match=r"a\.tsv\.gz has no examples"):
-        read_labelled(compressed, "rows")
+        read_labelled(compressed, Reading(form="rows"))
 
 
 def test_a_form_that_is_said_is_not_guessed(tmp_path: Path) -> None:
     sources = write(tmp_path, p__a_txt="x\ty\n", q__b_txt="z\tw\n")
     assert contents(read_labelled(sources)) == [("x", "y"), ("z", "w")]
-    assert contents(read_labelled(sources, "files")) == [("x\ty", "a"), ("z\tw", "b")]
-    assert contents(read_labelled(sources, "folders")) == [("x\ty", "p"), ("z\tw", "q")]
+    assert contents(read_labelled(sources, Reading(form="files"))) == [("x\ty", "a"), ("z\tw", "b")]
+    assert contents(read_labelled(sources, Reading(form="folders"))) == [
+        ("x\ty", "p"),
+        ("z\tw", "q"),
+    ]
 
 
 def test_names_of_compressed_files_and_addresses(tmp_path: Path) -> None:
@@ -117,8 +115,14 @@ def test_names_of_compressed_files_and_addresses(tmp_path: Path) -> None:
     ]
     documents[0] = Document(addresses[0], documents[0].path, "gzip")
     sources = Sources(documents, "", "", [], [])
-    assert contents(read_labelled(sources, "files")) == [("A", "Old Dutch"), ("Aalst", "Irish")]
-    assert contents(read_labelled(sources, "folders")) == [("A", "c d"), ("Aalst", "e")]
+    assert contents(read_labelled(sources, Reading(form="files"))) == [
+        ("A", "Old Dutch"),
+        ("Aalst", "Irish"),
+    ]
+    assert contents(read_labelled(sources, Reading(form="folders"))) == [
+        ("A", "c d"),
+        ("Aalst", "e"),
+    ]
 
 
 def test_of_repeated_examples_the_first_is_kept(tmp_path: Path) -> None:
@@ -131,12 +135,12 @@ def test_of_repeated_examples_the_first_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("x", r"line 3 has no tab: 'x'; a row is text, tab and class, or give a file"),
-        ("x\t", r"line 3 has an empty class: 'x\\t'; a row is text, tab and class$"),
-        (" \tp", r"line 3 has an empty text: ' \\tp'"),
+        ("x", r"line 3 has one column: 'x'; a row is a text and its class: mend it, or set data"),
+        ("x\t", r"line 3 has an empty class: 'x\\t'; a row is a text and its class: mend it"),
+        (" \tp", r"line 3 has an empty text: '\\tp'"),
         ("\t", r"line 3 has an empty text"),
-        ("x\tp\tq", r"line 3 has 3 columns, and 'q' is the third; a row is text, tab and class"),
-        ("x" * 99, r"line 3 has no tab: 'x{37}\.\.\.';"),
+        ("x\tp\tq", r"line 3 has 3 columns, and 'q' is number 3; a row is a text and its class"),
+        ("x" * 99, r"line 3 has one column: 'x{37}\.\.\.';"),
     ],
 )
 def test_a_bad_row_of_a_text_and_a_class_is_named(tmp_path: Path, row: str, message: str) -> None:
@@ -171,7 +175,7 @@ def test_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("Go.", r"line 2 has no tab: 'Go\.'; a row is source, tab and target$"),
+        ("Go.", r"line 2 has one column: 'Go\.'; a row is a source and its target: mend it"),
         ("Go.\t ", r"line 2 has an empty target"),
         ("\tVa !", r"line 2 has an empty source"),
     ],
@@ -246,7 +250,7 @@ def test_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path, read: An
     assert contents(found) == contents(plain)
     assert places(found) == places(plain)
     chinese = write(tmp_path / "chinese", a_tsv=text.encode("gb18030"))
-    assert contents(read(chinese, encoding="gb18030")) == contents(plain)
+    assert contents(read(chinese, Reading(encoding="gb18030"))) == contents(plain)
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -257,10 +261,17 @@ def test_a_document_without_examples_is_named(tmp_path: Path, read: Any, text: s
         read(write(tmp_path, a_tsv=good, b_tsv=text))
 
 
-@pytest.mark.parametrize("form", ["files", "folders"])
-def test_a_class_without_examples_is_named(tmp_path: Path, form: Any) -> None:
+def test_a_class_without_examples_is_named(tmp_path: Path) -> None:
+    sources = write(tmp_path, a_txt="x\n", b_txt=" \n")
     with pytest.raises(DataError, match=r"b\.txt has no examples; give a file of text"):
-        read_labelled(write(tmp_path, a_txt="x\n", b_txt=" \n"), form)
+        read_labelled(sources, Reading(form="files"))
+    with pytest.raises(
+        DataError, match=r"\(2 documents\) has no examples; give a file or a folder"
+    ):
+        read_labelled(sources, Reading(form="folders"))
+    folders = write(tmp_path / "folders", p__a_txt="x", q__b_txt=" \n", q__c_txt="y")
+    with pytest.raises(DataError, match=r"b\.txt, line 1 is empty; a file has a text; .*: mend it"):
+        read_labelled(folders)
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -269,9 +280,9 @@ def test_what_is_not_in_the_encoding_is_named(tmp_path: Path, read: Any) -> None
     with pytest.raises(DataError, match=r"a\.tsv is not utf-8: byte 0xff at offset 3; save it as"):
         read(sources)
     with pytest.raises(ConfigError, match="utf-9"):
-        read(sources, encoding="utf-9")
+        read(sources, Reading(encoding="utf-9"))
     if read is not read_tagged:
-        assert read(sources, errors="replace")[0][1] == "p\ufffd"
+        assert read(sources, Reading(errors="replace"))[0][1] == "p\ufffd"
 
 
 def pairs_of(*texts: str) -> list[Pair]:
@@ -353,7 +364,7 @@ def test_separate_files(tmp_path: Path) -> None:
 
 @pytest.mark.shared_data
 def test_names_of_18_languages(shared_data: Path) -> None:
-    found = load_examples(read_labelled, find_sources([str(shared_data / "names")]))
+    found = load_examples(read_labelled, find_sources([str(shared_data / "names")]), by="hash")
     train, validation = found.splits["train"], found.splits["validation"]
     assert (len(train), len(validation)) == (14_319, 3_693)  # Of 20,050 lines.
     assert len(set(contents(train + validation))) == 18_012
@@ -368,7 +379,7 @@ def test_names_of_18_languages(shared_data: Path) -> None:
 @pytest.mark.shared_data
 def test_sentences_of_two_sentiments(shared_data: Path) -> None:
     sources = find_sources([str(shared_data / "sentiment")])
-    splits = load_examples(read_labelled, sources, fractions=(0.9, 0.1)).splits
+    splits = load_examples(read_labelled, sources, fractions=(0.9, 0.1), by="hash").splits
     assert {name: Counter(e.label for e in part) for name, part in splits.items()} == {
         "train": {"neg": 4_300, "pos": 4_297},
         "validation": {"neg": 498, "pos": 501},

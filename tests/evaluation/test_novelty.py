@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from charrnn.data.vocabulary import code_points
 from charrnn.evaluation import novelty as module
-from charrnn.evaluation.novelty import LENGTHS, _copied, novelty
+from charrnn.evaluation.novelty import LENGTHS, _copied, novelty, verdict
 
 TEXTS = st.text("ab", max_size=60)
 
@@ -57,3 +57,29 @@ def test_a_long_copy_is_found_in_seconds() -> None:
     result = novelty(train[1000:-1000], train)
     assert (result.longest, result.start) == (298_000, 0)
     assert time.process_time() - began < 30
+
+
+HELD_OUT = {8: 0.4, 16: 0.05, 32: 0.002}
+
+
+@pytest.mark.parametrize(
+    ("shares", "length", "word"),
+    [
+        (HELD_OUT, 5000, "new"),
+        ({8: 0.42, 16: 0.06, 32: 0.0}, 5000, "new"),
+        ({8: 0.7, 16: 0.3, 32: 0.1}, 5000, "partly copied: spans of 32"),
+        ({8: 0.7, 16: 0.3, 32: 0.0}, 5000, "partly copied: spans of 16"),
+        ({8: 1.0, 16: 1.0, 32: 0.9}, 400, "copied: most"),
+        ({8: 1.0, 16: 1.0, 32: 1.0}, 319, "too short to say; give a sample of at least 320"),
+    ],
+)
+def test_the_verdict_compares_with_held_out_text(
+    shares: dict[int, float], length: int, word: str
+) -> None:
+    assert verdict(shares, HELD_OUT, length).startswith(word)
+
+
+def test_text_that_repeats_itself_is_not_called_copied() -> None:
+    held_out = {8: 1.0, 16: 0.99, 32: 0.9}
+    assert verdict({8: 1.0, 16: 0.99, 32: 0.91}, held_out, 5000).startswith("new")
+    assert verdict({8: 0.5, 16: 0.2, 32: 0.1}, {}, 5000).startswith("not clear")

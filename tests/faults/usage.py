@@ -255,15 +255,15 @@ def long_sample(effort: Effort, sabotaged: bool) -> Result:
     length = effort.of(1_000_000, 80_000)
     run = ["sample", str(where / "run"), "-n", str(length), "--seed", "3"]
     keep = (
-        "from charrnn.cli.sample import Writer\n"
-        "whole, kept = Writer.__call__, []\n"
+        "from charrnn.cli.sample import Output\n"
+        "whole, kept = Output.__call__, []\n"
         "def keeping(self, text):\n"
         "    kept.append([text, len(kept)])\n"
         "    whole(self, text)\n"
-        "Writer.__call__ = keeping\n"
+        "Output.__call__ = keeping\n"
     )
     gather = (
-        "import charrnn.inference.trained_model as module\n"
+        "import charrnn.inference.text as module\n"
         "whole = module.generate_texts\n"
         "def gathered(*arguments):\n"
         "    texts = whole(*arguments[:-1], None)\n"

@@ -36,8 +36,10 @@ class Chances:
         return self.sharpness * np.array([drawn(self.seed, int(key)) for key in after]), (after,)
 
 
-def log_probability(stepper: Chances, lane: int, symbols: tuple[int, ...]) -> float:
-    state, token, total = (np.array([lane]),), START, 0.0
+def log_probability(
+    stepper: Chances, lane: int, symbols: tuple[int, ...], start: int = START
+) -> float:
+    state, token, total = (np.array([lane]),), start, 0.0
     for symbol in symbols:
         logits, state = stepper.step(np.array([token]), state)
         powers = [math.exp(logit) for logit in logits[0]]
@@ -148,6 +150,49 @@ def test_the_state_may_be_of_tensors() -> None:
             return logits, (torch.as_tensor(after),)
 
     assert search(Tensors(3), 3, width=3) == search(Chances(3), 3, width=3)
+
+
+@pytest.mark.parametrize("width", [1, 3, V**4])
+def test_sequences_may_have_no_end_and_lanes_starts_of_their_own(width: int) -> None:
+    stepper, starts = Chances(4, 1.0), np.array([0, 3])
+    found = beam_search(stepper, stepper.initial_state(2), starts, None, [3, 2], width)
+    for lane, (start, limit) in enumerate(zip(starts.tolist(), [3, 2], strict=True)):
+        assert all(len(h.ids) == limit and not h.ended for h in found[lane])
+        scored = sorted(
+            ((log_probability(stepper, lane, ids, start), ids)
+             for ids in itertools.product(range(V), repeat=limit)), reverse=True)  # fmt: skip
+        if width == V**4:
+            assert [h.ids for h in found[lane]] == [ids for _, ids in scored]
+        for h in found[lane]:
+            total = log_probability(stepper, lane, h.ids, start)
+            assert h.log_probability == pytest.approx(total, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_stop_ends_a_sequence_and_belongs_to_it(seed: int) -> None:
+    def search_with(stops: Any, width: int) -> list[Hypothesis]:
+        stepper = Chances(seed, 1.0)
+        (found,) = beam_search(
+            stepper, stepper.initial_state(1), START, END, [4], width, 0.0, stops=stops
+        )
+        return found
+
+    possible = [
+        ids
+        for length in range(1, 5)
+        for ids in itertools.product(range(V), repeat=length)
+        if (ids[-1] == END or ids[-2:] == (1, 0))
+        and END not in ids[:-1]
+        and (1, 0) not in itertools.pairwise(ids[:-1])
+    ]
+    best = max(possible, key=lambda ids: log_probability(Chances(seed, 1.0), 0, ids))
+    found = search_with(lambda ids: ids[-2:].tolist() == [1, 0], V**4)
+    assert found[0].ids == (best[:-1] if best[-1] == END else best)
+    # Where nearly every symbol stops a sequence, fewer than the width go on.
+    for one in search_with(lambda ids: ids[-1] != 2, 3):
+        assert one.ended
+        assert np.isfinite(one.log_probability)
+        assert set(one.ids[:-1]) <= {2}
 
 
 def test_logits_that_are_no_numbers_are_an_error() -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+import charrnn
+from charrnn.errors import CheckpointError
 from charrnn.inference.numpy_stepper import NumpyModel
 from charrnn.inference.saved_state import SavedState, load_state, save_state
 from charrnn.inference.torch_stepper import TorchStepper
@@ -18,8 +20,10 @@ from charrnn.inference.trained_model import TrainedModel
 from charrnn.nn.dropout import Dropouts
 from charrnn.nn.models import language_model
 from charrnn.nn.state import leaves, map_state
+from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
 from tests.tiny import drive, start, tiny_config, tiny_corpus
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "runs"
 CELLS = [("vanilla", "tanh"), ("vanilla", "relu"), ("lstm", "tanh"), ("gru", "tanh")]
 
 
@@ -102,6 +106,24 @@ def test_a_saved_state_goes_on_in_either(tmp_path: Path, monkeypatch: pytest.Mon
         assert (seed, samples, loaded.token.tolist()) == (1, [0, 1], cursor.token.tolist())
         expected, _ = writer.step(cursor.token, cursor.state)
         np.testing.assert_allclose(reader.step(loaded.token, loaded.state)[0], expected, atol=1e-5)
+
+
+def test_a_saved_state_remembers_the_last_symbols(tmp_path: Path) -> None:
+    model = charrnn.load(GOLDEN / "lstm")
+    cursor = model.begin("the light", 2)
+    path = tmp_path / "state"
+    save_state(path, model, SavedState(cursor, 1, [0, 1]))
+    remembered = [ids.tolist() for ids in load_state(path, model).cursor.recent]
+    assert remembered == [[i, i] for i in model.vocabulary.encode("the light").tolist()]
+    stored = load_checkpoint(path, lambda metadata, layout: None)
+    # As older versions wrote it, and damaged.
+    without = {name: array for name, array in stored.tensors.items() if name != "recent"}
+    save_checkpoint(path, without, stored.metadata)
+    assert [ids.tolist() for ids in load_state(path, model).cursor.recent] == remembered[-1:]
+    for recent in (np.zeros((2, 0)), np.zeros((1, 3)), np.zeros(2), np.full((2, 3), 999)):
+        save_checkpoint(path, without | {"recent": recent.astype(np.int64)}, stored.metadata)
+        with pytest.raises(CheckpointError):
+            load_state(path, model)
 
 
 def test_sampling_imports_no_torch(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from charrnn.inference.sampler import BLOCK, Choice, Cursor, Draws, prime, sample
+from charrnn.inference.sampler import BLOCK, RECENT, Choice, Cursor, Draws, prime, sample
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
 ALMOST_ONE = np.nextafter(1, 0)
@@ -266,6 +266,49 @@ def test_the_callers_logits_are_left_alone() -> None:
     assert np.array_equal(logits, kept)
 
 
+@PROPERTY
+@given(rows, st.floats(1, 8), st.lists(st.integers(0, 8), min_size=1, max_size=9))
+def test_the_repetition_penalty_raises_probabilities_to_a_power(
+    logits: list[float], theta: float, written: list[int]
+) -> None:
+    recent = [np.array([i % len(logits)]) for i in written]
+    penalised = {int(ids[0]) for ids in recent[-4:]}
+    powers = [p**theta if i in penalised else p for i, p in enumerate(softmax(logits))]
+    choice = Choice(repetition_penalty=theta, repetition_window=4)
+    (result,) = choice.probabilities(np.array([logits]), recent)
+    np.testing.assert_allclose(result, np.array(powers) / sum(powers), rtol=1e-9)
+
+
+def test_the_penalty_comes_before_temperature_and_filters() -> None:
+    logits, recent = np.log([[0.5, 0.3, 0.2]]), [np.array([0])]
+    greedy = Choice(temperature=0, repetition_penalty=3)
+    assert greedy(logits, np.zeros(1)).tolist() == [0]
+    assert greedy(logits, np.zeros(1), recent).tolist() == [1]
+    assert Choice(top_k=1, repetition_penalty=3)(logits, np.zeros(1), recent).tolist() == [1]
+
+
+def test_after_marked_ids_the_most_probable_is_taken() -> None:
+    choice = Choice(greedy_after=np.array([False, True, True]))
+    logits = np.log([[0.5, 0.3, 0.2]] * 2)
+    recent = [np.array([0, 0]), np.array([0, 2])]
+    assert choice(logits, np.full(2, ALMOST_ONE), recent).tolist() == [2, 0]
+    np.testing.assert_allclose(
+        choice.probabilities(logits, recent), [[0.5, 0.3, 0.2], [1, 0, 0]], atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("choice", [Choice(), Choice(0.6, 4, 0.9, 0.05, 1.7), Choice(0)], ids=str)
+def test_probabilities_are_the_frequencies_of_draws(choice: Choice) -> None:
+    logits = np.array([0.0, 1.0, -2.0, 0.5, 1.5])
+    recent = [np.array([4]), np.array([1])]
+    grid = 20_000
+    uniforms = (np.arange(grid) + 0.5) / grid
+    many = [np.repeat(ids, grid) for ids in recent]
+    drawn = np.bincount(choice(np.tile(logits, (grid, 1)), uniforms, many), minlength=5) / grid
+    (probabilities,) = choice.probabilities(logits[None], recent)
+    np.testing.assert_allclose(drawn, probabilities, atol=1.1e-4)
+
+
 # Generation.
 
 
@@ -350,6 +393,28 @@ def test_a_prompt_can_be_read_in_parts(cut: int) -> None:
     assert np.array_equal(parts.token, whole.token)
     assert np.array_equal(parts.state, whole.state)
     assert parts.position == whole.position == 0
+
+
+def test_the_cursor_remembers_what_was_read_and_written() -> None:
+    cursor = prime(Hash(), PROMPT)
+    before = cursor.copy()
+    chosen = generate(cursor, Draws(5, range(3)), 5)
+    assert [ids.tolist() for ids in cursor.recent] == PROMPT.T.tolist() + chosen
+    assert [ids.tolist() for ids in before.recent] == PROMPT.T.tolist()
+    later = prime(Hash(), PROMPT[:, :1], cursor)
+    assert [ids.tolist() for ids in later.recent] == [*PROMPT.T.tolist(), *chosen, [1, 0, 2]]
+    generate(cursor, Draws(5, range(3)), RECENT)
+    assert len(cursor.recent) == RECENT
+
+
+@pytest.mark.parametrize("count", [1, 7, 30])
+def test_going_on_with_a_penalty_is_one_unbroken_run(count: int) -> None:
+    choice = Choice(repetition_penalty=2.0, repetition_window=5)
+    whole = generate(prime(Hash(), PROMPT), Draws(5, range(3)), 40, choice)
+    cursor = prime(Hash(), PROMPT)
+    first = generate(cursor, Draws(5, range(3)), count, choice)
+    assert first + generate(cursor, Draws(5, range(3)), 40 - count, choice) == whole
+    assert whole != generate(prime(Hash(), PROMPT), Draws(5, range(3)), 40)
 
 
 def test_a_prompt_is_read_but_for_its_last_token() -> None:

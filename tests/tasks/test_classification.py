@@ -21,7 +21,7 @@ from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.session.loop import Session
 from charrnn.tasks.classification import Classification
-from charrnn.tasks.labelled import read
+from charrnn.tasks.labelled import UNKNOWN_CLASS, read
 from tests.tasks.conftest import TrainOnce
 from tests.tiny import ON_EXAMPLES, drive, resumes, start
 
@@ -260,3 +260,121 @@ def test_an_empty_stop_is_refused(run: Any) -> None:
     refused = run("sample", "words", "--stop", "")
     assert refused.code == 2
     assert "--stop is empty" in refused.err
+
+
+def rows(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return str(path)
+
+
+def read_rows(path: str, validation: str | None = None, **changes: Any) -> Any:
+    values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    texts = {"sources": find_sources([path])}
+    if validation:
+        texts["validation"] = find_sources([validation])
+    config = build_config([("test", values)])[0]
+    return config, read(config, texts)
+
+
+MAIL = [f"mail number {i}\t{('spam', 'ham', 'ham')[i % 3]}" for i in range(40)]
+
+
+def test_a_class_outside_of_training_counts_as_wrong(tmp_path: Path) -> None:
+    main = rows(tmp_path / "a.tsv", *MAIL)
+    other = rows(tmp_path / "b.tsv", "mail one\tham", "mail two\tHam", "mail three\tHam")
+    config, data = read_rows(main, other)
+    assert [e.label for e in data.splits["validation"]] == [0, UNKNOWN_CLASS, UNKNOWN_CLASS]
+    noted = " ".join(data.notes)
+    assert "1 class in validation only, 2 of its examples, counted as wrong: 'Ham'" in noted
+    assert "b.tsv, line 2)" in noted
+    assert "the class 'Ham' (2) looks like 'ham' (27): the same one, misspelled?" in noted
+    session = start(tmp_path / "run", config, data)
+    judged = session.experiment.judge(session.model, data.splits["validation"], lambda: False)
+    assert judged.labels == 1
+    assert judged.metrics["accuracy"] in (0, 1 / 3)
+    assert judged.part == ", 2 of unknown classes count as wrong"
+    assert math.isfinite(judged.nats)
+    drive(session)
+
+
+def test_a_split_of_unknown_classes_alone_is_refused(tmp_path: Path) -> None:
+    other = rows(tmp_path / "b.tsv", "mail two\tHam")
+    with pytest.raises(DataError, match=r"no example of validation has a class of training, such"):
+        read_rows(rows(tmp_path / "a.tsv", *MAIL), other)
+
+
+def test_a_checkpoint_refuses_a_new_class_in_training(tmp_path: Path) -> None:
+    path = rows(tmp_path / "a.tsv", *MAIL)
+    config, data = read_rows(path)
+    rows(tmp_path / "a.tsv", *MAIL, "new mail\tnews")
+    with pytest.raises(DataError, match=r"the model has no class 'news' \(.*a\.tsv, line 41\)"):
+        read(config, {"sources": find_sources([path])}, data.vocabulary_data)
+
+
+def test_a_long_text_is_cut_and_named(tmp_path: Path) -> None:
+    lines = [*MAIL, f"{'x' * 99}\tham"]
+    _, data = read_rows(rows(tmp_path / "a.tsv", *lines), data__maximum_length=20)
+    lengths = [len(e.ids) for part in data.splits.values() for e in part]
+    assert (max(lengths), len(lengths)) == (20, 41)
+    assert any("longer than 20 symbols (data.maximum_length), cut there" in note
+               and "a.tsv, line 41 (99)" in note for note in data.notes)  # fmt: skip
+    _, whole = read_rows(rows(tmp_path / "a.tsv", *lines))
+    assert whole.settings["data.maximum_length"] > 1000
+
+
+def test_the_bound_of_a_batch_and_the_columns_are_recorded(tmp_path: Path) -> None:
+    config, data = read_rows(rows(tmp_path / "a.tsv", *MAIL))
+    planned = start(tmp_path / "run", config, data).config
+    assert planned.data.split_by == "stratified"
+    assert (planned.data.text_column, planned.data.label_column) == (1, 2)
+    assert isinstance(planned.data.maximum_length, int)
+    assert isinstance(planned.training.batch_symbols, int)
+
+
+def test_balanced_weights_count_each_class_the_same(tmp_path: Path) -> None:
+    config, data = read_rows(rows(tmp_path / "a.tsv", *MAIL), training__class_weights="balanced")
+    task = start(tmp_path / "run", config, data).experiment
+    examples = data.splits["train"]
+    batch = Classification.collate(examples, torch.device("cpu"))
+    cost, count = task.cost(lambda ids, lengths: torch.zeros(len(ids), 2), batch)
+    assert count == len(examples)
+    torch.testing.assert_close(cost, torch.tensor(count * math.log(2)))
+    per_class = [
+        sum(float(task.weights[e.label]) for e in examples if e.label == i) for i in (0, 1)
+    ]
+    assert per_class[0] == pytest.approx(per_class[1])
+
+
+def test_a_run_with_long_examples_resumes(tmp_path: Path) -> None:
+    lines = [*MAIL, f"{'x' * 300}\tham", f"{'y' * 290}\tspam"]
+    changes = {"training__batch_symbols": 200, "training__batch_size": 8}
+    path = rows(tmp_path / "a.tsv", *lines)
+    resumes(lambda run: start(run, *read_rows(path, **changes)), tmp_path, [5])
+
+
+def test_the_banner_names_classes_columns_and_what_was_left_out(tmp_path: Path, run: Any) -> None:
+    path = rows(tmp_path / "a.tsv", *MAIL, MAIL[0], "\tspam")
+    result = run("train", path, "--task", "classification", "--steps", "10", "--set",
+                 "model.hidden_size=8", "--set", "data.bad_rows=skip", "--out", "r")  # fmt: skip
+    assert result.code == 0, result.err
+    assert "classes: ham 26, spam 14\n" in result.err
+    assert "read as TSV, no header: class from column 2; text from column 1\n" in result.err
+    assert f"1 of 42 rows left out: {path}, line 42\n" in result.err
+    assert "1 of 41 left out, equal to earlier ones\n" in result.err
+
+
+def test_the_remedies_for_too_little_memory_are_those_of_examples(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Classification, "cost", fail)
+    path = rows(tmp_path / "a.tsv", *MAIL)
+    result = run("train", path, "--task", "classification", "--steps", "10", "--set",
+                 "model.hidden_size=8", "--set", "processes=1", "--out", "r")  # fmt: skip
+    assert result.code == 1
+    assert (
+        "out of memory with 32 examples a step; start again with --set training.batch_symbols=224, "
+        "or --set data.maximum_length=7 (the longest has 14)"
+    ) in result.err

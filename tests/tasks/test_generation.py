@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -364,3 +365,23 @@ def test_a_changed_checkpoint_is_refused(run: Any, trained: Path) -> None:
     changed(path, {}, label_counts=[2, 5])
     with pytest.raises(CheckpointError, match=r"label_embedding\.weight"):
         changed(path, {"model/label_embedding.weight": labels[:1]})
+
+
+def test_a_list_without_classes(tmp_path: Path, run: Any) -> None:
+    names = [f"{a}{b}{c}" for a in ("An", "Be", "Cor") for b in ("na", "ri", "lo") for c in "aeo"]
+    (tmp_path / "names.txt").write_text("\n".join([*names, names[0]]) + "\n", "utf-8")
+    result = run("train", "names.txt", "--task", "generation", "--steps", "20", "--set",
+                 "model.hidden_size=8", "--out", "r", "--set", "data.split=[0.8, 0.2]")  # fmt: skip
+    assert result.code == 0, result.err
+    assert "27 texts of" in result.err
+    assert "class" not in result.err
+    assert re.search(r"new [01]\.\d+, repeated 0\.\d+, length ratio \d\.\d+", result.err)
+    written = run("sample", "r", "--num-samples", "3", "--seed", "1")
+    assert written.code == 0, written.err
+    assert len(written.out.splitlines()) == 3
+    assert "\t" not in written.out
+    refused = run("sample", "r", "--label", "x")
+    assert refused.code == 3
+    assert "writes texts without a class" in refused.err
+    scored = json.loads(run("eval", "r", "--json").out)
+    assert 0 <= scored["new"] <= 1
