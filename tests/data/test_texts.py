@@ -22,8 +22,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.config.merge import build_config, config_from_data, file_layer, flatten
-from charrnn.config.schema import Config
+from charrnn.config.merge import NEWER, build_config, config_from_data, file_layer, flatten
+from charrnn.config.schema import Config, unused_keys
 from charrnn.data.corpus import Corpus, load_corpus
 from charrnn.data.hints import hint_of_corpus, hint_of_text
 from charrnn.data.rules import AS_BEFORE, Cleaning, Rules, cut, natural_key, split_text
@@ -447,9 +447,8 @@ def test_a_separator_is_refused_where_no_task_uses_it() -> None:
 
 
 def test_an_older_run_reads_its_text_as_it_did(tmp_path: Path) -> None:
-    older = flatten(Config().model_dump())
-    for key in ("newlines", "normalize", "order", "kinds", "separator"):
-        del older[f"data.{key}"]
+    absent = NEWER | unused_keys("language_model")
+    older = {k: v for k, v in flatten(Config().model_dump()).items() if k not in absent}
     nested = {"data": {k[5:]: v for k, v in older.items() if k.startswith("data.")}}
     config = config_from_data(nested, "a checkpoint")
     expected = ("keep", "none", "path", "name")
@@ -486,3 +485,29 @@ def test_setting_what_bytes_do_not_use_is_refused() -> None:
         with pytest.raises(ConfigError, match=f"data.{key} = .* not used by a vocabulary of bytes"):
             config_of(data__vocabulary="byte", **{f"data__{key}": value})
     config_of(data__vocabulary="byte", data__newlines="keep")
+
+
+@pytest.mark.parametrize("separator", ["blank", "<|endoftext|>"])
+def test_each_part_is_an_example_for_generation(separator: str, tmp_path: Path) -> None:
+    border = {"blank": "\n\n"}.get(separator, f"\n{separator}\n")
+    poems = [f"the sea {'of green ' * i}\nis one of {i}" for i in range(20)]
+    (tmp_path / "poems.txt").write_text(border.join(poems) + "\n", "utf-8")
+    config = config_of(
+        task="generation", data__sources=[str(tmp_path / "poems.txt")], data__separator=separator
+    )
+    data, _ = read_through(config)
+    vocabulary = data.vocabularies["text"]
+    texts = {vocabulary.decode(e.inputs) for part in data.splits.values() for e in part}
+    assert texts == set(poems)
+
+
+def test_parts_of_files_in_folders_of_classes_are_examples(tmp_path: Path) -> None:
+    for label in ("sea", "hill"):
+        (tmp_path / label).mkdir()
+        for name in "ab":
+            poems = [f"{label} {name} {i}\nis still" for i in range(5)]
+            (tmp_path / label / name).write_text("\n---\n".join(poems), "utf-8")
+    config = config_of(task="generation", data__sources=[str(tmp_path)], data__separator="---")
+    data, _ = read_through(config)
+    assert sum(map(len, data.splits.values())) == 20
+    assert sorted(data.vocabularies["label"].symbols) == ["hill", "sea"]
