@@ -127,9 +127,12 @@ def _add_commands() -> None:
         cli.add_command(command)
 
 
-def main() -> None:
-    """Run the command that the arguments name, and leave with its exit code."""
-    began = time.monotonic()
+def main(began: float | None = None) -> None:
+    """Run the command that the arguments name, and leave with its exit code.
+
+    `began` is when the command began, by `time.monotonic`; a budget in time counts from there.
+    """
+    began = time.monotonic() if began is None else began
     accept_all_text()
     try:
         code = _run(began)

@@ -16,7 +16,7 @@ from charrnn.registry import CELLS, TASKS
 if TYPE_CHECKING:
     from charrnn.config.merge import Layer
 
-# Flag, configuration key, placeholder, and help (a text, or the names that it lists).
+# Flag, configuration key, placeholder, and help: a text, or the names to list in it.
 Flag = tuple[str, str, str, str | Iterable[str]]
 BUDGET_FLAGS: list[Flag] = [
     ("--steps", "training.steps", "N", "Budget: optimizer steps."),
@@ -52,8 +52,8 @@ FLAGS: list[Flag] = [
         "A line that divides a file into texts: ---, <|endoftext|>, or blank for a blank line.",
     ),
     ("--encoding", "data.encoding", "NAME", "Encoding of the text."),
-    ("--text-column", "data.text_column", "COLUMN", "Column of the text in a table: name, number."),
-    ("--label-column", "data.label_column", "COLUMN", "Column of the class in a table."),
+    ("--text-column", "data.text_column", "COL", "Column of the text in a table: name, number."),
+    ("--label-column", "data.label_column", "COL", "Column of the class in a table."),
     (
         "--bad-rows",
         "data.bad_rows",

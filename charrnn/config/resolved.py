@@ -9,6 +9,7 @@ from pydantic import Field
 from charrnn.config.merge import flatten, with_values
 from charrnn.config.schema import (
     Config,
+    DataConfig,
     ModelConfig,
     PositiveFloat,
     PositiveInt,
@@ -35,7 +36,20 @@ UNIMPORTANT_ONCE_TRAINED = {
     "training.patience": None,
 }
 # The session decides these once it has the data and knows how many steps there will be.
-DECIDED_LATER = {"evaluation.every", "evaluation.first", "evaluation.best", "checkpoints.every"}
+DECIDED_LATER = {
+    "evaluation.every",
+    "evaluation.first",
+    "evaluation.lanes",
+    "evaluation.best",
+    "checkpoints.every",
+}
+
+
+class ResolvedData(DataConfig):
+    """The section `data` with every `auto` decided."""
+
+    split_by: Literal["stratified", "hash", "position"]
+    maximum_length: PositiveInt | None
 
 
 class ResolvedModel(ModelConfig):
@@ -57,6 +71,7 @@ class ResolvedTraining(TrainingConfig):
     max_time: Seconds | None
     patience: PositiveInt | None
     batch_size: PositiveInt
+    batch_symbols: PositiveInt | None
     window: PositiveInt
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)]
@@ -69,6 +84,7 @@ class ResolvedConfig(Config):
     the text and the hardware; `resolved` makes one from the configuration of a checkpoint.
     """
 
+    data: ResolvedData
     model: ResolvedModel
     training: ResolvedTraining
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]

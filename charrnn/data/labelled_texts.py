@@ -31,7 +31,7 @@ from charrnn.data.formats import (
     path_of,
     text_of,
 )
-from charrnn.data.layout import listed, parts_below, root_of, split_of_name
+from charrnn.data.layout import is_split, listed, parts_below, root_of
 from charrnn.data.rules import split_text
 from charrnn.data.sources import Document, Sources
 from charrnn.data.tables import Table, is_named_as_table, plain_table, read_table
@@ -149,7 +149,7 @@ def _form(sources: Sources, how: Reading) -> Form:
         folders = {str(path_of(document).parent) for document in documents}
     else:
         root = root_of(sources)
-        fewest = 1 if split_of_name(root.name) else 2
+        fewest = 1 if is_split(root) else 2
         folders = {below[0] for d in documents if len(below := parts_below(root, d)) > 1}
     return "folders" if fewest <= len(folders) < len(documents) else "files"
 

@@ -34,6 +34,11 @@ def split_of_name(name: str) -> str | None:
     return next((SPLIT_NAMES[word] for word in ends if word in SPLIT_NAMES), None)
 
 
+def is_split(folder: PurePath) -> bool:
+    """Whether the last word of a folder's name is that of a split: `test`, but not `test_data`."""
+    return re.split(r"[-_. ]", folder.name.casefold())[-1] in SPLIT_NAMES
+
+
 def root_of(sources: Sources) -> PurePath:
     """Return the deepest folder that has all documents in it or below it.
 
@@ -42,7 +47,7 @@ def root_of(sources: Sources) -> PurePath:
     """
     if len(sources.arguments) == 1:
         argument = PurePath(sources.arguments[0])
-        if split_of_name(argument.name) and os.path.isdir(argument):
+        if is_split(argument) and os.path.isdir(argument):
             return argument
     try:
         return PurePath(os.path.commonpath([path_of(d).parent for d in sources.documents]))

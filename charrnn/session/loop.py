@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from charrnn.config.changes import record_resume
-from charrnn.config.merge import config_from_data, dump_yaml, with_values
+from charrnn.config.merge import config_from_data, dump_yaml, flatten, with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.errors import CheckpointError, DivergedError
 from charrnn.evaluation.score import Evaluation, key_unit
@@ -36,7 +36,7 @@ from charrnn.session.events import (
 )
 from charrnn.session.plan import Plan
 from charrnn.session.tensorboard import event_writer
-from charrnn.tasks.task import Data, task_of
+from charrnn.tasks.task import Data, Task, task_of
 from charrnn.training.budget import LONG_SCORE
 from charrnn.training.build import build_optimizer
 from charrnn.training.hardware import CoreTime, core_time
@@ -44,12 +44,24 @@ from charrnn.training.trainer import Report, Score, Trainer
 
 HOPELESS = 10.0  # times the loss of a uniform guess: a run does not recover from such a loss
 FEWEST_TO_CHOOSE_BY = 30  # examples in validation that the best checkpoint can be chosen by
+MOST_LANES = 64  # of the estimate of validation
 OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
 
 def never() -> bool:
     """Do not ask for a stop."""
     return False
+
+
+def _choose_evaluation(config: ResolvedConfig, held_out: int, kind: type[Task]) -> ResolvedConfig:
+    """Decide how to evaluate on a validation split of a length, where that is `auto`."""
+    fewest = getattr(kind, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
+    chosen = {
+        "evaluation.best": "validation" if held_out >= fewest else "last",
+        "evaluation.lanes": max(1, min(MOST_LANES, held_out // max(1, config.evaluation.warmup))),
+    }
+    settings = flatten(config.model_dump())
+    return with_values(config, {k: v for k, v in chosen.items() if settings[k] == "auto"})
 
 
 class Session:
@@ -63,7 +75,7 @@ class Session:
 
     `run` is set before `events` is called. A wall-clock budget becomes a number of steps: the speed
     is measured during the warm-up of the learning rate, then the number is written into the
-    configuration in place of the time. While the run goes on, the number is corrected where the
+    configuration in place of the time. During the run, the number is corrected if the
     machine turns out faster or slower; `config.changes` records that, for a repetition.
     """
 
@@ -80,15 +92,11 @@ class Session:
         self.about = about
         self.clock = clock
         torch.manual_seed(config.training.seed)
-        self.experiment = task_of(config.task)(config, data, about)
+        kind, held_out = task_of(config.task), len(data.splits.get("validation", ()))
+        config = _choose_evaluation(config, held_out, kind)
+        self.experiment = kind(config, data, about)
         self.model, self.objective = self.experiment.model, self.experiment.objective
-        validation = data.splits.get("validation")
-        self.validates = validation is not None
-        if config.evaluation.best == "auto":
-            fewest = getattr(self.experiment, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
-            is_long = validation is not None and len(validation) >= fewest
-            best = "validation" if is_long else "last"
-            config = with_values(config, {"evaluation.best": best})
+        self.validates = held_out > 0
         self.chooses = self.validates and config.evaluation.best == "validation"
         self.plan = Plan(config, self.objective.batches_per_epoch, clock)
         self.parameters = sum(p.numel() for p in self.model.parameters())
@@ -123,17 +131,17 @@ class Session:
         return self.plan.config
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
-        """Start from the weights of another model; symbols are matched by what they stand for.
+        """Start from the weights of another model; weights of a symbol go to the same symbol.
 
-        Returns the symbols that were added and those that were dropped. Raises ConfigError where
-        the models differ in shape beyond the vocabulary.
+        Returns the symbols that were added and those that were dropped. Raises ConfigError if the
+        models differ in anything but their vocabularies.
         """
         self.adopted = self.experiment.adopt_weights(source)
         self.trainer.begin_averages()
         return self.adopted
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint. Raises CheckpointError where it does not fit.
+        """Continue from a checkpoint. Raises CheckpointError if it does not fit the model.
 
         A new budget resets patience. Another text also resets the epoch, the carried state and the
         best score, because losses on two texts cannot be compared.
@@ -172,7 +180,7 @@ class Session:
 
         `stop` is asked before every step. A run that diverges goes back to its last checkpoint at
         half the learning rate, once. Raises DivergedError before anything bad is saved,
-        StorageError if a file cannot be written, ConfigError where there is no budget.
+        StorageError if a file cannot be written, ConfigError if there is no budget.
         """
         writes_events = self.config.tensorboard
         self._write_event = event_writer(self.run.path) if writes_events else lambda _: None
@@ -352,7 +360,7 @@ class Session:
     def _compare_with_best(self, validation: Evaluation | None, train: Score) -> bool:
         """Keep a score that is the best so far; count any other for patience and plateau.
 
-        Where validation is missing or too short to choose by, the last step counts as the best.
+        If validation is missing or too short to choose by, the last step counts as the best.
         """
         progress, training = self.trainer.progress, self.config.training
         nats = f"nats_per_{key_unit(self.experiment.unit)}"
@@ -381,14 +389,14 @@ class Session:
     def _save_first(self) -> None:
         """Save before the first step, so that there is always a checkpoint to resume from."""
         saved, step = self.run.steps(), self.trainer.progress.step
-        # A run that goes on from a lone checkpoint may not have the file of the best one.
+        # A run resumed from a single checkpoint file may lack the file of its best checkpoint.
         if self.best and self.best["step"] not in [*saved, step]:
             self.best = None
         if step not in saved:
             self._save()
 
     def _save(self) -> None:
-        """Save a checkpoint. Raises DivergedError where a tensor is not finite."""
+        """Save a checkpoint. Raises DivergedError if a tensor is not finite."""
         step = self.trainer.progress.step
         tensors = self.trainer.tensors()
         for name, value in tensors.items():
@@ -445,7 +453,7 @@ class Session:
         )
 
     def _score_best(self, stop: Callable[[], bool]) -> Evaluation | None:
-        """The score of the best checkpoint on all of validation; None where it takes too long.
+        """Score the best checkpoint on all of validation; return None if that takes too long.
 
         Raises KeyboardInterrupt once `stop` says so, or the time is over.
         """

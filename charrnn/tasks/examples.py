@@ -164,7 +164,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         self.data = data
         self.about = about
         self.model = placed(self.build(config, data.vocabularies), config)
-        batch_size, most = config.training.batch_size, config.training.batch_symbols
+        batch_size = config.training.batch_size
         self.side_by_side = partial(self.collate, device=torch.device(config.device))
         self.objective: ExampleBatches[Example, Batch] = ExampleBatches(
             data.splits["train"],
@@ -172,7 +172,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
             self.cost,
             self.length,
             batch_size=batch_size,
-            most_symbols=None if most == "auto" else most,
+            most_symbols=config.training.batch_symbols,
             seed=config.training.seed,
         )
         self.per_step = f"{batch_size} {self.noun}"

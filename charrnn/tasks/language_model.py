@@ -106,10 +106,11 @@ class LanguageModelling:
         """Score lanes that are spread over the validation split, each after a warm-up."""
         evaluation = self.config.evaluation
         span = self.corpus.splits["validation"]
-        most = max(1, evaluation.characters // evaluation.lanes)
-        batches = self.objective.in_lanes(span, evaluation.lanes, evaluation.warmup, most)
+        lanes = int(evaluation.lanes)
+        most = max(1, evaluation.characters // lanes)
+        batches = self.objective.in_lanes(span, lanes, evaluation.warmup, most)
         score = evaluate(self.model, self.objective, batches)
-        protocol = f"{evaluation.lanes} lanes, warm-up {evaluation.warmup}"
+        protocol = f"{lanes} lane{'s' * (lanes > 1)}, warm-up {evaluation.warmup}"
         if score.scored < len(span):
             protocol += f", {score.scored} of {len(span)} {self.unit}s"
         if not self.config.training.carry_state:

@@ -21,12 +21,15 @@ from charrnn.config.schema import Config, ModelConfig, TrainingConfig
 from charrnn.training.build import matrix_weights
 from charrnn.training.hardware import choose_precision, choose_processes, measure_speed
 
-# Budget, where none was chosen: ten-minutes.md has the scores that it reaches. On a short text, the
-# number of epochs ends the run, because in ten minutes the model would only learn the text by heart
-# (round numbers).
+# Budget, where none was chosen: ten-minutes.md has the scores that it reaches.
 DEFAULT_TIME = 600.0  # seconds
-FEWEST_EPOCHS = 50
-FEWEST_STEPS = 2000
+
+# More passes than these make a model worse: short-texts.md for up to 150,000 characters; at a
+# million, 26 passes still helped (dropout-and-passes.md), and 50 is a guess. A tiny text is read
+# more often, because no model learns in fewer steps.
+PASSES_OF_A_MILLION = 50
+PASSES_EXPONENT = 0.2
+FEWEST_STEPS = 400
 
 # Evaluations without improvement that end a run with a budget in time. They lie a quarter of the
 # steps apart, so that the best step is then less than half of the way (a round number).
@@ -34,20 +37,25 @@ PATIENCE = 5
 
 # Lanes and windows: defaults-for-a-short-run.md (batch 32; a window of 64 beat one of 128) and
 # defaults-on-other-texts.md (twice the lanes are worse). A GPU is only busy with more work per
-# step.
+# step. On a short text, fewer lanes give more steps before the text is known by heart:
+# short-texts.md.
 LONGEST_WINDOW = 64
 LONGEST_WINDOW_ON_GPU = 128
 SHORTEST_WINDOW = 8
 MOST_LANES = 32
 MOST_LANES_ON_GPU = 64
-WINDOWS_A_LANE = 8  # the fewest windows in a lane, which bounds the number of lanes on a short text
+LANES_A_ROOT_CHARACTER = 1 / 16
+WINDOWS_A_LANE = 8  # the fewest windows in a lane, where the user chose a long window
 
 # Width: defaults-for-a-short-run.md (192 for two minutes, 256 for ten). A wide model learns a short
-# text by heart, so the width also grows with the square root of the text: dropout-and-passes.md.
+# text by heart, so the width also grows with the text: by its fourth root where dropout is high
+# (short-texts.md), and by its square root on long texts (dropout-and-passes.md).
 WIDTH_IN_TWO_MINUTES = 192
 TIME_EXPONENT = 0.2
+WIDTH_A_ROOT_SECOND = 27  # bounds the width in less than half a minute: short-texts.md
 GPU_WIDTH_FACTOR = 2
 WIDTH_A_ROOT_CHARACTER = 0.4
+WIDTH_A_FOURTH_ROOT_CHARACTER = 13
 NARROWEST, WIDEST = 64, 1024
 WIDTH_STEP = 32  # vector units like multiples of it
 
@@ -55,12 +63,17 @@ WIDTH_STEP = 32  # vector units like multiples of it
 NARROWEST_EMBEDDING, WIDEST_EMBEDDING = 16, 64
 WORD_SCALE = 0.1
 
-# Dropout: defaults-for-a-short-run.md (0.1 at 8 passes over the text, 0.3 at 32).
+# Dropout: defaults-for-a-short-run.md (0.1 at 8 passes over the text, 0.3 at 32). It grows faster
+# where the layers have more weights than the text has characters, and what exceeds 0.3 is also
+# dropped from the input: short-texts.md.
 PASSES_WITHOUT_DROPOUT = 4
 DROPOUT_A_DOUBLING = 0.1
+DROPOUT_A_DOUBLING_OF_WEIGHTS = 0.03
 MOST_DROPOUT = 0.5
+DROPOUT_WITHOUT_INPUT_DROPOUT = 0.3
 OPERATIONS_A_WEIGHT = 6  # per character: a multiplication and an addition, in the forward pass and
 # twice in the backward pass
+LANES_OF_OVERHEAD = 8  # a step on few lanes takes as long as if it had 8 more: short-texts.md
 
 # Learning rate: defaults-for-a-short-run.md (4e-3 at width 256, 7e-3 at 192, a quarter for the
 # vanilla cell). The rates of the other optimizers are the usual first choices.
@@ -91,7 +104,7 @@ def plan(
     window = _window(training, characters, device)
     lanes = _lanes(training, characters, window, device)
     steps_per_epoch = math.ceil(max(1, (characters - 1) // lanes) / window)
-    epochs = _epochs(training, steps_per_epoch)
+    epochs = _epochs(training, characters, steps_per_epoch)
     hidden_size = _hidden_size(model, characters, max_time, device)
     widths = hidden_size if isinstance(hidden_size, list) else [hidden_size] * model.layers
     output_width = sum(widths) if model.skip_connections else widths[-1]
@@ -118,16 +131,18 @@ def plan(
         else max(NARROWEST_EMBEDDING, min(WIDEST_EMBEDDING, vocabulary_size)),
         "model.embedding_scale": WORD_SCALE if config.data.vocabulary == "word" else 1.0,
         "model.words": "lookup",
-        "model.input_dropout": 0.0,
     }  # fmt: skip
-    if "auto" in (model.dropout, model.output_dropout):
-        weights = _weights(model, widths, output_width * vocabulary_size)
+    if "auto" in (model.dropout, model.output_dropout, model.input_dropout):
+        weights = _weights(model, widths)
+        operations = OPERATIONS_A_WEIGHT * (weights + output_width * vocabulary_size) * characters
         passes = min(
-            _passes_in(max_time, weights, characters, device) if max_time else math.inf,
+            _passes_in(max_time, operations, lanes, device) if max_time else math.inf,
             epochs or math.inf,
             training.steps / steps_per_epoch if training.steps else math.inf,
         )
-        choices["model.dropout"] = choices["model.output_dropout"] = _dropout(passes)
+        dropout = _dropout(passes, weights / characters)
+        choices["model.dropout"] = choices["model.output_dropout"] = dropout
+        choices["model.input_dropout"] = max(0.0, round(dropout - DROPOUT_WITHOUT_INPUT_DROPOUT, 2))
     settings = flatten(config.model_dump())
     undecided = {key: value for key, value in choices.items() if settings[key] == "auto"}
     return resolved(with_values(config, undecided | {"device": str(device)}))
@@ -146,13 +161,14 @@ def _max_time(training: TrainingConfig) -> float | None:
     return None if _budget_is_chosen(training) else DEFAULT_TIME
 
 
-def _epochs(training: TrainingConfig, steps_per_epoch: int) -> float | None:
-    """Passes over the text: so many that the time ends the run, except on a short text."""
+def _epochs(training: TrainingConfig, characters: int, steps_per_epoch: int) -> float | None:
+    """Passes over the text before the model would learn it by heart; no bound beside others."""
     if training.epochs != "auto":
         return training.epochs
-    if _budget_is_chosen(training):
+    if training.steps is not None:
         return None
-    return float(max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps_per_epoch)))
+    most = PASSES_OF_A_MILLION * math.pow(characters / 1e6, PASSES_EXPONENT)
+    return float(max(1, round(max(most, FEWEST_STEPS / steps_per_epoch))))
 
 
 def _window(training: TrainingConfig, characters: int, device: torch.device) -> int:
@@ -164,12 +180,13 @@ def _window(training: TrainingConfig, characters: int, device: torch.device) -> 
 
 
 def _lanes(training: TrainingConfig, characters: int, window: int, device: torch.device) -> int:
-    """Number of lanes: a power of two, with at least eight windows in each lane."""
+    """Number of lanes: a power of two that grows with the square root of the text."""
     if training.batch_size != "auto":
         return training.batch_size
     most = MOST_LANES if device.type == "cpu" else MOST_LANES_ON_GPU
     possible = max(1, min(most, characters / (WINDOWS_A_LANE * window)))
-    return 1 << int(math.log2(possible))
+    by_text = max(1, LANES_A_ROOT_CHARACTER * math.sqrt(characters))
+    return 1 << min(int(math.log2(possible)), round(math.log2(by_text)))
 
 
 def _hidden_size(
@@ -178,8 +195,15 @@ def _hidden_size(
     """Width of the layers: the smallest of the bounds from the text and from the time."""
     if model.hidden_size != "auto":
         return model.hidden_size
-    by_text = WIDTH_A_ROOT_CHARACTER * math.sqrt(characters)
-    by_time = WIDTH_IN_TWO_MINUTES * math.pow((max_time or DEFAULT_TIME) / 120, TIME_EXPONENT)
+    by_text = max(
+        WIDTH_A_ROOT_CHARACTER * math.sqrt(characters),
+        WIDTH_A_FOURTH_ROOT_CHARACTER * math.pow(characters, 0.25),
+    )
+    seconds = max_time or DEFAULT_TIME
+    by_time = min(
+        WIDTH_IN_TWO_MINUTES * math.pow(seconds / 120, TIME_EXPONENT),
+        WIDTH_A_ROOT_SECOND * math.sqrt(seconds),
+    )
     by_time *= 1 if device.type == "cpu" else GPU_WIDTH_FACTOR
     return WIDTH_STEP * round(max(NARROWEST, min(by_text, by_time, WIDEST)) / WIDTH_STEP)
 
@@ -190,20 +214,24 @@ def _learning_rate(optimizer: str, cell: str, width: int) -> float:
     return rate / VANILLA_DIVISOR if cell == "vanilla" else rate
 
 
-def _weights(model: ModelConfig, widths: Sequence[int], output_weights: int) -> int:
-    """Count the weights in the matrices of the layers and of the output."""
-    weights = output_weights
-    for inputs, width in itertools.pairwise([WIDEST_EMBEDDING, *widths]):
-        weights += matrix_weights(model, inputs, width)
-    return weights
+def _weights(model: ModelConfig, widths: Sequence[int]) -> int:
+    """Count the weights in the matrices of the layers."""
+    pairs = itertools.pairwise([WIDEST_EMBEDDING, *widths])
+    return sum(matrix_weights(model, inputs, width) for inputs, width in pairs)
 
 
-def _passes_in(seconds: float, weights: int, characters: int, device: torch.device) -> float:
+def _passes_in(seconds: float, operations: int, lanes: int, device: torch.device) -> float:
     """Estimate how often the text is read in `seconds`, at the speed of a matrix product."""
-    return seconds * measure_speed(device) / (OPERATIONS_A_WEIGHT * weights) / characters
+    overhead = (1 + LANES_OF_OVERHEAD / lanes) / (1 + LANES_OF_OVERHEAD / MOST_LANES)
+    return seconds * measure_speed(device) / operations / max(1.0, overhead)
 
 
-def _dropout(passes: float) -> float:
-    """Dropout in steps of 0.05: 0 up to 4 passes, then 0.1 more each time the passes double."""
-    dropout = DROPOUT_A_DOUBLING * math.log2(passes / PASSES_WITHOUT_DROPOUT)
+def _dropout(passes: float, weights_a_character: float) -> float:
+    """Dropout in steps of 0.05: 0 up to 4 passes, then 0.1 more each time the passes double.
+
+    Where there are more weights than characters, it is 0.03 more for each doubling of the weights.
+    """
+    a_doubling = DROPOUT_A_DOUBLING
+    a_doubling += DROPOUT_A_DOUBLING_OF_WEIGHTS * max(0.0, math.log2(weights_a_character))
+    dropout = a_doubling * math.log2(passes / PASSES_WITHOUT_DROPOUT)
     return round(min(MOST_DROPOUT, max(0.0, dropout)) * 20) / 20

@@ -241,8 +241,9 @@ def test_keywords_name_settings() -> None:
     values = {key: value for _, layer in layers for key, value in layer.items()}
     assert values == {
         "training.steps": None,
-        "training.epochs": None,
+        "training.epochs": "auto",
         "training.max_time": "2m",
+        "training.earlier": [],
         "data.validation": ["v.txt"],
         "model.hidden_size": [8, 4],
         "training.window": 5,

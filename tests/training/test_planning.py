@@ -1,5 +1,7 @@
 """The plan decides every `auto` within sensible bounds and overrides no choice of the user."""
 
+import itertools
+import math
 import os
 from typing import Any
 
@@ -57,7 +59,8 @@ def test_everything_is_decided(characters: int, device: str, cell: str) -> None:
         assert 0 <= dropout <= 0.5
     assert 1e-4 < training.learning_rate < 0.02
     assert training.max_time == DEFAULT_TIME
-    assert (training.epochs or 0) >= 50
+    steps_per_epoch = math.ceil((characters - 1) // lanes / window)
+    assert (training.epochs or 0) * steps_per_epoch >= 0.98 * planning.FEWEST_STEPS
 
 
 @pytest.mark.parametrize("characters", [2, 3, 7, 20])
@@ -136,12 +139,70 @@ def test_a_list_of_widths_is_kept() -> None:
     [
         ("training.steps", 5, ["epochs", "max_time"]),
         ("training.epochs", 2.0, ["steps", "max_time"]),
-        ("training.max_time", 60.0, ["steps", "epochs"]),
     ],
 )
-def test_a_chosen_budget_is_the_only_one(key: str, value: Any, others: list[str]) -> None:
+def test_a_chosen_number_of_steps_or_epochs_is_the_only_budget(
+    key: str, value: Any, others: list[str]
+) -> None:
     planned = plan(build_config([("x", {key: value})])[0], 1_000_000, 65, CPU)
     assert [getattr(planned.training, other) for other in others] == [None, None]
+
+
+@pytest.mark.parametrize(("characters", "passes"), [(3_000, 33), (30_000, 25), (1_000_000, 50)])
+def test_a_time_is_bounded_by_passes_over_the_text(characters: int, passes: int) -> None:
+    for max_time in (8.0, 50.0, 300.0, 86_400.0):
+        training = plan(configured(training__max_time=max_time), characters, 65, CPU).training
+        assert training.max_time == max_time
+        assert training.epochs == pytest.approx(passes, abs=1)
+
+
+def test_more_time_than_is_useful_changes_nothing() -> None:
+    hour, day = (plan(configured(training__max_time=t), 9_000, 65, CPU) for t in (3600.0, 86_400.0))
+    assert hour.model == day.model
+    assert hour.training.model_copy(update={"max_time": 86_400.0}) == day.training
+
+
+def test_a_chosen_number_of_passes_is_kept_beside_a_time() -> None:
+    for passes in (500.0, None):
+        config = configured(training__max_time=60.0, training__epochs=passes)
+        assert plan(config, 5_000, 65, CPU).training.epochs == passes
+
+
+# LSTM 2 x width at 1e11 operations a second: scores of these plans are published.
+@pytest.mark.parametrize(
+    ("max_time", "width", "dropout"), [(30.0, 160, 0.0), (120.0, 192, 0.0), (600.0, 256, 0.15)]
+)
+def test_the_plan_for_a_megabyte(max_time: float, width: int, dropout: float) -> None:
+    planned = plan(configured(training__max_time=max_time), 1_003_854, 65, CPU)
+    model, training = planned.model, planned.training
+    assert (training.batch_size, training.window) == (32, 64)
+    assert model.hidden_size == width
+    assert (model.dropout, model.output_dropout, model.input_dropout) == (dropout, dropout, 0.0)
+
+
+@pytest.mark.parametrize("max_time", [8.0, 50.0, 300.0])
+def test_the_plan_has_no_jumps(max_time: float) -> None:
+    """Texts that differ by 2% in length get nearly the same plan."""
+    config = configured(training__max_time=max_time)
+    sizes = [round(3_000 * 1.02**i) for i in range(300)]
+    plans = [plan(config, size, 65, CPU) for size in sizes]
+    for a, b in itertools.pairwise(plans):
+        assert b.training.batch_size in (a.training.batch_size, 2 * a.training.batch_size)
+        assert b.model.widths[0] - a.model.widths[0] in (0, planning.WIDTH_STEP)
+        assert abs(b.model.dropout - a.model.dropout) < 0.11
+        assert abs(b.model.input_dropout - a.model.input_dropout) < 0.11
+        if a.training.batch_size == b.training.batch_size:
+            assert abs((b.training.epochs or 0) - (a.training.epochs or 0)) <= 2
+
+
+def test_a_short_text_has_fewer_lanes_and_more_dropout() -> None:
+    sizes = (3_000, 9_000, 27_000, 54_000, 200_000, 1_000_000)
+    plans = [plan(configured(training__max_time=300.0), size, 65, CPU) for size in sizes]
+    assert [planned.training.batch_size for planned in plans] == [4, 8, 8, 16, 32, 32]
+    inputs = [planned.model.input_dropout for planned in plans]
+    assert inputs == sorted(inputs, reverse=True)
+    assert inputs[0] == pytest.approx(0.2)
+    assert inputs[-1] == 0
 
 
 @pytest.mark.parametrize("budget", [{"training__epochs": None}, {"training__max_time": None}])
