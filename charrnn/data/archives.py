@@ -12,7 +12,8 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
@@ -103,7 +104,8 @@ def unpack_zip(path: Path, name: str, folder: Path) -> list[tuple[str, str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             packed = path.stat().st_size
-            return _write(_in_zip(archive, name, packed), name, packed, folder)
+            with closing(_in_zip(archive, name, packed)) as members:
+                return _write(members, name, packed, folder)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error,
             ValueError) as error:  # fmt: skip
         raise DataError(f"cannot unpack {name}: {error}") from error
@@ -116,12 +118,13 @@ def unpack_tar(file: BinaryIO, name: str, packed: int, folder: Path) -> list[tup
     """
     try:
         with tarfile.open(fileobj=file, mode="r|") as archive:
-            return _write(_in_tar(archive), name, packed, folder)
+            with closing(_in_tar(archive)) as members:
+                return _write(members, name, packed, folder)
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(f"cannot unpack {name}: {error}") from error
 
 
-def _in_zip(archive: zipfile.ZipFile, name: str, packed: int) -> Iterator[Member]:
+def _in_zip(archive: zipfile.ZipFile, name: str, packed: int) -> Generator[Member, None, None]:
     members = [member for member in archive.infolist() if not member.is_dir()]
     if any(member.flag_bits & 1 for member in members):
         raise DataError(f"{name} is encrypted; unpack it with its password, and name the texts")
@@ -138,7 +141,7 @@ def _in_zip(archive: zipfile.ZipFile, name: str, packed: int) -> Iterator[Member
                 yield Member(member.filename, member.file_size, file)
 
 
-def _in_tar(archive: tarfile.TarFile) -> Iterator[Member]:
+def _in_tar(archive: tarfile.TarFile) -> Generator[Member, None, None]:
     for member in archive:
         if not member.isdir():
             file = archive.extractfile(member) if member.isfile() else None
