@@ -117,9 +117,11 @@ def unpack_tar(file: BinaryIO, name: str, packed: int, folder: Path) -> list[tup
     Raises DataError.
     """
     try:
-        with tarfile.open(fileobj=file, mode="r|") as archive:
-            with closing(_in_tar(archive)) as members:
-                return _write(members, name, packed, folder)
+        with (
+            tarfile.open(fileobj=file, mode="r|") as archive,
+            closing(_in_tar(archive)) as members,
+        ):
+            return _write(members, name, packed, folder)
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(f"cannot unpack {name}: {error}") from error
 
