@@ -1,7 +1,7 @@
 """The tables of cells and tasks by name, and the one function that loads code by name.
 
 `CELLS` and `TASKS` hold our own entries and those of installed packages. A package adds a cell or
-a task by one line of its `pyproject.toml`::
+a task with one line in its `pyproject.toml`::
 
     [project.entry-points."charrnn.cells"]
     mycell = "my_cells:MyCell"
@@ -132,7 +132,7 @@ def one_of(names: Iterable[str]) -> str:
 
 
 class TaskEntry(NamedTuple):
-    """One task. Its class has the fields that its entry leaves out, under the same names."""
+    """One task. A field that is left out is an attribute of the task's class."""
 
     task: str
     """The reference of its class (`charrnn.tasks.task.Task`)."""
@@ -141,7 +141,8 @@ class TaskEntry(NamedTuple):
     the configuration names, and a vocabulary or None."""
     writer: str = ""
     """The reference of the class that writes for `charrnn sample`, as
-    `charrnn.inference.trained_model.TrainedModel` does; or of None, if nothing writes."""
+    `charrnn.inference.trained_model.TrainedModel` does; a reference to None if the task writes no
+    text."""
     traits: tuple[str, ...] = ()
     """Its traits (`charrnn.config.schema.TRAITS`): a key of the configuration that needs a trait is
     refused for a task without it."""
@@ -157,7 +158,13 @@ TASKS: Table[TaskEntry] = Table(
             "charrnn.tasks.language_model:LanguageModelling",
             "charrnn.tasks.data:read_corpus",
             "charrnn.inference.trained_model:TrainedModel",
-            traits=("running text", "composed words", "vocabulary", "embedding dropout"),
+            traits=(
+                "running text",
+                "composed words",
+                "vocabulary",
+                "embedding dropout",
+                "separated texts",
+            ),
             shapes="charrnn.runs.checkpoint_check:numpy_tensors",
         ),
         "classification": TaskEntry(
@@ -176,7 +183,7 @@ TASKS: Table[TaskEntry] = Table(
             "charrnn.tasks.generation:Generation",
             "charrnn.tasks.generation:read",
             "charrnn.tasks.generation:Generator",
-            traits=("examples", "classes", "vocabulary", "embedding dropout"),
+            traits=("examples", "classes", "vocabulary", "embedding dropout", "separated texts"),
         ),
         "tagging": TaskEntry(
             "charrnn.tasks.tagging:Tagging",

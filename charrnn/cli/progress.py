@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from charrnn.session.events import Evaluated, Finished, Planned
     from charrnn.session.loop import Session
 
-BUSY = 0.15  # share of the time that processes wait for a core, from which on it is said
+BUSY = 0.15  # tell the user if processes wait for a core for more than this share of the time
 BUDGETS = ("training.steps", "training.epochs", "training.max_time")
 NOT_SHOWN = (
     "device",
@@ -57,7 +57,9 @@ def show_banner(session: Session) -> None:
     splits = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
     described = session.about["corpus"]["described"]
     first, *more = kind.describe(data).split("\n")
-    say(f"text    {described}: {first}; {splits}")
+    held_out = getattr(data, "held_out", "")
+    where = f" ({held_out})" if held_out else ""
+    say(f"text    {described}: {first}; {splits}{where}")
     for line in more:
         say(f"        {line}")
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
@@ -178,7 +180,7 @@ def _show_events(session: Session, stopper: Stopper, bar: Bar, as_json: bool) ->
 
 
 def _out_of_memory(session: Session) -> CharrnnError:
-    """Say what to lower: the lanes and the window, or what a batch of examples holds."""
+    """Say which settings to lower: lanes and window, or the size of a batch of examples."""
     from charrnn.registry import traits_of
 
     config, steps = session.config, session.run.steps()
@@ -345,7 +347,7 @@ class Stopper:
         self.exit_code = ExitCode.DONE
         self._terminals = [number for number in range(3) if os.isatty(number)]
         numbers = [signal.SIGINT, signal.SIGTERM]
-        # nohup has a closed terminal ignored; Windows has no such signal.
+        # Under nohup the signal of a closed terminal is ignored; Windows has no such signal.
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._handle) for number in numbers}

@@ -116,6 +116,7 @@ TRAITS = {
     "composed words": "may compose the vectors of words from their characters",
     "vocabulary": "reads characters, bytes or words, as `data.vocabulary` says",
     "embedding dropout": "may drop whole symbols from its input",
+    "separated texts": "reads texts that a separator divides within a file",
     "attention": "has a decoder that may attend to the source",
 }
 """Traits of tasks: a key may need one of them. A task lists its traits in its registry entry."""
@@ -194,21 +195,38 @@ class DataConfig(Section):
     """What to do with rows that are not examples: list them and stop, or skip them and say which
     they are."""
     maximum_length: Annotated[PositiveInt | Auto | None, Key("examples")] = "auto"
-    """The most symbols in an example. A longer text is cut where it gets a class, else left out.
-    auto is what fits into the memory, and at most 16,384."""
+    """The most symbols in an example. For classification a longer text is cut; for other tasks it
+    is left out. auto is as many as fit into memory, and at most 16,384."""
     vocabulary: Annotated[Literal["character", "byte", "word"], Key("vocabulary")] = "character"
     """The symbols that the model reads: Unicode characters, bytes or words."""
     minimum_count: PositiveInt = 1
-    """Replace words that occur less often than this by the one symbol `<unk>`."""
+    """Replace characters or words that occur less often than this by the one symbol `<unk>`."""
+    separator: Annotated[Annotated[str, Field(min_length=1)] | None, Key("separated texts")] = None
+    """A line that divides a file into texts with an end of their own, such as `<|endoftext|>` or
+    `---`; `blank` stands for a blank line. A language model then learns where a text ends."""
+    newlines: Literal["join", "keep"] = "join"
+    """Read every kind of line end (CR LF, CR, LF) as a line feed (join), or keep them as they are.
+    Bytes are always kept."""
+    normalize: Literal["nfc", "none"] = "nfc"
+    """Compose letters and accents (Unicode's form NFC), or leave them as they are. Bytes are always
+    left."""
     encoding: str = "utf-8"
-    """Encoding of the texts; a byte vocabulary does not use it."""
+    """Encoding of the texts; a byte vocabulary does not use it. A byte order mark of UTF-16 or
+    UTF-32 wins over utf-8."""
     errors: str = "strict"
     """How to treat bytes that the encoding cannot decode: strict (an error), replace, ignore,
     ..."""
     unknown: Annotated[Literal["error", "skip"], Key("running text")] = "error"
     """How to treat characters that a vocabulary taken from another run lacks: an error, or skip."""
     reset_state_at_documents: Annotated[bool, Key("running text", "research")] = False
-    """Reset the hidden state to zero where each file begins."""
+    """Reset the hidden state to zero where each document begins: a file, or a part of one."""
+
+    order: Annotated[Literal["natural", "path"], PROTOCOL] = "natural"
+    """Order of the files of a folder, an archive or a pattern: as people count (`Chapter 2` before
+    `Chapter 10`), or by the code points of their paths."""
+    kinds: Annotated[Literal["content", "name"], PROTOCOL] = "content"
+    """How compressed files, archives, pictures and documents are known: by their first bytes, or
+    only compressed ones by their names, so that every other file is read as it is."""
 
     @field_validator("split")
     @classmethod
@@ -408,8 +426,8 @@ class TrainingConfig(Section):
     plateau_patience: Annotated[PositiveInt, RESEARCH] = 2
     """Evaluations without improvement before the schedule plateau lowers the rate."""
     patience: PositiveInt | Auto | None = "auto"
-    """Stop after this many evaluations without improvement. auto is 5 for a budget in time, which
-    a short text may not need, and none for a budget in steps or epochs."""
+    """Stop after this many evaluations without improvement. auto is 5 with a time budget,
+    and none with a budget in steps or epochs."""
     momentum: Annotated[float, Field(ge=0, lt=1), RESEARCH] = 0.9
     """Momentum of sgd."""
     betas: Annotated[tuple[Probability, Probability], Field(strict=False), RESEARCH] = (0.9, 0.99)
@@ -428,7 +446,7 @@ class TrainingConfig(Section):
     clip: PositiveFloat = 1.0
     """Upper bound of the global norm of the gradient."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
-    """Seed of the initial weights and of dropout."""
+    """Seed of all that is random in training: initial weights, dropout, the order of examples."""
     earlier: Annotated[list[dict[str, Any]], PROTOCOL] = []
     """Settings that held until a step of this run, as {until: STEP, KEY: VALUE}: written when a run
     gets another budget or rate, so that its config.yaml repeats it."""
@@ -454,8 +472,8 @@ class EvaluationConfig(Section):
     """Steps between evaluations; auto spends a small share of the time on them, and is at most four
     minutes."""
     first: PositiveInt | Auto = "auto"
-    """Steps between the first evaluations, if fewer than `every`; later ones are a quarter of the
-    steps taken apart. auto is two passes over a short text, and `every` if that is chosen."""
+    """Steps between the first evaluations; the distance then grows to a quarter of the steps taken,
+    up to `every`. auto is two passes over a short text, or `every` if that is set."""
     lanes: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
     """Number of lanes of the estimate during training. auto is 64, but so few that each lane scores
     at least as many characters as it reads before (`warmup`)."""

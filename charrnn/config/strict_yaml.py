@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that `_Loader` or another reader of YAML would not read as a text."""
+    """Quotes every string that `_Loader` or another YAML reader would not read as a string."""
 
     def represent_str(self, text: str) -> Any:
         # In plain style, PyYAML breaks lines at U+0085 and similar characters and loses them.

@@ -132,8 +132,10 @@ def surprisals(
 
 
 def _mixture(ngrams: NgramModel, corpus: Corpus, span: Span) -> NgramMixture:
-    """Mix in n-grams that begin to count where the span begins, or after its first symbol, which
-    is scored without a prediction, where no text comes before."""
+    """Mix in n-grams, which keep counting from the start of the span.
+
+    If no text comes before the span, they start after its first symbol, which is not predicted.
+    """
     before = corpus.ids[max(0, span.start - ngrams.order) : span.start]
     counting = AdaptiveNgramModel(ngrams, before if span.has_context else before[:0])
     if not span.has_context:

@@ -130,7 +130,7 @@ class Recurrent(nn.Module):
 
     A kernel or a scan of `charrnn.nn.fast` is used if there is one for the cell; it computes the
     same equations on the same parameters. `unroll` is used for other cells, with `fused=False`, and
-    with `zoneout` (the rates of `Zoneout`). In training `weight_dropout` falls on the matrix
+    with `zoneout` (the rates of `Zoneout`). In training `weight_dropout` is applied to the matrix
     `weight_hh` from hidden state to hidden state, with one mask for all steps of a call
     (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018). Raises ValueError if the cell has
     no `weight_hh`.
@@ -207,8 +207,8 @@ class Recurrent(nn.Module):
 class Stack(nn.Module):
     """Layers on top of each other: the outputs of layer i are the inputs of layer i + 1.
 
-    The state is a tuple with one entry for each layer, from the bottom up. `dropout` falls on the
-    outputs that pass from one layer to the next (Zaremba et al. 2014), never on the state; with
+    The state is a tuple with one entry for each layer, from the bottom up. `dropout` is applied to
+    the outputs that pass from one layer to the next (Zaremba et al. 2014), never to the state; with
     `locked` one mask serves all steps of a call (see `charrnn.nn.dropout.drop`). With
     `skip_connections` the outputs of all layers are concatenated, which gives a head a path from
     each layer (Graves 2013), and `output_size` is the sum of the widths. Raises ValueError if

@@ -30,7 +30,7 @@ class OneHot(nn.Module):
     def __init__(self, num_embeddings: int) -> None:
         super().__init__()
         self.num_embeddings = num_embeddings
-        # An empty buffer that is not saved: it follows the dtype of the module.
+        # This empty buffer is not saved; it only follows the dtype of the module.
         self.like: Tensor
         self.register_buffer("like", torch.empty(0), persistent=False)
 
@@ -238,7 +238,7 @@ def make_cell(
     options: Mapping[str, Any],
     layer_norm: bool = False,
 ) -> Cell:
-    """Make a cell with the `options` that its constructor names, and without the others.
+    """Make a cell, with those of the `options` that its constructor accepts.
 
     Raises the errors of `cell_class`.
     """
@@ -299,7 +299,7 @@ def recurrent_stack(
 def embedding_of(vocabulary_size: int, embedding_size: int | None, scale: float = 1.0) -> nn.Module:
     """Build an embedding that is drawn from a normal distribution of standard deviation `scale`.
 
-    Where `embedding_size` is None, the embedding is one-hot.
+    If `embedding_size` is None, the embedding is one-hot.
     """
     if embedding_size is None:
         return OneHot(vocabulary_size)

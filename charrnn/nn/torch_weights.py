@@ -18,7 +18,7 @@ PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 def from_torch(module: nn.RNNBase) -> Stack:
     """Build a stack with the weights of a `torch.nn.RNN`, `LSTM` or `GRU`, copied unchanged.
 
-    Its layers are `Bidirectional` where the module is bidirectional. Raises ValueError for modules
+    Its layers are `Bidirectional` if the module is bidirectional. Raises ValueError for modules
     with projections or without biases, which our cells do not have.
 
     >>> module = nn.LSTM(3, 5, num_layers=2, batch_first=True)

@@ -88,7 +88,7 @@ def load_checkpoint(path: Path, check: Check | None = None) -> Checkpoint:
 
 
 def read_metadata(path: Path, check: Check | None = None) -> dict[str, Any]:
-    """Read a checkpoint's metadata and verify the whole file. Raises as `load_checkpoint`."""
+    """Read a checkpoint's metadata and verify the whole file. Raises as `load_checkpoint` does."""
     with _opened(path) as file:
         return _verified(file, check)
 

@@ -337,7 +337,7 @@ def all_runs(root: Path = Path("runs")) -> list[Run]:
 def newest_run(root: Path = Path("runs")) -> Run:
     """Return the run in `root` that has the newest checkpoint.
 
-    Raises CheckpointError where there is none.
+    Raises CheckpointError if there is none.
     """
     ages = {
         run.checkpoint_path(steps[-1]).stat().st_mtime_ns: run

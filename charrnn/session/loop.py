@@ -360,7 +360,7 @@ class Session:
     def _compare_with_best(self, validation: Evaluation | None, train: Score) -> bool:
         """Keep a score that is the best so far; count any other for patience and plateau.
 
-        Where validation is missing or too short to choose by, the last step counts as the best.
+        If validation is missing or too short to choose by, the last step counts as the best.
         """
         progress, training = self.trainer.progress, self.config.training
         nats = f"nats_per_{key_unit(self.experiment.unit)}"

@@ -29,7 +29,13 @@ from charrnn.errors import ConfigError
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
 from charrnn.runs.directory import Run, claim_run, find_checkpoint, find_run
-from charrnn.tasks.data import data_of_checkpoint, find_texts, read_data, with_absolute_paths
+from charrnn.tasks.data import (
+    data_of_checkpoint,
+    find_texts,
+    hints,
+    read_data,
+    with_absolute_paths,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +52,7 @@ MAY_CHANGE = {
     *("device", "threads", "processes", "precision", "graph", "deterministic", "tensorboard"),
     *("evaluation.sample_length", "checkpoints.keep_last"),
 }
-"""Besides the texts, what may be changed when a run is resumed."""
+"""The settings that may change when a run is resumed; so may the texts."""
 Warn = Callable[[str], None]
 """A function that is called with each warning."""
 
@@ -57,7 +63,7 @@ Warn = Callable[[str], None]
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers; if one of them sets a budget, add a layer that removes all older ones.
 
-    `training.epochs` goes back to `auto`: planning bounds it beside a wall-clock time.
+    `training.epochs` becomes `auto`, so that planning bounds the passes of a time budget.
     """
     if any(key in BUDGETS for _, layer in layers for key in layer):
         removed: dict[str, Any] = dict.fromkeys(BUDGETS)
@@ -74,8 +80,8 @@ def merge_settings(
 ) -> Config:
     """Merge the configuration of a new run: `layers`, the environment, a file, the defaults.
 
-    Each of these wins over those after it. The shape of `source`, the model to start from, comes
-    right before the defaults. Raises ConfigError.
+    Earlier ones take precedence. The shape of `source`, the model to start from, comes right before
+    the defaults. Raises ConfigError.
     """
     before: list[Layer] = []
     if source is not None:
@@ -147,6 +153,8 @@ def start_run(
     with run.lock(new=True) if run else nullcontext():
         with find_texts(config, warn) as texts:
             data = read_data(config, texts)
+            for hint in hints(config, texts, data):
+                warn(hint)
         text = texts["sources"]
         config = with_absolute_paths(config, texts)
         with _open(config, data, text.name, text.described, clock, run, warn, source) as session:
@@ -202,7 +210,7 @@ def _reopen(
         anew = dict.fromkeys(("evaluation.every", "evaluation.first", "checkpoints.every"), "auto")
         layers = [*layers, ("a new budget", anew)]
     config, origins = build_config([(name, flatten(config.model_dump())), *layers])
-    if config.training.epochs == "auto":  # A new time goes on with a run, whatever its passes.
+    if config.training.epochs == "auto":  # A new time budget has no bound on the passes.
         config = with_values(config, {"training.epochs": None})
     config = _fit_to_machine(config, origins["device"] != name, warn)
     changes = {key: value for _, layer in layers for key, value in layer.items()}

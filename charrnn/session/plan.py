@@ -112,7 +112,7 @@ class Plan:
     def begin(self, step: int, trained_seconds: float) -> bool:
         """Plan a run that has taken `step` steps; return False if the speed must be known first.
 
-        Raises ConfigError where there is no budget, or where the run cannot be repeated.
+        Raises ConfigError if there is no budget or the run cannot be repeated.
         """
         if step == 0 and any("text" in entry for entry in self.config.training.earlier):
             raise ConfigError(
@@ -170,7 +170,7 @@ class Plan:
         replaced: dict[str, Any] = {"training.epochs": None, "training.max_time": None}
         if self._guess is None:
             self.config = with_values(self.config, replaced | decided)
-        else:  # The first steps of this start were taken by the schedule of the guess.
+        else:  # The steps so far followed the schedule for the guessed total.
             self.config = with_values(self.config, replaced | {"training.steps": self._guess})
             self.config = record_change(self.config, step, decided)
         self.enter(step)

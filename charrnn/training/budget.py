@@ -11,7 +11,7 @@ from typing import NamedTuple
 from charrnn.config.resolved import ResolvedConfig
 
 EVALUATIONS = 12  # of a run with `evaluation.every: auto`, early ones not counted (a round number)
-GROWTH = 4  # evaluations lie a quarter of the steps taken so far apart
+GROWTH = 4  # the distance of evaluations is the number of steps taken divided by this
 FIRST_PASSES = 2  # passes over the text before the first evaluation
 SHORTEST_SHARE = 64  # `evaluation.first` is at least this part of `evaluation.every`
 LONGEST_SILENCE = 240.0  # seconds between checkpoints, and between evaluations as planned: five
@@ -68,7 +68,7 @@ def learning_rate_schedule(
 class Intervals(NamedTuple):
     """The steps at which a run is evaluated, besides its last one.
 
-    They lie `first` steps apart at first, later a quarter of the steps taken so far, and at most
+    The distance between them begins at `first` and grows to a quarter of the steps taken, at most
     `every`: a short text is soon learned by heart, and its best step must not be missed.
 
     >>> intervals = Intervals(first=10, every=30)

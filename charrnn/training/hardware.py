@@ -128,7 +128,8 @@ def core_time(process_ids: Iterable[int]) -> CoreTime | None:
 def prepare_process(threads: int | str) -> None:
     """Use `threads` CPU threads (`auto`: as many as torch does), and keep freed memory.
 
-    Both last until the process ends: `charrnn.session.process` puts the threads back.
+    Both settings hold for the whole process; `charrnn.session.process` restores the threads after
+    training.
     """
     if isinstance(threads, int):
         torch.set_num_threads(min(threads, 4 * (os.cpu_count() or 1)))
