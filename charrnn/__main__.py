@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C during its import does not print a traceback either.
+    """Run the command line. Even Ctrl-C during the imports prints no traceback.
 
     Threads that wait for other threads sleep instead of spinning. A spinning thread takes a core
-    from the one it waits for as soon as another program runs (docs/experiments/busy-machine.md).
-    The OpenMP runtime reads this when torch loads it.
+    from the one it waits for as soon as another program runs
+    (docs/experiments/threads-and-processes.md). OpenMP reads the variable when torch loads it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

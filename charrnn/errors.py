@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
     USAGE = 2, "usage or configuration"  # click also exits with 2
     DATA = 3, "data"
     CHECKPOINT = 4, "checkpoint"
-    LOCKED = 5, "another trainer is at work in the run"
+    LOCKED = 5, "another process is training the run"
     DIVERGED = 6, "training diverged"
     STORAGE = 7, "input or output failed"
     HANGUP = 129, "the terminal was closed; saved"
@@ -98,10 +98,10 @@ def did_you_mean(
     usual: Mapping[str, str] = MappingProxyType({}),
     cutoff: float = 0.5,
 ) -> str:
-    """Return `did you mean NAME?` for the name that was most likely meant, or an empty text.
+    """Return `did you mean NAME?` for the name that was most likely meant, or an empty string.
 
-    `usual` maps names from elsewhere to the names that they mean here. The comparison ignores
-    upper and lower case; `cutoff` is the least similarity (0 to 1) of a suggestion.
+    `usual` maps names that other libraries use to ours. The comparison ignores upper and lower
+    case; `cutoff` is the smallest similarity (0 to 1) at which a name is suggested.
 
     >>> did_you_mean("LSTM", ["gru", "lstm"])
     'did you mean lstm?'

@@ -1,7 +1,7 @@
 """The tables of cells and tasks by name, and the one function that loads code by name.
 
 `CELLS` and `TASKS` hold our own entries and those of installed packages. A package adds a cell or
-a task by one line of its `pyproject.toml`::
+a task with one line in its `pyproject.toml`::
 
     [project.entry-points."charrnn.cells"]
     mycell = "my_cells:MyCell"
@@ -28,7 +28,7 @@ Entry = TypeVar("Entry")
 def resolve(reference: str) -> Any:
     """Load the object that `package.module:Name` names.
 
-    Raises ConfigError where a reference of an installed package cannot be loaded.
+    Raises ConfigError if a reference of an installed package cannot be loaded.
 
     >>> resolve("charrnn.registry:one_of")(["lstm", "gru"])
     'lstm or gru'
@@ -49,7 +49,7 @@ class Table(Mapping[str, Entry]):
 
     Installed packages are searched once, when a name is not one of ours or when all names are
     listed. A name of ours always means our entry. `entry` makes an installed entry from its name
-    and its reference. Raises ConfigError where two packages provide the name that is looked up.
+    and its reference. Raises ConfigError if two packages provide the name that is looked up.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ LAYER_NORM_CELLS = {
     "lstm": "charrnn.nn.cells.layer_norm:LayerNormLSTMCell",
     "gru": "charrnn.nn.cells.layer_norm:LayerNormGRUCell",
 }
-"""The references of the cells with layer normalisation inside."""
+"""The references of the cells' variants with layer normalisation."""
 
 
 def one_of(names: Iterable[str]) -> str:
@@ -132,7 +132,7 @@ def one_of(names: Iterable[str]) -> str:
 
 
 class TaskEntry(NamedTuple):
-    """One task. Its class has the fields that its entry leaves out, under the same names."""
+    """One task. A field that is left out is an attribute of the task's class."""
 
     task: str
     """The reference of its class (`charrnn.tasks.task.Task`)."""
@@ -141,7 +141,8 @@ class TaskEntry(NamedTuple):
     the configuration names, and a vocabulary or None."""
     writer: str = ""
     """The reference of the class that writes for `charrnn sample`, as
-    `charrnn.inference.trained_model.TrainedModel` does; or of None, if nothing writes."""
+    `charrnn.inference.trained_model.TrainedModel` does; a reference to None if the task writes no
+    text."""
     traits: tuple[str, ...] = ()
     """Its traits (`charrnn.config.schema.TRAITS`): a key of the configuration that needs a trait is
     refused for a task without it."""

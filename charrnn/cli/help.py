@@ -30,7 +30,7 @@ One nat is 1.44 bits.
 @click.argument("topic", nargs=-1, metavar="[TOPIC]...")
 @click.pass_context
 def help_command(context: click.Context, topic: tuple[str, ...]) -> None:
-    """Explain TOPIC, a word of the messages or a command; list the topics without TOPIC.
+    """Explain TOPIC, a word of the messages or a command; without TOPIC, list the topics.
 
     \b
     Examples:

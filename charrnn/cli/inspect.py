@@ -96,7 +96,7 @@ def _facts(
 
 
 def count_parameters(sizes: Mapping[str, int], tied: bool) -> dict[str, int]:
-    """Count the parameters of each part of a model, in the order in which a symbol passes them.
+    """Count the parameters of each part of a model, in the order in which data flows through it.
 
     `sizes` maps the tensors of a checkpoint to their numbers of elements. An embedding that is
     `tied` to the head counts once, as the head.
@@ -196,7 +196,7 @@ def list_runs(root: Path, as_json: bool) -> None:
 
     The score of a finished run is that of its best checkpoint on the whole validation split; until
     then, it is that of the best evaluation. A run is running (a process is training it), finished,
-    or stopped (charrnn resume goes on with it).
+    or stopped (charrnn resume continues it).
 
     \b
     Examples:

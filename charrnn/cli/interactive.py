@@ -68,7 +68,7 @@ def converse(writing: Writing, options: Options, command: click.Command, write: 
 
 
 class _Turns:
-    """What a conversation remembers: the settings and the last list of symbols."""
+    """The memory of a conversation: the settings and the last list of symbols."""
 
     def __init__(
         self, writing: Writing, options: Options, command: click.Command, write: Output
@@ -80,7 +80,7 @@ class _Turns:
         self.listed: list[Next] = []
 
     def take(self, line: str) -> None:
-        """Obey a command, or read a text and let the model go on. Raises CharrnnError."""
+        """Run a command, or read a text and let the model continue it. Raises CharrnnError."""
         if line.startswith("/") and not line.startswith("//"):
             name, _, value = line[1:].partition(" ")
             self._obey(name, value)
@@ -111,7 +111,7 @@ class _Turns:
         click.echo(nl=not last.endswith("\n"))  # click.echo also flushes.
 
     def _obey(self, name: str, value: str) -> None:
-        """Obey one command. Raises CharrnnError or UsageError for one that makes no sense."""
+        """Run one command. Raises CharrnnError or UsageError for one that is unknown or wrong."""
         from charrnn.errors import ConfigError, did_you_mean
 
         commands: dict[str, Callable[[str], None]] = {
@@ -179,7 +179,7 @@ class _Turns:
             return
         else:
             chosen = flag.type.convert(value.strip(), flag, context)
-        if flag.multiple and value != "off":  # Another clamp comes beside those there are.
+        if flag.multiple and value != "off":  # A new clamp is added to the others.
             chosen = (*getattr(self.options, str(flag.name)), chosen)
         options = dataclasses.replace(self.options, **{str(flag.name): chosen})
         options.check()

@@ -101,7 +101,7 @@ def naming_rate_flag() -> Iterator[None]:
 
 
 def override_layers(overrides: Sequence[str]) -> list[Layer]:
-    """Read the values of `--set`, KEY=VALUE, as layers. Raises ConfigError for one without `=`.
+    """Make a layer of settings from each KEY=VALUE of `--set`. Raises ConfigError without `=`.
 
     >>> override_layers(["training.learning_rate=3e-4"])
     [('--set training.learning_rate=3e-4', {'training.learning_rate': 0.0003})]

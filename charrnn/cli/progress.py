@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from charrnn.session.events import Evaluated, Finished, Planned
     from charrnn.session.loop import Session
 
-BUSY = 0.15  # share of the time that processes wait for a core, from which on it is said
+BUSY = 0.15  # tell the user if processes wait for a core for more than this share of the time
 BUDGETS = ("training.steps", "training.epochs", "training.max_time")
 NOT_SHOWN = (
     "device",
@@ -112,7 +112,7 @@ def _changes(added: list[str], dropped: list[str]) -> str:
 def drive(session: Session, as_json: bool) -> int:
     """Train to the end and show the events of the session; return the exit code.
 
-    Raises CharrnnError where memory runs out.
+    Raises CharrnnError if memory runs out.
     """
     from charrnn.errors import is_out_of_memory
 
@@ -178,7 +178,7 @@ def _show_events(session: Session, stopper: Stopper, bar: Bar, as_json: bool) ->
 
 
 def _out_of_memory(session: Session) -> CharrnnError:
-    """Say what to lower: the lanes and the window, or what a batch of examples holds."""
+    """Say which settings to lower: lanes and window, or the size of a batch of examples."""
     from charrnn.registry import traits_of
 
     config, steps = session.config, session.run.steps()
@@ -345,7 +345,7 @@ class Stopper:
         self.exit_code = ExitCode.DONE
         self._terminals = [number for number in range(3) if os.isatty(number)]
         numbers = [signal.SIGINT, signal.SIGTERM]
-        # nohup has a closed terminal ignored; Windows has no such signal.
+        # Under nohup the signal of a closed terminal is ignored; Windows has no such signal.
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._handle) for number in numbers}

@@ -16,7 +16,7 @@ from charrnn.registry import CELLS, TASKS
 if TYPE_CHECKING:
     from charrnn.config.merge import Layer
 
-# Flag, configuration key, placeholder, and help (a text, or the names that it lists).
+# Flag, configuration key, placeholder, and help: a text, or the names to list in it.
 Flag = tuple[str, str, str, str | Iterable[str]]
 BUDGET_FLAGS: list[Flag] = [
     ("--steps", "training.steps", "N", "Budget: optimizer steps."),

@@ -39,15 +39,15 @@ NEWER = {
     "data.bad_rows",
     "training.class_weights",
 }
-"""All keys that it may lack."""
+"""All keys that the configuration of an older run may lack."""
 
 
 def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
-    """Merge layers that a user wrote, later ones winning; return the source of each key as well.
+    """Merge layers of settings, later ones winning; return the source of each key as well.
 
-    A key that the task does not use is refused, whatever its value. A layer that sets most keys of
-    a section is taken for the `config.yaml` of a run: there, an unused key may have its default, or
-    the value that `auto` was resolved to.
+    A key that the task does not use is refused, whatever its value. But a layer that sets most
+    keys of a section is assumed to be the `config.yaml` of a run: there, an unused key may have its
+    default, or the value that `auto` was resolved to.
 
     Raises ConfigError naming the key, the value, its source and the values that are allowed.
 
@@ -106,7 +106,10 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
 
 
 def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
-    """Whether a layer sets most keys of a section, as the `config.yaml` of a run, new or old."""
+    """Whether `layer` looks like the `config.yaml` of a run: it sets most keys of `key`'s section.
+
+    Keys that the `config.yaml` of an older run may lack (`NEWER`) do not count.
+    """
     section = key.rpartition(".")[0]
     known = [name for name in all_keys() if name.rpartition(".")[0] == section]
     known = [name for name in known if name not in NEWER]
@@ -120,7 +123,7 @@ def _unused(key: str, value: Any, source: str, task: str) -> str:
 def _check_minimum_count(
     config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]
 ) -> None:
-    """Refuse a minimum count where nothing is counted."""
+    """Refuse a minimum count if nothing is counted."""
     key, kind = "data.minimum_count", config.data.vocabulary
     if by_hand.get(key, 1) == 1 or kind == "word":
         return

@@ -41,7 +41,7 @@ class NameIn:
     table: Table[Any]
 
     def check(self, name: str) -> str:
-        """Return the name. Raises pydantic's literal_error where the table lacks it."""
+        """Return the name. Raises pydantic's literal_error if the table lacks it."""
         if name not in self.table:
             expected = one_of(map(repr, self.table))
             raise PydanticKnownError("literal_error", {"expected": expected})
@@ -194,8 +194,8 @@ class DataConfig(Section):
     """What to do with rows that are not examples: list them and stop, or skip them and say which
     they are."""
     maximum_length: Annotated[PositiveInt | Auto | None, Key("examples")] = "auto"
-    """The most symbols in an example. A longer text is cut where it gets a class, else left out.
-    auto is what fits into the memory, and at most 16,384."""
+    """The most symbols in an example. For classification a longer text is cut; for other tasks it
+    is left out. auto is as many as fit into memory, and at most 16,384."""
     vocabulary: Annotated[Literal["character", "byte", "word"], Key("vocabulary")] = "character"
     """The symbols that the model reads: Unicode characters, bytes or words."""
     minimum_count: PositiveInt = 1
@@ -408,8 +408,8 @@ class TrainingConfig(Section):
     plateau_patience: Annotated[PositiveInt, RESEARCH] = 2
     """Evaluations without improvement before the schedule plateau lowers the rate."""
     patience: PositiveInt | Auto | None = "auto"
-    """Stop after this many evaluations without improvement. auto is 5 for a budget in time, which
-    a short text may not need, and none for a budget in steps or epochs."""
+    """Stop after this many evaluations without improvement. auto is 5 with a time budget,
+    and none with a budget in steps or epochs."""
     momentum: Annotated[float, Field(ge=0, lt=1), RESEARCH] = 0.9
     """Momentum of sgd."""
     betas: Annotated[tuple[Probability, Probability], Field(strict=False), RESEARCH] = (0.9, 0.99)
@@ -428,7 +428,7 @@ class TrainingConfig(Section):
     clip: PositiveFloat = 1.0
     """Upper bound of the global norm of the gradient."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
-    """Seed of the initial weights and of dropout."""
+    """Seed of all that is random in training: initial weights, dropout, the order of examples."""
     earlier: Annotated[list[dict[str, Any]], PROTOCOL] = []
     """Settings that held until a step of this run, as {until: STEP, KEY: VALUE}: written when a run
     gets another budget or rate, so that its config.yaml repeats it."""
@@ -454,8 +454,8 @@ class EvaluationConfig(Section):
     """Steps between evaluations; auto spends a small share of the time on them, and is at most four
     minutes."""
     first: PositiveInt | Auto = "auto"
-    """Steps between the first evaluations, if fewer than `every`; later ones are a quarter of the
-    steps taken apart. auto is two passes over a short text, and `every` where that is chosen."""
+    """Steps between the first evaluations; the distance then grows to a quarter of the steps taken,
+    up to `every`. auto is two passes over a short text, or `every` if that is set."""
     lanes: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
     """Number of lanes of the estimate during training. auto is 64, but so few that each lane scores
     at least as many characters as it reads before (`warmup`)."""
@@ -467,7 +467,7 @@ class EvaluationConfig(Section):
     """Characters computed at a time in the final score; it does not change the score."""
     best: Literal["auto", "validation", "last"] = "auto"
     """Which checkpoint counts as the best: the one with the lowest validation loss, or the last.
-    auto is the last where the validation split is too short to choose by."""
+    auto is the last if the validation split is too short to choose by."""
     sample_length: Annotated[int, Field(ge=0)] = 160
     """Characters of sample text at each evaluation."""
 
@@ -497,7 +497,7 @@ class Config(Section):
     """The device to train on: auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the matrix products in a training step; everything else is float32. auto is
-    bfloat16 where the device supports it and the model is large enough to gain from it."""
+    bfloat16 if the device supports it and the model is large enough to gain from it."""
     threads: PositiveInt | Auto = "auto"
     """Number of CPU threads for torch."""
     processes: Annotated[int, Field(gt=0, le=128)] | Auto = "auto"

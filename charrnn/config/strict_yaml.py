@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
         try:
             value = super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            # From a constructor of PyYAML, for a tag like !!bool on another value.
+            # PyYAML raises these for a value that does not fit its tag, such as `!!bool 7`.
             shown = str(node.value)[:30]
             problem = f"{shown!r} is not a valid {node.tag.rsplit(':', 1)[-1]}"
             raise yaml.MarkedYAMLError(None, None, problem, node.start_mark) from error
@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that `_Loader` or another reader of YAML would not read as a text."""
+    """Quotes every string that `_Loader` or another YAML reader would not read as a string."""
 
     def represent_str(self, text: str) -> Any:
         # In plain style, PyYAML breaks lines at U+0085 and similar characters and loses them.

@@ -24,7 +24,7 @@ from charrnn.runs.checkpoint import Arrays
 
 # Longer n-grams gain nothing if they keep counting (docs/experiments/dynamic-evaluation.md).
 NGRAM_ORDER = 9
-CHOOSING = 30_000  # the largest number of symbols that a choice reads
+CHOOSING = 30_000  # the largest number of symbols that are scored for a choice
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.0, 1e-3, 3e-3, 1e-2, 3e-2)
 TYPICAL_DECAY = 3e-3  # the decay while the learning rate is chosen
@@ -33,7 +33,7 @@ TEMPERATURES = tuple(round(0.8 + 0.02 * i, 2) for i in range(21))
 
 @dataclass(frozen=True)
 class WantedReading:
-    """The settings of a reading; None stands for a value to be chosen.
+    """How a text is to be scored (`Reading`); None stands for a value to be chosen.
 
     `learning` and `decay` are rates of dynamic evaluation, used only with `dynamic`; `mix` mixes in
     n-grams of the training split.
@@ -53,7 +53,7 @@ class WantedReading:
 
     @property
     def needs_corpus(self) -> bool:
-        """Whether the reading needs the text that the model was trained on."""
+        """Whether the text that the model was trained on is needed."""
         return self.is_open or self.mix
 
     def settled(
@@ -61,7 +61,7 @@ class WantedReading:
     ) -> Reading:
         """Return the reading with every value chosen, on the first half of validation.
 
-        `corpus` may be None where the reading does not need it. Raises the errors of
+        `corpus` may be None if the reading does not need it. Raises the errors of
         `choose_reading`.
         """
         rates = Rates.of(self.learning, self.decay) if self.dynamic else None
@@ -109,7 +109,7 @@ def choose_reading(
     span = Span(split_span.start, split_span.start + length, split_span.has_context)
 
     def cost(rates: Rates) -> float:
-        """The nats of the span with these rates; infinite where the model diverges."""
+        """The nats of the span with these rates; infinite if the model diverges."""
         tried = Reading(reading.temperature, rates)
         try:
             pieces = surprisals(model, config, corpus, span, tried, moments)

@@ -1,4 +1,4 @@
-r"""Dynamic evaluation: a model goes on learning from the text on which it is scored.
+r"""Dynamic evaluation: a model keeps learning from the text on which it is scored.
 
 The text is read in segments of about 20 symbols. When a segment has been scored, the weights take
 one step down its loss, and are pulled back towards their trained values (Krause et al. 2018,
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 LEARNING, DECAY = 0.01, 0.001
-EPSILON = 0.1  # bounds the first step of weights whose gradient was almost 0 in training
+EPSILON = 0.1  # bounds the step of weights whose gradient was almost 0 in training
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Bleu(NamedTuple):
 def accuracy(predicted: ArrayLike, gold: ArrayLike, where: ArrayLike | None = None) -> Share:
     """Count the predictions that are right, among those where `where` is true.
 
-    All arrays have the same shape; raises ValueError where they differ.
+    All arrays have the same shape; raises ValueError if they differ.
 
     >>> accuracy([1, 2, 0, 2], [1, 2, 2, 2])
     Share(right=3, total=4)
@@ -89,7 +89,7 @@ def macro_f1(counts: Counts) -> float | None:
     """Return the mean over the classes of F1 = 2 TP / (2 TP + FP + FN), from confusion counts.
 
     A class that neither occurs nor is predicted is left out; one that is predicted but does not
-    occur counts 0. None where nothing was counted.
+    occur counts 0. None if nothing was counted.
 
     >>> macro_f1(confusion([0, 1], [0, 1], classes=3))
     1.0

@@ -24,11 +24,11 @@ from charrnn.baselines.ngram import AdaptiveNgramModel
 
 RATE = 0.002
 LEAST = 1e-30  # replaces a probability of 0, which would make a weight infinite
-BEGIN = (0.7, 0.3)  # the first weights of network and n-grams
+BEGIN = (0.7, 0.3)  # the initial weights of network and n-grams
 
 
 class Mixer:
-    """The weights of some predictors; `start` (predictors,) are the first ones.
+    """The weights of several predictors; `start` (predictors,) are the initial weights.
 
     >>> mixer = Mixer(np.array([0.5, 0.5]))
     >>> q = np.exp(mixer.mix(np.array([[0.9, 0.1], [0.5, 0.5]])))
@@ -61,7 +61,7 @@ class Mixer:
 
 
 class NgramMixture:
-    """The mixture of a network's predictions with those of n-grams that go on counting."""
+    """Mixes a network's predictions with those of n-grams that keep counting as they read."""
 
     def __init__(self, counting: AdaptiveNgramModel) -> None:
         self._counting = counting

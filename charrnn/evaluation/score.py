@@ -52,7 +52,7 @@ class Evaluation:
 
     @property
     def nats_per_character(self) -> float:
-        """The mean loss, `nats`, under a name for models of characters."""
+        """The mean loss: another name of `nats`, for models of characters."""
         return self.nats
 
     @property
@@ -174,7 +174,7 @@ def never() -> bool:
 def describe_scored(checkpoint: Checkpoint) -> dict[str, Any]:
     """Describe the model that was scored: run, task, cell, seed and number of parameters.
 
-    `run` is the run directory of the checkpoint, or the file itself where it lies in none.
+    `run` is the run directory of the checkpoint, or the file if it is not in one.
     """
     path = checkpoint.path
     config = config_from_data(checkpoint.metadata["config"], str(path))

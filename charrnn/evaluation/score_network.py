@@ -1,8 +1,7 @@
 """Score texts with a network by the unbroken protocol.
 
-A `Reading` says how the text is read: plainly, with dynamic evaluation (the network learns from
-each segment after it was scored), mixed with n-grams that count as they read, or with a
-temperature.
+A `Reading` holds the options of a score: dynamic evaluation (the network learns from each segment
+after it was scored), n-grams that count as they read and are mixed in, and a temperature.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ from charrnn.training.trainer import full_precision
 
 @dataclass(frozen=True)
 class Reading:
-    """How a text is read while it is scored.
+    """The options of a score: a temperature, dynamic evaluation, and n-grams to mix in.
 
-    `temperature` divides the logits; `rates` are the rates of dynamic evaluation; `ngrams` counts
-    as it reads and is mixed in.
+    `temperature` divides the logits; `rates` are the rates of dynamic evaluation; `ngrams` is
+    mixed in and keeps counting as it reads.
 
     >>> Reading(temperature=0.9, rates=Rates(0.01, 0.001)).protocol()
     'unbroken, dynamic (rate 0.01, decay 0.001, segments of 20), temperature 0.9'
@@ -56,7 +55,7 @@ class Reading:
     ngrams: NgramModel | None = None
 
     def protocol(self, base: str = UNBROKEN) -> str:
-        """Say in words how the text is read; `base` names the plain protocol."""
+        """Describe the options in words, after the name of the protocol, `base`."""
         parts = [base]
         parts += [f"dynamic ({self.rates})"] if self.rates else []
         parts += [f"mixed with n-grams of order {self.ngrams.order}"] if self.ngrams else []
@@ -109,7 +108,7 @@ def surprisals(
     reading: Reading = PLAIN,
     moments: Arrays | None = None,
 ) -> Iterator[NDArray[np.float64]]:
-    """Yield -ln P in nats of the symbols of a span, in reading order, some at a time.
+    """Yield -ln P in nats of the symbols of a span, in order, one block after another.
 
     With nothing before the span, the first symbol costs ln V. Raises DivergedError for a surprisal
     that is not finite.
@@ -133,8 +132,10 @@ def surprisals(
 
 
 def _mixture(ngrams: NgramModel, corpus: Corpus, span: Span) -> NgramMixture:
-    """Mix in n-grams that begin to count where the span begins, or after its first symbol, which
-    is scored without a prediction, where no text comes before."""
+    """Mix in n-grams, which keep counting from the start of the span.
+
+    If no text comes before the span, they start after its first symbol, which is not predicted.
+    """
     before = corpus.ids[max(0, span.start - ngrams.order) : span.start]
     counting = AdaptiveNgramModel(ngrams, before if span.has_context else before[:0])
     if not span.has_context:
@@ -194,7 +195,7 @@ def adapt(
 ) -> LanguageModel:
     """Return a copy of the model that has read a split by dynamic evaluation.
 
-    Raises ConfigError for a model that carries no state, DivergedError where its weights became
+    Raises ConfigError for a model that carries no state, DivergedError if its weights became
     infinite.
     """
     adapting = start_adapting(model, config, moments, rates)

@@ -3,8 +3,8 @@
 Symbol by symbol, the model's next-symbol probabilities drive an arithmetic coder (Witten, Neal and
 Cleary 1987; here `constriction`'s range coder, Martin 1979), so that a symbol takes as many bits as
 its surprisal, and a text about as many as its score. Compressing and decompressing run the very
-same steps, one symbol at a time, and so agree bit for bit on one machine and build. Elsewhere
-numbers may be rounded differently, and the text may come out wrong; its SHA-256 reveals that. Any
+same steps, one symbol at a time, and so agree bit for bit on one machine and build. On another,
+numbers may be rounded differently and the text may come out wrong, which its SHA-256 reveals. Any
 bytes are accepted: characters outside of the vocabulary are escaped byte by byte, and the model
 does not read them.
 
@@ -88,7 +88,7 @@ def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress:
 
 
 def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
-    """Bring back the bytes that were compressed with the same model on this machine.
+    """Restore the bytes that were compressed with the same model on this machine.
 
     Raises DataError for another kind of file and for bytes that cannot be restored, CheckpointError
     for a file of another model.
@@ -189,11 +189,8 @@ class _Predictor:
         self._state = model.initial_state(1)
         self._adapting: Any = None
         if rates is not None:
-            import torch
-
             from charrnn.evaluation.dynamic import Adapting
 
-            torch.set_num_threads(1)  # So that sums are always taken in the same order.
             self._adapting = Adapting(model.model, model.moments, rates)
             self._segment: list[int] = []
             self._before = self._state
@@ -204,7 +201,7 @@ class _Predictor:
         return np.append(self._row * (1 - escape), escape)
 
     def read(self, symbol: int) -> None:
-        """Go on after `symbol`; the model does not read the symbol V, which is the escape."""
+        """Advance by `symbol`; the model does not read the symbol V, which is the escape."""
         self._read += 1
         if symbol == self._size:
             self._escapes += 1
@@ -233,12 +230,15 @@ class _Predictor:
         import torch
         from torch.nn import functional
 
+        from charrnn.nn.fast.threads import one_thread
+
         ids = torch.tensor([self._segment])
         network = self._adapting.model
         before = (torch.as_tensor(leaf).clone() for leaf in leaves(self._before))
         state = replace_leaves(network.initial_state(1), before)
-        logits, _ = network(ids[:, :-1], state)
-        self._adapting.learn(functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum"))
+        with one_thread():
+            logits, _ = network(ids[:, :-1], state)
+            self._adapting.learn(functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum"))
         self._stepper = self._model.with_weights(network)
         self._before, self._segment = self._state, [symbol]
 

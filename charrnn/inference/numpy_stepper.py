@@ -26,7 +26,7 @@ MOST_TABLE = 1 << 26  # numbers at most in the first layer's table
 
 
 class NumpyModel:
-    """A stepper in the sampler's sense, over the weights of a language model by name.
+    """A `Stepper` of the sampler, from the weights of a language model by name.
 
     Its state is the torch model's, with arrays in place of tensors: one entry (N, H) for each
     layer, for an LSTM the pair of hidden state and cell state. `clamps` hold units of a layer at
@@ -63,7 +63,7 @@ class NumpyModel:
                 scale[gate * width : (gate + 1) * width] = 0.5  # exact: a power of two
             input_matrix, recurrent = (m * scale for m in matrices)
             bias, state_bias = (b[:, None] * scale for b in biases)
-            # The two biases add up, except where a gate scales the state's: the GRU's candidate.
+            # Add the two biases, except for the GRU's candidate, where a gate scales one of them.
             count = len(state_bias) - (width if self._advance is _gru else 0)
             bias[:count] += state_bias[:count]
             if not self._layers:

@@ -17,8 +17,8 @@ from charrnn.nn.state import State, leaves, map_state
 class TorchStepper:
     """A torch model as a stepper: numpy ids in, numpy logits out, without dropout.
 
-    On a GPU a step is one CUDA graph for each batch size. A decoder needs an `initial` state, which
-    it has after reading its sources: one source for each lane, or one for all lanes.
+    On a GPU a step is one CUDA graph for each batch size. For a decoder,
+    `initial` is its state after reading the sources: one for each lane, or one for all lanes.
     """
 
     def __init__(self, model: LanguageModel | EncoderDecoder, initial: State | None = None) -> None:

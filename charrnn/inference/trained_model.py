@@ -1,9 +1,9 @@
 """A trained model with its vocabulary: step it, sample from it, score texts with it.
 
-`TrainedModel` holds weights, vocabulary and configuration, and takes steps. The rest is elsewhere:
-writing in `inference.text`, saved states in `inference.saved_state`, scoring and adapting in
-`evaluation.score_network`. torch is imported only when it is needed, so sampling on a CPU does
-without it.
+`TrainedModel` holds weights, vocabulary and configuration, and takes steps. `inference.text`
+writes with it, `inference.saved_state` saves its states, and `evaluation.score_network` scores
+texts with it and adapts it. torch is imported only when it is needed, so sampling on a CPU does not
+import it.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def load(name: str | os.PathLike[str], device: str = "cpu") -> TrainedModel:
 
 
 def model_weights(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return a checkpoint's weights by their names in the model; averaged weights win.
+    """Return a checkpoint's weights by their names in the model; the averages, if it has any.
 
-    Raises CheckpointError where they are not all finite.
+    Raises CheckpointError if they are not all finite.
     """
     weights: dict[str, NDArray[Any]] = {}
     for prefix in ("model/", "average/"):
@@ -98,7 +98,7 @@ def check_language_model(config: Config, path: Path) -> None:
 def writer_of(checkpoint: Checkpoint) -> Any:
     """Return the class (a `text.Writer`) for a checkpoint with a model that writes text.
 
-    Its `from_checkpoint` makes the model. Raises CheckpointError for a task that writes none.
+    Its `from_checkpoint` makes the model. Raises CheckpointError if its task writes no text.
     """
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     writer = writer_of_task(config.task)
@@ -113,9 +113,9 @@ def writer_of(checkpoint: Checkpoint) -> Any:
 class TrainedModel:
     """A language model with its vocabulary and configuration; `charrnn.load` makes one.
 
-    It is a stepper in the sampler's sense: `initial_state(batch)` and `step(token, state)`.
-    `abilities` name the optional features of a writer that it has; `end` is the id at which a text
-    ends by itself (None: texts do not end).
+    It is a `Stepper` of the sampler, with `initial_state(batch)` and `step(token, state)`.
+    `abilities` are the optional features of `charrnn sample` that it supports; `end` is the id that
+    ends a text (None: texts do not end).
 
     `moments` are second moments of the gradient by weight name, for dynamic evaluation.
     """
@@ -219,8 +219,8 @@ class TrainedModel:
         """Return this model with units held at values in every step: {layer: {unit: value}}.
 
         Layers and units are counted from 0, as in the names of the weights. A unit is one of the
-        layer's outputs, which are also its hidden state. Scores are not changed. Raises ConfigError
-        for a layer or a unit that the model does not have.
+        layer's outputs, which are also its hidden state. Clamping affects sampling, not scores.
+        Raises ConfigError for a layer or a unit that the model does not have.
 
         ::
 
@@ -257,8 +257,8 @@ class TrainedModel:
         """Return the vector (size,) of a word that the network reads.
 
         A model that composes words from their characters has a vector for every word; any other
-        model has the vector of the word's id, or of `<unk>`. A space before a word belongs to it
-        within a line: " be", not "be". Raises DataError for anything but one word, and for a
+        model has the vector of the word's id, or of `<unk>`. Within a line, a word includes the
+        space before it: give " be", not "be". Raises DataError for anything but one word, and for a
         vocabulary that is not of words.
         """
         if self.vocabulary.kind != "word" or split_words(word) != [word]:
@@ -292,7 +292,7 @@ class TrainedModel:
         """Read a prompt into `samples` lanes; a language model ignores `labels`.
 
         Without a prompt, a text starts after a newline, or after the most frequent character of the
-        training text where the vocabulary has no newline. Raises DataError for characters that the
+        training text if the vocabulary has no newline. Raises DataError for characters that the
         vocabulary lacks, unless `unknown` is "skip".
         """
         ids = self.vocabulary.encode(prompt, unknown)
@@ -319,8 +319,9 @@ class TrainedModel:
     ) -> Iterator[str]:
         """Yield text piece by piece, as it is chosen; the prompt is not repeated.
 
-        `length` counts symbols of the vocabulary. Without a seed one is drawn. `sampler.Choice` has
-        the other arguments. Raises DataError for unknown characters in the prompt.
+        `length` counts symbols of the vocabulary. If `seed` is None, a random one is used. The
+        other arguments are those of `sampler.Choice`. Raises DataError for unknown characters in
+        the prompt.
 
         ::
 
@@ -344,7 +345,7 @@ class TrainedModel:
         """Score a text: one unbroken pass from the zero state, every symbol once.
 
         With `unknown="skip"`, characters that the vocabulary lacks are neither read nor scored;
-        `reading` chooses dynamic evaluation and other ways to read (`score_network.Reading`).
+        `reading` has further options, such as dynamic evaluation (`score_network.Reading`).
         Raises DataError for an empty text and, unless they are skipped, for unknown characters.
 
         ::

@@ -36,7 +36,7 @@ class Attention(nn.Module):
     """Attention of queries (N, T, D) over a memory (N, S, E), by one of three scores.
 
     `hidden_size` is the width of the additive score's hidden layer; it is D by default. Raises
-    ValueError for an unknown score, and for a dot product with D unlike E.
+    ValueError for an unknown score, and for a dot product if D is not E.
 
     >>> attention = Attention("general", query_size=3, memory_size=5)
     >>> memory = attention.remember(torch.zeros(2, 4, 5), lengths=torch.tensor([4, 2]))

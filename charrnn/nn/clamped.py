@@ -14,8 +14,8 @@ from charrnn.nn.state import State, map_state
 class Clamped(nn.Module):
     """A layer whose outputs, and hidden state with them, have fixed values in some units.
 
-    It can only be stepped. The layers above, and the next step of this one, read the fixed values;
-    other parts of the state, such as an LSTM's cell state, go on by themselves.
+    It has `step` only. The layers above, and the next step of this layer, read the fixed values;
+    other parts of the state, such as an LSTM's cell state, are computed as usual.
 
     >>> from charrnn.nn.cells.standard import GRUCell
     >>> from charrnn.nn.layers import Recurrent

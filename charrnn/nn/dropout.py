@@ -1,6 +1,6 @@
 """Dropout: the operation, and its rates at every place of a network.
 
-Networks call the methods of `Dropouts`, so that each place where dropout falls is written once.
+Networks call the methods of `Dropouts`, so that each use of dropout is defined in one place.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class Dropouts:
     """
 
     input: float = 0.0
-    """Falls on the vectors that the first layer reads."""
+    """Applied to the vectors that the first layer reads."""
     layers: float = 0.0
-    """Falls between one recurrent layer and the next, never on the state (`layers.Stack`)."""
+    """Applied between recurrent layers, never to the state (`layers.Stack`)."""
     output: float = 0.0
-    """Falls on the vectors that the head reads."""
+    """Applied to the vectors that the head reads."""
     embedding: float = 0.0
     """Removes whole symbols of the vocabulary for one call (Gal and Ghahramani 2016)."""
     weight: float = 0.0
-    """Falls on the recurrent weight matrices (`layers.Recurrent`)."""
+    """Applied to the recurrent weight matrices (`layers.Recurrent`)."""
     zoneout: tuple[float, ...] = ()
     """Keeps old values of the state: one rate for each part of a cell's state, the hidden state
     first (`layers.Zoneout`)."""

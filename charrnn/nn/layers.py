@@ -60,7 +60,7 @@ def unroll(
     """Run a cell over time by calling it once for each step.
 
     `inputs` are (N, T, D); `lengths` (N,) mark padding as this module describes. Returns outputs
-    (N, T, H) and the final state. Raises ValueError where T is 0.
+    (N, T, H) and the final state. Raises ValueError if T is 0.
 
     >>> cell = GRUCell(input_size=3, hidden_size=5)
     >>> outputs, state = unroll(cell, torch.zeros(2, 7, 3), cell.initial_state(2))
@@ -130,7 +130,7 @@ class Recurrent(nn.Module):
 
     A kernel or a scan of `charrnn.nn.fast` is used if there is one for the cell; it computes the
     same equations on the same parameters. `unroll` is used for other cells, with `fused=False`, and
-    with `zoneout` (the rates of `Zoneout`). In training `weight_dropout` falls on the matrix
+    with `zoneout` (the rates of `Zoneout`). In training `weight_dropout` is applied to the matrix
     `weight_hh` from hidden state to hidden state, with one mask for all steps of a call
     (DropConnect: Wan et al. 2013; AWD-LSTM: Merity et al. 2018). Raises ValueError if the cell has
     no `weight_hh`.
@@ -207,11 +207,11 @@ class Recurrent(nn.Module):
 class Stack(nn.Module):
     """Layers on top of each other: the outputs of layer i are the inputs of layer i + 1.
 
-    The state is a tuple with one entry for each layer, from the bottom up. `dropout` falls on the
-    outputs that pass from one layer to the next (Zaremba et al. 2014), never on the state; with
+    The state is a tuple with one entry for each layer, from the bottom up. `dropout` is applied to
+    the outputs that pass from one layer to the next (Zaremba et al. 2014), never to the state; with
     `locked` one mask serves all steps of a call (see `charrnn.nn.dropout.drop`). With
     `skip_connections` the outputs of all layers are concatenated, which gives a head a path from
-    each layer (Graves 2013), and `output_size` is the sum of the widths. Raises ValueError where
+    each layer (Graves 2013), and `output_size` is the sum of the widths. Raises ValueError if
     there are no layers.
 
     >>> layers = [Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(5, 4))]
@@ -288,9 +288,9 @@ class Bidirectional(nn.Module):
     Output t merges the forward layer's output, which depends on the steps up to t, with the
     backward layer's, which depends on the steps from t on. `merge` is concatenate, sum, mean or
     product. With `lengths` each lane is read backwards from its own last real step. The state is a
-    pair; the backward layer's final state is that after the first step, which it reads last. `step`
+    pair; the backward layer's final state is its state after step 0, which it reads last. `step`
     raises TypeError, since an output depends on future inputs. Raises ValueError for an unknown
-    `merge`, and for layers of two widths, unless they are concatenated.
+    `merge`, and for layers of different widths unless their outputs are concatenated.
 
     >>> layer = Bidirectional(Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(3, 5)))
     >>> outputs, state = layer(torch.zeros(2, 7, 3), layer.initial_state(2))

@@ -30,7 +30,7 @@ class OneHot(nn.Module):
     def __init__(self, num_embeddings: int) -> None:
         super().__init__()
         self.num_embeddings = num_embeddings
-        # An empty buffer that is not saved: it follows the dtype of the module.
+        # This empty buffer is not saved; it only follows the dtype of the module.
         self.like: Tensor
         self.register_buffer("like", torch.empty(0), persistent=False)
 
@@ -220,7 +220,7 @@ def _final_parts(stack: Stack, state: State) -> list[list[Tensor]]:
 def cell_class(name: str, layer_norm: bool = False) -> Callable[..., Cell]:
     """Load the class of a cell by its name in `registry.CELLS`.
 
-    Raises ValueError for an unknown name, ConfigError where an installed package's class cannot be
+    Raises ValueError for an unknown name, ConfigError if an installed package's class cannot be
     loaded.
     """
     known: Mapping[str, Any] = LAYER_NORM_CELLS if layer_norm else CELLS
@@ -238,7 +238,7 @@ def make_cell(
     options: Mapping[str, Any],
     layer_norm: bool = False,
 ) -> Cell:
-    """Make a cell with the `options` that its constructor names, and without the others.
+    """Make a cell, with those of the `options` that its constructor accepts.
 
     Raises the errors of `cell_class`.
     """
@@ -299,7 +299,7 @@ def recurrent_stack(
 def embedding_of(vocabulary_size: int, embedding_size: int | None, scale: float = 1.0) -> nn.Module:
     """Build an embedding that is drawn from a normal distribution of standard deviation `scale`.
 
-    Where `embedding_size` is None, the embedding is one-hot.
+    If `embedding_size` is None, the embedding is one-hot.
     """
     if embedding_size is None:
         return OneHot(vocabulary_size)
@@ -325,7 +325,7 @@ def language_model(
     vectors. An `embedding` of that width replaces the table of vectors, which otherwise starts with
     the standard deviation `embedding_scale`. With `tie_embeddings` embedding and head share one
     matrix, which starts as a head's (Press and Wolf 2017; Inan et al. 2017). Raises ValueError
-    where tied widths do not fit, and for an unknown cell.
+    if tied widths do not fit, and for an unknown cell.
 
     >>> model = language_model(65, embedding_size=16, cell="gru", hidden_sizes=(32, 32))
     >>> logits, state = model(torch.zeros(2, 7, dtype=torch.long), model.initial_state(2))

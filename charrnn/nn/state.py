@@ -22,7 +22,7 @@ else:
 def map_state(function: Callable[..., Any], *states: State) -> State:
     """Apply `function` to the corresponding leaves of states that have the same structure.
 
-    Raises ValueError where the structures differ.
+    Raises ValueError if the structures differ.
 
     >>> map_state(lambda a, b: a + b, (1, (2, 3)), (10, (20, 30)))
     (11, (22, 33))

@@ -18,7 +18,7 @@ PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 def from_torch(module: nn.RNNBase) -> Stack:
     """Build a stack with the weights of a `torch.nn.RNN`, `LSTM` or `GRU`, copied unchanged.
 
-    Its layers are `Bidirectional` where the module is bidirectional. Raises ValueError for modules
+    Its layers are `Bidirectional` if the module is bidirectional. Raises ValueError for modules
     with projections or without biases, which our cells do not have.
 
     >>> module = nn.LSTM(3, 5, num_layers=2, batch_first=True)
@@ -82,7 +82,7 @@ def to_torch(stack: Stack) -> nn.RNNBase:
     are the last `hidden_size` columns of the stack's outputs, while the head of such a model reads
     the outputs of all layers. For those, convert each layer alone: `to_torch(Stack([layer]))`.
 
-    Raises ValueError where torch has no such module: for other cells, layers of different cells,
+    Raises ValueError if torch has no such module: for other cells, layers of different cells,
     widths or directions, directions that are not concatenated, and zoneout.
 
     >>> stack = Stack([Recurrent(GRUCell(3, 5)), Recurrent(GRUCell(5, 5))], skip_connections=True)
@@ -129,7 +129,7 @@ def _by_suffix(stack: Stack) -> dict[str, Recurrent]:
 
 
 def _common_shape(stack: Stack) -> _Shape:
-    """The one shape of all layers. Raises ValueError where torch.nn has no module for them."""
+    """The one shape of all layers. Raises ValueError if torch.nn has no module for them."""
     shapes = set()
     for layer in stack.layers:
         for one in _directions(layer):

@@ -175,7 +175,7 @@ class WordVectors(nn.Module):
 class SpelledEmbedding(nn.Module):
     """An embedding that composes the vector of each word from its characters.
 
-    It takes word ids (...) to vectors (..., size), as `nn.Embedding` does. `spellings` (V, L) are
+    It maps word ids (...) to vectors (..., size), as `nn.Embedding` does. `spellings` (V, L) are
     the character ids of each word of the vocabulary, padded after `lengths` (V,). A call composes
     each distinct word once.
 

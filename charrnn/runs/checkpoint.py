@@ -1,7 +1,7 @@
-"""Read and write checkpoints: one safetensors file holds all that training needs to go on.
+"""Read and write checkpoints: one safetensors file has all that training needs to continue.
 
 The file's tensors are those of the model, the optimizer and the carried state. Its header holds the
-configuration, the vocabulary and the progress as JSON texts, and the SHA-256 of the whole file,
+configuration, the vocabulary and the progress as JSON, and the SHA-256 of the whole file,
 computed with these 64 digits as zeros. There is no pickle, and no path or import is built from a
 header. The header is checked before any tensor is read, so a bad file is refused at little cost.
 Nothing here imports torch: tensors are numpy arrays.
@@ -88,7 +88,7 @@ def load_checkpoint(path: Path, check: Check | None = None) -> Checkpoint:
 
 
 def read_metadata(path: Path, check: Check | None = None) -> dict[str, Any]:
-    """Read a checkpoint's metadata and verify the whole file. Raises as `load_checkpoint`."""
+    """Read a checkpoint's metadata and verify the whole file. Raises as `load_checkpoint` does."""
     with _opened(path) as file:
         return _verified(file, check)
 

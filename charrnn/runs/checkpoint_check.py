@@ -2,7 +2,7 @@
 
 A checkpoint may come from somebody who is not trusted. Its metadata must have the right types, and
 its tensors the names, types and shapes that its own configuration and vocabularies imply. Nothing
-is allocated for the model, and a language model that numpy steps is checked without importing
+is allocated for the model, and a language model that numpy can run is checked without importing
 torch.
 """
 
@@ -198,7 +198,8 @@ def _is_expected(name: str, shape: tuple[int, ...], expected: Expected, averaged
 def _check_complete_state(layout: Layout, expected: Expected, moments: set[str]) -> None:
     """Refuse an incomplete state of the optimizer, an incomplete carried state, or a missing loss.
 
-    The optimizer has all its `moments` for every trained weight or, before its first step, none.
+    Before its first step an optimizer has no moments; after it, every trained weight has all of
+    them (`moments`).
     """
     kept: dict[str, set[str]] = {name: set() for name in expected.trained}
     for name in layout:
@@ -235,10 +236,9 @@ class Expected(NamedTuple):
 def expected_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
     """List the tensors that belong in a checkpoint, from its configuration and vocabularies.
 
-    The shapes of a language model that numpy steps are written out below, so that sampling need not
-    import torch. Any other network is built on torch's meta device, where tensors have shapes and
-    no memory.
-    Raises ConfigError.
+    The shapes of a language model that numpy can run are written out below, so that sampling need
+    not import torch. Any other network is built on torch's meta device, where tensors have shapes
+    and no memory. Raises ConfigError.
     """
     shapes = TASKS[config.task].shapes
     known: Expected | None = resolve(shapes)(config, vocabularies) if shapes else None
@@ -275,14 +275,14 @@ def _lanes(config: Config) -> int:
 
 
 NUMPY_CELLS = {"vanilla": (1, 1), "lstm": (4, 2), "gru": (3, 1)}
-"""The cells that numpy steps (`charrnn.inference.numpy_stepper`): their number of gates and of
+"""The cells that numpy can run (`charrnn.inference.numpy_stepper`): their number of gates and of
 tensors in their state."""
 
 
 def numpy_tensors(config: Config, vocabularies: Vocabularies) -> Expected | None:
-    """List the tensors of a language model that numpy steps; None for any other.
+    """List the tensors of a language model that numpy can run; return None for any other.
 
-    Raises ConfigError where the configuration still has `auto` widths.
+    Raises ConfigError if the configuration still has `auto` widths.
     """
     model, size = config.model, only_text(vocabularies).size
     if model.cell not in NUMPY_CELLS or model.layer_norm or model.word_parts != ["lookup"]:
@@ -308,7 +308,7 @@ def numpy_tensors(config: Config, vocabularies: Vocabularies) -> Expected | None
 
 
 def only_text(vocabularies: Vocabularies) -> Vocabulary:
-    """The one vocabulary of a language model. Raises ConfigError where there are others."""
+    """The one vocabulary of a language model. Raises ConfigError if there are others."""
     if list(vocabularies) != ["text"]:
         raise ConfigError(f"a language model has one vocabulary, not {', '.join(vocabularies)}")
     text = vocabularies["text"]

@@ -67,14 +67,14 @@ class Run:
 
     @contextmanager
     def lock(self, new: bool = False) -> Iterator[None]:
-        """Hold the run directory as its only trainer; make it where it does not exist.
+        """Hold the run directory as its only trainer; make it if it does not exist.
 
         The lock ends with the process; the same `Run` may take it several times. Half-written files
         of killed processes are deleted. A directory that was made here is removed again if nothing
         was recorded in it.
 
         Raises LockedError naming the process and the host that hold the lock, and, with `new`,
-        ConfigError where the path is already used.
+        ConfigError if the path is already used.
         """
         was_locked_before = (self.path / "lock").exists()
         is_something_else = self.path.exists() and not self.path.is_dir()
@@ -103,7 +103,7 @@ class Run:
         return self.path / "owner.json"
 
     def _acquire(self) -> None:
-        """Take the lock. Raises LockedError, and StorageError where it cannot be locked."""
+        """Take the lock. Raises LockedError, and StorageError if it cannot be locked."""
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -128,10 +128,10 @@ class Run:
             self.path.rmdir()
 
     def is_locked(self) -> bool:
-        """Whether a trainer is at work here.
+        """Whether a process is training in this run directory.
 
-        The lock itself is tried only where owner.json names a trainer, so that this check does not
-        keep a trainer from starting.
+        The check tries the lock only if owner.json names a process; otherwise it could keep a
+        process that is about to train from taking the lock.
         """
         if not (self.path / "owner.json").is_file():
             return False
@@ -177,7 +177,7 @@ class Run:
     def latest(self, warn: Warn) -> Checkpoint:
         """Load the newest undamaged checkpoint, with a warning for each damaged one.
 
-        Raises CheckpointError where there is none.
+        Raises CheckpointError if there is none.
         """
         for step in reversed(self.steps()):
             try:
@@ -190,7 +190,7 @@ class Run:
         )
 
     def best(self, warn: Warn) -> Checkpoint:
-        """Load the checkpoint with the best validation score; the latest where none is recorded."""
+        """Load the checkpoint with the best validation score; the latest if none is recorded."""
         step = self.read_best().get("step")
         if step is None:
             newest = self.latest(warn)
@@ -229,15 +229,14 @@ class Run:
         write_atomically(self.path / "best.json", _json(best).encode())
 
     def read_best(self) -> dict[str, Any]:
-        """Read best.json; an empty dictionary where it is missing or damaged."""
+        """Read best.json; an empty dictionary if it is missing or damaged."""
         return usable_best(_read_json(self.path / "best.json"))
 
     def record_score(self, score: Mapping[str, Any]) -> bool:
         """Add a score of the best checkpoint to best.json if it has none; say whether it did.
 
-        Nothing is added while a trainer is at work here, because it will score the checkpoint
-        itself. Nothing is added either if the directory cannot be written, because scoring needs no
-        write access.
+        Nothing is added while a process is training in this directory, because it will score the
+        checkpoint itself, nor if the directory cannot be written: scoring needs no write access.
         """
         best = self.read_best()
         if not best or best.get("score") is not None or best["step"] != score["step"]:
@@ -295,7 +294,7 @@ class Run:
             ) from error
 
     def cut_metrics(self, step: int) -> None:
-        """Drop the final score and the lines after `step`, because training goes on from there.
+        """Drop the final score and the lines after `step`, because training continues there.
 
         A line that a crash cut off is dropped as well; otherwise the next line would be appended
         to it.
@@ -314,7 +313,7 @@ class Run:
 def claim_run(name: str, root: Path = Path("runs")) -> Run:
     """Make the directory `runs/<name>-<n>` with the first free n; no two starts get the same one.
 
-    Raises StorageError where it cannot be made.
+    Raises StorageError if it cannot be made.
     """
     clean = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "text"
     for n in itertools.count(1):
@@ -338,7 +337,7 @@ def all_runs(root: Path = Path("runs")) -> list[Run]:
 def newest_run(root: Path = Path("runs")) -> Run:
     """Return the run in `root` that has the newest checkpoint.
 
-    Raises CheckpointError where there is none.
+    Raises CheckpointError if there is none.
     """
     ages = {
         run.checkpoint_path(steps[-1]).stat().st_mtime_ns: run
@@ -416,7 +415,7 @@ def _has_died(owner: dict[str, Any]) -> bool:
 
 
 def _read_json(path: Path) -> Any:
-    """The content of a JSON file; None where it is missing, damaged or too large."""
+    """The content of a JSON file; None if it is missing, damaged or too large."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_HEADER:
             return None  # Reading a pipe or a device might never end.

@@ -1,7 +1,7 @@
 """The events of a training session, in the order in which `Session.events` yields them.
 
 A session with a budget of steps begins with `Planned`; one with a wall-clock budget measures its
-speed first, and is `Replanned` where that changes. `Stepped` follows every step, `Evaluated` every
+speed first, and is `Replanned` if that changes. `Stepped` follows every step, `Evaluated` every
 evaluation, `Saved` every other checkpoint, `Restarted` a divergence; `Finished` comes last.
 """
 
@@ -26,7 +26,7 @@ class Planned:
     waiting_share: float = 0.0
     """The share of the warm-up in which other programs held the cores that training wanted."""
     note: str = ""
-    """Why most of the time stays unused, where it does."""
+    """Why most of the time stays unused, if it does."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Replanned:
 
 @dataclass(frozen=True)
 class Restarted:
-    """Training diverged, and goes on from the last checkpoint at half the learning rate."""
+    """Training diverged, and continues from the last checkpoint at half the learning rate."""
 
     step: int
     learning_rate: float
@@ -89,7 +89,7 @@ class Finished:
     best: dict[str, Any]
     """The step, the validation loss and the protocol of the best checkpoint."""
     score: Evaluation | None
-    """The score of the best checkpoint on all of validation; None where it was not computed."""
+    """The best checkpoint's score on the whole validation split; None if it was not computed."""
     checkpoint: Path
     """The checkpoint of the last step."""
     parameters: int

@@ -75,7 +75,7 @@ class Session:
 
     `run` is set before `events` is called. A wall-clock budget becomes a number of steps: the speed
     is measured during the warm-up of the learning rate, then the number is written into the
-    configuration in place of the time. While the run goes on, the number is corrected where the
+    configuration in place of the time. During the run, the number is corrected if the
     machine turns out faster or slower; `config.changes` records that, for a repetition.
     """
 
@@ -131,17 +131,17 @@ class Session:
         return self.plan.config
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
-        """Start from the weights of another model; symbols are matched by what they stand for.
+        """Start from the weights of another model; weights of a symbol go to the same symbol.
 
-        Returns the symbols that were added and those that were dropped. Raises ConfigError where
-        the models differ in shape beyond the vocabulary.
+        Returns the symbols that were added and those that were dropped. Raises ConfigError if the
+        models differ in anything but their vocabularies.
         """
         self.adopted = self.experiment.adopt_weights(source)
         self.trainer.begin_averages()
         return self.adopted
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint. Raises CheckpointError where it does not fit.
+        """Continue from a checkpoint. Raises CheckpointError if it does not fit the model.
 
         A new budget resets patience. Another text also resets the epoch, the carried state and the
         best score, because losses on two texts cannot be compared.
@@ -180,7 +180,7 @@ class Session:
 
         `stop` is asked before every step. A run that diverges goes back to its last checkpoint at
         half the learning rate, once. Raises DivergedError before anything bad is saved,
-        StorageError if a file cannot be written, ConfigError where there is no budget.
+        StorageError if a file cannot be written, ConfigError if there is no budget.
         """
         writes_events = self.config.tensorboard
         self._write_event = event_writer(self.run.path) if writes_events else lambda _: None
@@ -360,7 +360,7 @@ class Session:
     def _compare_with_best(self, validation: Evaluation | None, train: Score) -> bool:
         """Keep a score that is the best so far; count any other for patience and plateau.
 
-        Where validation is missing or too short to choose by, the last step counts as the best.
+        If validation is missing or too short to choose by, the last step counts as the best.
         """
         progress, training = self.trainer.progress, self.config.training
         nats = f"nats_per_{key_unit(self.experiment.unit)}"
@@ -389,14 +389,14 @@ class Session:
     def _save_first(self) -> None:
         """Save before the first step, so that there is always a checkpoint to resume from."""
         saved, step = self.run.steps(), self.trainer.progress.step
-        # A run that goes on from a lone checkpoint may not have the file of the best one.
+        # A run resumed from a single checkpoint file may lack the file of its best checkpoint.
         if self.best and self.best["step"] not in [*saved, step]:
             self.best = None
         if step not in saved:
             self._save()
 
     def _save(self) -> None:
-        """Save a checkpoint. Raises DivergedError where a tensor is not finite."""
+        """Save a checkpoint. Raises DivergedError if a tensor is not finite."""
         step = self.trainer.progress.step
         tensors = self.trainer.tensors()
         for name, value in tensors.items():
@@ -453,7 +453,7 @@ class Session:
         )
 
     def _score_best(self, stop: Callable[[], bool]) -> Evaluation | None:
-        """The score of the best checkpoint on all of validation; None where it takes too long.
+        """Score the best checkpoint on all of validation; return None if that takes too long.
 
         Raises KeyboardInterrupt once `stop` says so, or the time is over.
         """

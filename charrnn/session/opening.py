@@ -46,7 +46,7 @@ MAY_CHANGE = {
     *("device", "threads", "processes", "precision", "graph", "deterministic", "tensorboard"),
     *("evaluation.sample_length", "checkpoints.keep_last"),
 }
-"""Besides the texts, what may be changed when a run is resumed."""
+"""The settings that may change when a run is resumed; so may the texts."""
 Warn = Callable[[str], None]
 """A function that is called with each warning."""
 
@@ -57,7 +57,7 @@ Warn = Callable[[str], None]
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers; if one of them sets a budget, add a layer that removes all older ones.
 
-    `training.epochs` goes back to `auto`: planning bounds it beside a wall-clock time.
+    `training.epochs` becomes `auto`, so that planning bounds the passes of a time budget.
     """
     if any(key in BUDGETS for _, layer in layers for key in layer):
         removed: dict[str, Any] = dict.fromkeys(BUDGETS)
@@ -74,8 +74,8 @@ def merge_settings(
 ) -> Config:
     """Merge the configuration of a new run: `layers`, the environment, a file, the defaults.
 
-    Each of these wins over those after it. The shape of `source`, the model to start from, comes
-    right before the defaults. Raises ConfigError.
+    Earlier ones take precedence. The shape of `source`, the model to start from, comes right before
+    the defaults. Raises ConfigError.
     """
     before: list[Layer] = []
     if source is not None:
@@ -117,7 +117,7 @@ def _shape_of(config: Config) -> dict[str, Any]:
 
 
 def clock_from(began: float) -> Callable[[], float]:
-    """Return a clock of the seconds since `began`, a time of `time.monotonic`."""
+    """Return a function that gives the seconds since `began`, a reading of `time.monotonic`."""
     return lambda: time.monotonic() - began
 
 
@@ -140,7 +140,8 @@ def start_run(
 ) -> Iterator[Session]:
     """Read the texts of a configuration and start a new run, locked until the block ends.
 
-    `source` is a model to take the first weights from. Raises ConfigError where `out` is in use.
+    The initial weights are copied from `source`, if it is given. Raises ConfigError if `out` is
+    already in use.
     """
     run = Run(Path(out)) if out is not None else None
     with run.lock(new=True) if run else nullcontext():
@@ -164,7 +165,7 @@ def resume_run(
     """Start again from the newest checkpoint of a run, or from a checkpoint file in a new run.
 
     `layers` change settings: the texts, the device, or the budget, which also sets the intervals
-    anew. Raises ConfigError where the budget is used up.
+    anew. Raises ConfigError if the budget is used up.
     """
     place = run if isinstance(run, Run) else find_run(os.fspath(run))
     if isinstance(place, Run):
@@ -193,7 +194,7 @@ def _reopen(
     run: Run | None,
     warn: Warn,
 ) -> Iterator[Session]:
-    """Read the data that a checkpoint was trained on, and go on from the checkpoint."""
+    """Read the data that a checkpoint was trained on, and continue from the checkpoint."""
     name = str(checkpoint.path)
     config = config_from_data(checkpoint.metadata["config"], name)
     _check_changes(layers)
@@ -201,7 +202,7 @@ def _reopen(
         anew = dict.fromkeys(("evaluation.every", "evaluation.first", "checkpoints.every"), "auto")
         layers = [*layers, ("a new budget", anew)]
     config, origins = build_config([(name, flatten(config.model_dump())), *layers])
-    if config.training.epochs == "auto":  # A new time goes on with a run, whatever its passes.
+    if config.training.epochs == "auto":  # A new time budget has no bound on the passes.
         config = with_values(config, {"training.epochs": None})
     config = _fit_to_machine(config, origins["device"] != name, warn)
     changes = {key: value for _, layer in layers for key, value in layer.items()}
@@ -334,7 +335,7 @@ def new_session(
 
 
 def _restore(session: Session, checkpoint: Checkpoint, run: Run | None, warn: Warn) -> None:
-    """Go on from a checkpoint. Raises ConfigError where nothing is left to do."""
+    """Continue from a checkpoint. Raises ConfigError if nothing is left to do."""
     from charrnn.runs.environment import differences
 
     session.restore(checkpoint)

@@ -1,7 +1,7 @@
 """The plan of a run: how many steps, when to evaluate, and which settings hold at a step.
 
 A budget in steps or epochs is planned at once; one in time after the warm-up, when the speed is
-known, and corrected while the run goes on. Every change is recorded (`charrnn.config.changes`).
+known, and corrected during the run. Every change is recorded (`charrnn.config.changes`).
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ class Plan:
         return learning_rate_schedule(self.now, self.total_steps or self._guess)
 
     def begin(self, step: int, trained_seconds: float) -> bool:
-        """Plan a run that has taken `step` steps; return False where the speed must be known first.
+        """Plan a run that has taken `step` steps; return False if the speed must be known first.
 
-        Raises ConfigError where there is no budget, or where the run cannot be repeated.
+        Raises ConfigError if there is no budget or the run cannot be repeated.
         """
         if step == 0 and any("text" in entry for entry in self.config.training.earlier):
             raise ConfigError(
@@ -142,7 +142,7 @@ class Plan:
         return step >= last or self._clock() >= self.budget.seconds / 2
 
     def fix_by_time(self, step: int, final_seconds: float) -> str:
-        """Plan the steps that fit into the time; say why, where most of the time stays unused."""
+        """Plan the steps that fit into the time; say why, if most of the time stays unused."""
         costs = self.budget.costs
         costs.step, costs.final_score = self.pace.step_seconds(), final_seconds
         guess = step + max(0, int(self.budget.left / costs.step))
@@ -170,7 +170,7 @@ class Plan:
         replaced: dict[str, Any] = {"training.epochs": None, "training.max_time": None}
         if self._guess is None:
             self.config = with_values(self.config, replaced | decided)
-        else:  # The first steps of this start were taken by the schedule of the guess.
+        else:  # The steps so far followed the schedule for the guessed total.
             self.config = with_values(self.config, replaced | {"training.steps": self._guess})
             self.config = record_change(self.config, step, decided)
         self.enter(step)
@@ -201,7 +201,7 @@ class Plan:
         return bool(is_numbered) or silent_seconds > LONGEST_SILENCE
 
     def correct(self, step: int) -> bool:
-        """Change the number of steps where they would miss the time; return whether it changed."""
+        """Change the number of steps if they would miss the time; return whether it changed."""
         total = self.total_steps
         if total is None or step >= total:
             return False

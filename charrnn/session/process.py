@@ -19,7 +19,7 @@ def process_settings(config: Config, device: torch.device) -> Iterator[None]:
     """Set torch up for a run, and restore the earlier settings when the block ends.
 
     It restores the number of threads, whether only deterministic algorithms are used, the variable
-    `CUBLAS_WORKSPACE_CONFIG`, and the random state of the CPU and, where this process uses CUDA, of
+    `CUBLAS_WORKSPACE_CONFIG`, and the random state of the CPU and, if this process uses CUDA, of
     every GPU. The C library's setting for freed memory cannot be read, so it is not restored: freed
     memory stays with the process (`nn.fast.memory`).
     """

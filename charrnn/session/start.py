@@ -126,16 +126,17 @@ def train(
             Python's standard library if there are none
         config: a YAML file with settings
         out: the run directory; `runs/<text>-<n>` if it is not given
-        start_from: a run or checkpoint to take the first weights from
+        start_from: a run or checkpoint whose weights are the initial weights
         settings: values by their full names, as `{"training.learning_rate": 3e-4}`
         warn: called with each warning
         keywords: settings by the last part of their names, as `cell="gru"` and `max_time="2m"`,
             or in full as `evaluation__every=100`; `steps`, `epochs` or `max_time` replaces every
             budget of the config file
 
-    Keywords win over `settings`, these over the environment (`CHARRNN_*`), that over the file.
-    Ctrl-C ends training after the step that is being taken and saves; then KeyboardInterrupt is
-    raised with a message that says how to go on. A second Ctrl-C is raised at once. Training
+    If a setting is given twice, the order of precedence is: keywords, `settings`, the environment
+    (`CHARRNN_*`), the config file.
+    On Ctrl-C, training finishes the current step, saves and ends; then KeyboardInterrupt is
+    raised with a message that says how to resume. A second Ctrl-C is raised at once. Training
     restores the settings of the process that it changes, such as torch's random state
     (`session.process`).
 
@@ -172,14 +173,14 @@ def resume(
     warn: Warn = warn_in_python,
     **keywords: Any,
 ) -> TrainedRun:
-    """Go on with a run where it stopped, exactly as if it had never stopped.
+    """Continue a run where it stopped, exactly as if it had never stopped.
 
     This is `charrnn resume`.
 
     Args:
         run: what `train` returned, a run directory, its name under `runs/`, or a checkpoint file,
             from which a new run directory begins
-        data, validation, test: the text, where it has moved
+        data, validation, test: the new place of a text that has moved
         out: the new run directory of a checkpoint file
         warn: called with each warning
         keywords: a new budget as `steps` or `epochs`, counted from the start of the run, or
@@ -248,7 +249,7 @@ def begin_again(
 
 
 def _to_the_end(session: Session, stop: Callable[[], bool]) -> TrainedRun:
-    """Train without showing anything. Raises KeyboardInterrupt where a stop was asked for."""
+    """Train without showing anything. Raises KeyboardInterrupt if a stop was asked for."""
     from charrnn.session.events import Finished
 
     finished = next(event for event in session.events(stop) if isinstance(event, Finished))

@@ -10,7 +10,7 @@ from charrnn.errors import require_extra
 
 
 def require_tensorboard() -> None:
-    """Raise ConfigError where the package `tensorboard` is missing."""
+    """Raise ConfigError if the package `tensorboard` is missing."""
     require_extra("tensorboard", "tensorboard", "the setting tensorboard")
 
 

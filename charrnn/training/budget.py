@@ -11,7 +11,7 @@ from typing import NamedTuple
 from charrnn.config.resolved import ResolvedConfig
 
 EVALUATIONS = 12  # of a run with `evaluation.every: auto`, early ones not counted (a round number)
-GROWTH = 4  # evaluations lie a quarter of the steps taken so far apart
+GROWTH = 4  # the distance of evaluations is the number of steps taken divided by this
 FIRST_PASSES = 2  # passes over the text before the first evaluation
 SHORTEST_SHARE = 64  # `evaluation.first` is at least this part of `evaluation.every`
 LONGEST_SILENCE = 240.0  # seconds between checkpoints, and between evaluations as planned: five
@@ -21,7 +21,7 @@ EVALUATING = 0.2  # spent on evaluations: docs/experiments/budget-evaluations.md
 AIM = 0.97  # filled by the plan: a machine slows down more often than it speeds up
 LATEST = 1.03  # the end of a final score may be as late as this
 LONG_SCORE = 0.15  # beyond this share the final unbroken score is left to `charrnn eval`
-# A plan is corrected where it misses the time by the larger of these shares:
+# A plan is corrected if it misses the time by the larger of these shares:
 OF_BUDGET = 0.015
 OF_REST = 0.08  # of the time that is left
 
@@ -68,7 +68,7 @@ def learning_rate_schedule(
 class Intervals(NamedTuple):
     """The steps at which a run is evaluated, besides its last one.
 
-    They lie `first` steps apart at first, later a quarter of the steps taken so far, and at most
+    The distance between them begins at `first` and grows to a quarter of the steps taken, at most
     `every`: a short text is soon learned by heart, and its best step must not be missed.
 
     >>> intervals = Intervals(first=10, every=30)
@@ -107,7 +107,7 @@ class Costs:
 def evaluation_intervals(
     config: ResolvedConfig, total_steps: int, batches_per_epoch: int, costs: Costs | None = None
 ) -> Intervals:
-    """Choose when to evaluate, where `evaluation.every` or `evaluation.first` is `auto`.
+    """Choose when to evaluate, if `evaluation.every` or `evaluation.first` is `auto`.
 
     With known `costs`, an interval lasts at most four minutes, and evaluations take at most a fifth
     of the time.
@@ -133,7 +133,7 @@ class TimeBudget:
         costs: seconds of a step, an evaluation and the final score; the session keeps them up to
             date
 
-    The number of steps is planned after the warm-up and corrected where the machine turns out
+    The number of steps is planned after the warm-up and corrected if the machine turns out
     faster or slower than measured (`is_missed`).
 
     >>> budget = TimeBudget(100.0, lambda: 10.0, Costs(step=0.1, evaluation=1.0, final_score=4.0))

@@ -150,7 +150,7 @@ def build_words(model: ResolvedModel, words: int, characters: int) -> WordVector
 def build_lookup(model: ResolvedModel, symbols: int) -> tuple[nn.Module, int]:
     """Build a table of one vector for each symbol; return it with the vectors' width.
 
-    Raises ConfigError where the configuration composes words.
+    Raises ConfigError if the configuration composes words.
     """
     if model.word_parts != ["lookup"]:
         raise ConfigError(
@@ -201,7 +201,7 @@ def placed(network: Network, config: ResolvedConfig) -> Network:
 def load_arrays(model: Network, weights: Mapping[str, NDArray[Any]]) -> Network:
     """Copy weights by name into a model and return it.
 
-    Raises RuntimeError where names or shapes differ.
+    Raises RuntimeError if names or shapes differ.
     """
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     return model
@@ -254,7 +254,7 @@ def adopt_weights(
 
     Along the axes of symbols (`symbol_axes`), entries of common symbols are copied and entries of
     new symbols keep their starting values; every other weight is copied whole. `config` describes
-    `model`. Raises ConfigError where the models differ in more than their symbols.
+    `model`. Raises ConfigError if the models differ in more than their symbols.
     """
     axes = symbol_axes(model, config)
     common = {"text": _common(symbols, source_symbols)}

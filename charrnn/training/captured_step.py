@@ -16,20 +16,20 @@ from charrnn.nn.fast.cuda_graphs import Captured, on_side_stream
 from charrnn.nn.state import State
 from charrnn.training.objective import Batch, Loss
 
-PLAIN_STEPS = 4  # in a row, with batches of one form, before a step is captured
+PLAIN_STEPS = 4  # consecutive steps on batches of one form before a step is captured
 
 
 class CapturedStep(Generic[Batch]):
-    """Takes training steps by replaying a graph, where it can, and plainly elsewhere::
+    """Takes training steps by replaying a graph if the batch allows it, and without one if not::
 
         step        1      2      3      4      5         6       7       8 (shorter)  9
         taken     plain  plain  plain  plain  captured  replay  replay  plain        replay
                                               + replay
 
-    A graph fixes the shapes of its tensors and every value that is not a tensor. So batches of the
-    most usual form (shapes and other values) are replayed, and any other batch is taken plainly.
+    A graph fixes the shapes of its tensors and every value that is not a tensor. So a graph
+    serves batches of one form (shapes and other values); a batch of another form runs without it.
     Two things differ from step to step and are done before each replay: torch's generator is
-    seeded, and the learning rate, a tensor on the GPU, is filled in.
+    seeded, and the learning rate is written into its tensor on the GPU.
 
     Args:
         plain_step: takes a batch and a seed, updates the weights, and returns the loss

@@ -51,7 +51,7 @@ def choose_precision(wanted: str, device: torch.device, cell: str, work: int = 0
     1,024. The scores are the same (docs/experiments/bfloat16-or-float32.md). The choice does not
     depend on a measurement, so the same command trains the same way twice.
 
-    Raises ConfigError where bfloat16 was chosen and the device does not have it.
+    Raises ConfigError if bfloat16 was chosen and the device does not have it.
     """
     if device.type == "cuda":
         supported = native = torch.cuda.is_bf16_supported()
@@ -128,7 +128,8 @@ def core_time(process_ids: Iterable[int]) -> CoreTime | None:
 def prepare_process(threads: int | str) -> None:
     """Use `threads` CPU threads (`auto`: as many as torch does), and keep freed memory.
 
-    Both last until the process ends: `charrnn.session.process` puts the threads back.
+    Both settings hold for the whole process; `charrnn.session.process` restores the threads after
+    training.
     """
     if isinstance(threads, int):
         torch.set_num_threads(min(threads, 4 * (os.cpu_count() or 1)))

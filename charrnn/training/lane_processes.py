@@ -1,7 +1,7 @@
 """Processes that share the lanes of a training step on a CPU.
 
 A recurrent layer is many small operations one after the other. Threads inside an operation hardly
-speed it up, and slow it down where another program takes one of their cores
+speed it up, and slow it down if another program takes one of their cores
 (docs/experiments/threads-and-processes.md). So the lanes are split instead: each process computes
 the gradient of its own lanes on one thread, with the same weights. With n_p characters in the lanes
 of process p and the gradient g_p of their mean loss, the gradient of the whole batch is::
@@ -15,8 +15,8 @@ of process p and the gradient g_p of their mean loss, the gradient of the whole 
     worker 2    └─────> lanes 16-23 ──────> g_2 ──┘
 
 Weights, carried state and gradients lie in memory that the processes share. A worker is a fork of
-the trainer, so it has the text and the settings already, and an order only names the batch. It ends
-when the trainer ends, for whatever reason.
+the trainer, so it has the text and the settings already, and an order only names the batch. A
+worker ends when the trainer ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class LaneProcesses:
         return Loss(total, sum(counts), self.carry, loss.rate)
 
     def _add_gradients(self, counts: Sequence[int]) -> None:
-        """Weight the gradients by their numbers of characters, and add them in the parameters."""
+        """Average all processes' gradients, weighted by characters, into the parameters."""
         total = max(1, sum(counts))
         own = [_gradient(p) for p in self._parameters]
         torch._foreach_mul_(own, counts[0] / total)
@@ -201,7 +201,7 @@ class LaneProcesses:
         return nats, scored
 
     def _talk(self, action: Callable[..., Any], *arguments: object) -> Any:
-        """Send or receive. Raises CharrnnError where the worker is gone."""
+        """Send or receive. Raises CharrnnError if the worker is gone."""
         try:
             if (result := action(*arguments)) != b"":
                 return result

@@ -11,14 +11,14 @@ import torch
 
 from charrnn.config.schema import ModelConfig
 
-SHARE = 4  # a batch may take one part in so many of the memory
-EXAMPLES = 4  # the longest example takes one part in so many of a batch
-LONGEST = 1 << 14  # symbols; a longer example takes seconds, and its gradient says little
-FLOATS_A_UNIT = 24  # that a layer keeps for the backward pass, for each symbol
-WIDTH = 128  # of a layer, while it is not decided
-FLOATS_A_CELL = 6  # of an alignment, for each pair of a source and a target symbol
-FLOATS_A_LOGIT = 4  # for each symbol of the vocabulary, where symbols are predicted
-UNKNOWN_MEMORY = 4 << 30  # bytes, where the system does not say how much it has
+SHARE = 4  # a batch may take a quarter of the memory
+EXAMPLES = 4  # so many of the longest examples fit into a batch
+LONGEST = 1 << 14  # symbols; a longer example takes seconds, for a single gradient
+FLOATS_A_UNIT = 24  # kept for the backward pass, for each unit of a layer and each symbol
+WIDTH = 128  # assumed for a layer while `model.hidden_size` is auto
+FLOATS_A_CELL = 6  # kept for each pair of a source and a target symbol in an alignment
+FLOATS_A_LOGIT = 4  # kept for each logit, in tasks that predict symbols
+UNKNOWN_MEMORY = 4 << 30  # bytes, if the system does not say how much it has
 
 
 def memory_of(device: torch.device) -> int:
@@ -51,8 +51,8 @@ def symbol_bytes(model: ModelConfig) -> int:
 def longest_example(model: ModelConfig, device: torch.device, floats_a_cell: int = 0) -> int:
     """Estimate how long an example may be, so that four of them fit into a batch; at most 16,384.
 
-    The memory M = 4 n (b + c n / 4) for length n has b bytes for each symbol and, for pairs of up
-    to n / 2 symbols each, c bytes for each cell of the alignment.
+    Four examples of n symbols take 4 n (b + c n / 4) bytes: b for each symbol and, for pairs with
+    n / 2 symbols on each side, c for each cell of the alignment.
 
     >>> longest_example(ModelConfig(hidden_size=64), torch.device("cpu")) > 100
     True

@@ -25,7 +25,7 @@ class Loss(NamedTuple):
     scored: int
     """How many characters (or labels) are scored."""
     carry: State | None
-    """The state to go on from in the next batch, detached."""
+    """The state at the start of the next batch, detached."""
     rate: float = 1.0
     """A factor for the learning rate of this step."""
 
@@ -41,7 +41,7 @@ class Objective(Protocol[Batch]):
         ...
 
     def loss(self, model: Any, batch: Batch, carry: State | None) -> Loss:
-        """Compute the loss of a batch, going on from `carry`; None is the zero state."""
+        """Compute the loss of a batch, starting from the state `carry`; None is the zero state."""
         ...
 
     def share(self, rank: int, count: int) -> Objective[Batch]:

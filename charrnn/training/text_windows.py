@@ -79,7 +79,7 @@ class TextWindows:
         seed: decides the draws of `random_windows`, together with the epoch
         device: holds the batches
 
-    Raises ConfigError where the training split has fewer symbols than lanes.
+    Raises ConfigError if the training split has fewer symbols than lanes.
 
     >>> from charrnn.data.vocabulary import CharacterVocabulary
     >>> vocabulary = CharacterVocabulary("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -184,7 +184,7 @@ class TextWindows:
 
             one lane   A B C D | E F G H | I J K L     from the zero state, carried to the end
 
-        The first input is the character before the span; where there is none, the first character
+        The first input is the character before the span; if there is none, the first character
         costs ln V. `window` characters are computed at a time, which does not change the score. If
         no state is carried, windows of the training length tile the span instead.
         """

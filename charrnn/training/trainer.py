@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from charrnn.errors import DivergedError
+from charrnn.nn.fast.threads import one_thread
 from charrnn.nn.state import State, leaves, replace_leaves
 from charrnn.training.captured_step import CapturedStep
 from charrnn.training.lane_processes import LaneProcesses
@@ -254,7 +255,7 @@ class Trainer(Generic[Batch]):
         return self.lane_processes.step(self.shares[0], batch, order)
 
     def _step_on_gpu(self, batch: Batch, carry: State | None) -> Loss:
-        """The part of a plain step that a graph can hold: all but the seed and the rate."""
+        """The part of a step that a graph can contain: all but setting the seed and the rate."""
         self.model.train()
         loss = self._gradient(self.objective, batch, carry)
         self._clip_gradient(loss)
@@ -369,7 +370,7 @@ class Trainer(Generic[Batch]):
         if self.not_finite is not None:
             self.not_finite.zero_()
         if self.captured_step is not None:
-            self.capture_steps()  # A captured step keeps the places of the moments before.
+            self.capture_steps()  # The captured step has the addresses of the old moments.
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         optimizer = self.optimizer.state_dict()
@@ -416,17 +417,6 @@ def _diverged(where: str) -> DivergedError:
         f"the loss or its gradient is not finite {where}; "
         f"try a lower training.learning_rate or a smaller training.clip"
     )
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread: more would take cores from the other processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def full_precision() -> contextlib.AbstractContextManager[None]:

@@ -40,7 +40,7 @@ def _operand(tensor: Tensor, low: bool) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply two operands, and return the result in float32 where they are bfloat16."""
+    """Multiply two operands, and return the result in float32 if they are bfloat16."""
     product = left @ right
     return product.float() if product.dtype == torch.bfloat16 else product
 
@@ -79,7 +79,7 @@ def _backward_through_time(
     `outputs` (T, N, H) is the gradient at the outputs; `totals` (T, N, Q, H) has Q quantities for
     each step, and `weight` (rows, H) belongs to the first of them. `factors` computes K of a few
     steps at a time, (steps, N, Q, H), so that it is still in the cache when it is used. `carried`
-    (T, N, H) is the factor of h_{t-1} in h_t beside the gates: the GRU's update gate.
+    (T, N, H) is the factor with which h_{t-1} enters h_t directly: the GRU's update gate.
     """
     steps, lanes, _, width = totals.shape
     # dL/dh_t for t from 0 (the state before the first step) to T.

@@ -43,7 +43,7 @@ class Captured:
 
 
 def on_side_stream(action: Callable[[], object]) -> None:
-    """Run `action` on a stream of its own, where CUDA asks for the warm-up before a capture."""
+    """Run `action` on a side stream, as CUDA requires for the warm-up before a capture."""
     side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     current = torch.cuda.current_stream()
     side.wait_stream(current)

@@ -1,4 +1,4 @@
-"""Run whole sequences by fused kernels, on the parameters of our own cells.
+"""Run whole sequences with fused kernels, on the parameters of our own cells.
 
 `FUSED` maps the exact type of a cell to a function that computes the cell's equations for a whole
 sequence. A subclass that changes an equation is another type, and runs step by step.
@@ -41,7 +41,7 @@ def run_fused(
     return only(real, outputs), replace_leaves(after, iter([hidden, *others]))
 
 
-# Each function below takes a cell, inputs (N, T, D), a state and, where there is padding, the mask
+# Each function below takes a cell, inputs (N, T, D), a state and, if there is padding, the mask
 # (N, T) of real steps. With padding, the first part of the state that it returns may be that of any
 # step, because `run_fused` takes it from the outputs; the other parts must be those after a lane's
 # last real step. torch's kernels keep what the backward pass needs only in their "training" mode,
