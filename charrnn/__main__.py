@@ -25,7 +25,7 @@ def main() -> None:
 def process_age() -> float:
     """Seconds since this process was started, as Linux knows them; 0 on other systems.
 
-    Starting Python and importing the command line belong to a budget in time, too.
+    A time budget includes starting Python and importing the command line.
     """
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()

@@ -80,7 +80,7 @@ def score_split(
 
     `moments` are second moments of the gradient, for dynamic evaluation.
 
-    Raises KeyboardInterrupt once `stop` says so, DataError for a split that does not exist,
+    Raises KeyboardInterrupt once `stop()` is true, DataError for a split that does not exist,
     ConfigError for dynamic evaluation of a model that carries no state, and DivergedError for
     predictions that are not finite.
     """

@@ -455,7 +455,7 @@ class Session:
     def _score_best(self, stop: Callable[[], bool]) -> Evaluation | None:
         """Score the best checkpoint on all of validation; return None if that takes too long.
 
-        Raises KeyboardInterrupt once `stop` says so, or the time is over.
+        Raises KeyboardInterrupt once `stop()` is true or the time is over.
         """
         if not self.best or not self.validates or not self.plan.score_at_end:
             return None

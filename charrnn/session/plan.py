@@ -1,7 +1,7 @@
 """The plan of a run: how many steps, when to evaluate, and which settings hold at a step.
 
-A budget in steps or epochs is planned at once; one in time after the warm-up, when the speed is
-known, and corrected during the run. Every change is recorded (`charrnn.config.changes`).
+A budget in steps or epochs is planned at once. A time budget is planned after the warm-up, when the
+speed is known, and corrected during the run. Every change is recorded (`charrnn.config.changes`).
 """
 
 from __future__ import annotations
