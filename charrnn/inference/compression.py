@@ -189,11 +189,8 @@ class _Predictor:
         self._state = model.initial_state(1)
         self._adapting: Any = None
         if rates is not None:
-            import torch
-
             from charrnn.evaluation.dynamic import Adapting
 
-            torch.set_num_threads(1)  # One thread always sums in the same order.
             self._adapting = Adapting(model.model, model.moments, rates)
             self._segment: list[int] = []
             self._before = self._state
@@ -233,12 +230,15 @@ class _Predictor:
         import torch
         from torch.nn import functional
 
+        from charrnn.nn.fast.threads import one_thread
+
         ids = torch.tensor([self._segment])
         network = self._adapting.model
         before = (torch.as_tensor(leaf).clone() for leaf in leaves(self._before))
         state = replace_leaves(network.initial_state(1), before)
-        logits, _ = network(ids[:, :-1], state)
-        self._adapting.learn(functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum"))
+        with one_thread():
+            logits, _ = network(ids[:, :-1], state)
+            self._adapting.learn(functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum"))
         self._stepper = self._model.with_weights(network)
         self._before, self._segment = self._state, [symbol]
 

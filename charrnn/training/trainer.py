@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from charrnn.errors import DivergedError
+from charrnn.nn.fast.threads import one_thread
 from charrnn.nn.state import State, leaves, replace_leaves
 from charrnn.training.captured_step import CapturedStep
 from charrnn.training.lane_processes import LaneProcesses
@@ -416,17 +417,6 @@ def _diverged(where: str) -> DivergedError:
         f"the loss or its gradient is not finite {where}; "
         f"try a lower training.learning_rate or a smaller training.clip"
     )
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread: more would take cores from the other processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def full_precision() -> contextlib.AbstractContextManager[None]:

@@ -260,8 +260,10 @@ def test_texts_of_one_line_stand_one_a_line(run: Run, tmp_path: Path, vocabulary
         json.loads(r)["text"] for r in run("sample", model, *options, "--json").out.splitlines()
     ]
     assert run("sample", model, *options).out == "".join(f"{text}\n" for text in texts)
-    drawn = run("sample", model, "--num-samples", "5", "--seed", "1", "-n", "9").out.splitlines()
-    assert {line.split("\t")[0] for line in drawn} <= {"sea", "wood"}
+    drawn = ["sample", model, *options[2:]]
+    rows = [json.loads(row) for row in run(*drawn, "--json").out.splitlines()]
+    assert {row["label"] for row in rows} <= {"sea", "wood"}
+    assert run(*drawn).out == "".join(f"{row['label']}\t{row['text']}\n" for row in rows)
 
 
 def test_samples_of_a_language_model_are_separated(run: Run, golden: str) -> None:
