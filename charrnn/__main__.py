@@ -29,7 +29,7 @@ def process_age() -> float:
     """
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # in seconds since the machine began
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # in seconds since the machine booted
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
     except (OSError, ValueError, IndexError, AttributeError):
         return 0.0
