@@ -402,9 +402,9 @@ class TrainingConfig(Section):
     """Number of lanes (stretches of the text read in parallel), or of examples, in a step."""
     batch_symbols: Annotated[PositiveInt | Auto | None, Key("examples", "research")] = "auto"
     """The most symbols in a step, padding included; long examples come in smaller batches. auto is
-    what fits into the memory."""
+    as many as fit into memory."""
     class_weights: Annotated[Literal["none", "balanced"], Key("one class")] = "none"
-    """Weigh the loss of an example by its class: all classes count the same in total (balanced)."""
+    """Weight examples by their class, so that all classes count the same in total (balanced)."""
     window: Annotated[PositiveInt | Auto, Key("running text")] = "auto"
     """Number of characters that each lane reads in a step; gradients reach back as far (truncated
     BPTT)."""
