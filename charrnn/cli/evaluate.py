@@ -207,7 +207,10 @@ def _print_reading(checkpoint: Checkpoint, options: Options, wanted: WantedReadi
     reading = wanted.settled(model.model, model.config, corpus, model.moments)
     content = ""
     if options.text:
-        content = read_for(model.vocabulary, options.text, options.encoding, options.errors)
+        content = read_for(
+            model.vocabulary, options.text, options.encoding, options.errors, warn,
+            model.config.data.kinds,
+        )  # fmt: skip
         _warn_of_unknown(model, content, options)
     if options.per_character:
         if options.text:

@@ -61,10 +61,12 @@ def predict(
 
     checkpoint = find_checkpoint(run, warn, step, last)
     from charrnn.config.merge import config_from_data
+    from charrnn.tasks.data import cleaning_of, lines_of
     from charrnn.tasks.task import task_of
     from charrnn.training.hardware import choose_device
 
-    task = config_from_data(checkpoint.metadata["config"], str(checkpoint.path)).task
+    config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    task = config.task
     predictor = task_of(task).predictor(checkpoint, str(choose_device(device)))
     if beam is not None or attention is not None:
         _search(predictor, f"{checkpoint.path} was trained for {task}", beam, attention, text)
@@ -76,7 +78,8 @@ def predict(
     is_typed = sys.stdin.isatty()
     if is_typed:
         say("reading lines from the terminal; Ctrl-D ends")
-    _print_predictions(predictor, _lines_of_stdin(), 1 if is_typed else AT_A_TIME, as_json)
+    lines = lines_of(sys.stdin.buffer, "standard input", cleaning_of(config))
+    _print_predictions(predictor, lines, 1 if is_typed else AT_A_TIME, as_json)
 
 
 def _search(
@@ -103,22 +106,6 @@ def _search(
     require_pictures(attention)
     alignment = predictor.align(text[0])
     save_alignment(attention, alignment.weights, alignment.source, alignment.output)
-
-
-def _lines_of_stdin() -> Iterator[str]:
-    """Yield the lines of standard input without their ends.
-
-    Raises DataError for bytes that are not UTF-8.
-    """
-    from charrnn.errors import DataError
-
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            yield line.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"line {number:,} of standard input is not UTF-8 ({error.reason}); convert it"
-            ) from error
 
 
 def _print_predictions(predictor: Any, texts: Iterator[str], size: int, as_json: bool) -> None:

@@ -319,10 +319,16 @@ def generate_text(
     choice: Choice,
     draws: Draws,
     length: int,
+    end: int | None = None,
 ) -> Iterator[str]:
-    """Yield `length` symbols of one lane as text, piece by piece as they are chosen."""
+    """Yield at most `length` symbols of one lane as text, piece by piece as they are chosen.
+
+    The text ends before the id `end`.
+    """
     stream = vocabulary.stream()
     for _, ids in zip(range(length), sample(stepper, cursor, choice, draws), strict=False):
+        if ids[0] == end:
+            break
         if text := stream.feed(int(ids[0])):
             yield text
     if rest := stream.finish():

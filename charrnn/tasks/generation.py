@@ -34,7 +34,7 @@ from charrnn.data.vocabulary import (
 from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.evaluation.novelty import novelty_of_texts
 from charrnn.inference.sampler import Choice, Cursor, Draws, prime
-from charrnn.inference.text import generate_texts, has_line_ends
+from charrnn.inference.text import generate_texts, has_line_ends, text_of_ids
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
@@ -254,12 +254,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     def _texts(self) -> list[str]:
         """The texts of training, as the model would write them."""
         vocabulary, _ = text_and_label(self.data.vocabularies)
-        texts = []
-        for example in self.data.splits["train"]:
-            stream = vocabulary.stream()
-            pieces = [stream.feed(symbol) for symbol in example.targets[:-1].tolist()]
-            texts.append("".join(pieces) + stream.finish())
-        return texts
+        return [text_of_ids(vocabulary, e.targets[:-1].tolist()) for e in self.data.splits["train"]]
 
     def _written(self, model: nn.Module) -> list[str]:
         """Write texts of classes drawn as often as in training, of at most twice its longest."""

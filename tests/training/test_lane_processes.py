@@ -131,11 +131,35 @@ def test_signals_to_the_whole_group_leave_the_workers_at_work(tmp_path: Path) ->
     steps = one.events()
     for _ in range(3):
         next(steps)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(workers(one)[0], number)
     next(steps)
     assert all(map(alive, workers(one)))
     steps.close()
+
+
+def test_each_process_computes_its_lanes_on_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, original = session(tmp_path, 2), TextWindows.loss
+
+    def loss(self: Any, *arguments: Any) -> Any:
+        (tmp_path / f"threads-{os.getpid()}").write_text(str(torch.get_num_threads()))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(TextWindows, "loss", loss)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        steps = one.trainer.run(3)
+        next(steps)
+        used = {path.name: path.read_text() for path in tmp_path.glob("threads-*")}
+        assert used == {f"threads-{pid}": "1" for pid in one.trainer.process_ids()}
+        assert len(used) == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        one.trainer.close()
+        torch.set_num_threads(before)
 
 
 def test_a_worker_that_was_killed_is_one_sentence(tmp_path: Path) -> None:
