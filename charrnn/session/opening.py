@@ -231,7 +231,7 @@ def _check_changes(layers: Sequence[Layer]) -> None:
             if key not in MAY_CHANGE and not key.startswith(("data.", "training.earlier")):
                 raise ConfigError(
                     f"{source}: {key} cannot change while a run is under way; start a new run from "
-                    f"its weights (charrnn train --from RUN, or start_from in Python)"
+                    f"the weights of this one"
                 )
 
 
