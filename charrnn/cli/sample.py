@@ -307,7 +307,8 @@ def _adapted(model: Any, options: Options) -> tuple[Any, str]:
     from charrnn.tasks.data import read_for
 
     vocabulary = model.vocabulary
-    text = read_for(vocabulary, [options.adapt_to])
+    kinds = model.config.data.kinds
+    text = read_for(vocabulary, [options.adapt_to], warn=warn, kinds=kinds)
     text = readable(text, vocabulary, options.unknown)
     rates = Rates.of(options.dynamic_rate, options.dynamic_decay)
     unknown: Any = "skip" if options.unknown == "skip" else "error"
@@ -321,7 +322,7 @@ def _prompt(vocabulary: Any, options: Options) -> str:
         return (options.prompt or "").removeprefix("\ufeff")
     from charrnn.tasks.data import read_for
 
-    return read_for(vocabulary, [options.prompt_file])
+    return read_for(vocabulary, [options.prompt_file], warn=warn)
 
 
 def _tell_of_unknown(writing: Writing) -> None:

@@ -49,7 +49,7 @@ FLAGS: list[Flag] = [
         "--separator",
         "data.separator",
         "LINE",
-        "A line that divides a file into texts: ---, <|endoftext|>, or blank for a blank line.",
+        "A line that divides a file into texts, such as ---; blank for a blank line.",
     ),
     ("--encoding", "data.encoding", "NAME", "Encoding of the text."),
     ("--text-column", "data.text_column", "COL", "Column of the text in a table: name, number."),

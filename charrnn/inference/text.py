@@ -224,14 +224,15 @@ class Writing:
 def readable(text: str, vocabulary: Vocabulary, unknown: UnknownInPrompt) -> str:
     r"""Return a text as a model with this vocabulary can read it.
 
-    Characters that the vocabulary lacks become the nearest ones that it has, if `unknown` is
-    `nearest`; they stay if it is `skip`, for the vocabulary to leave out. Raises DataError for
-    those that nothing is near to, and for any of them if it is `error`.
+    It is cleaned as every text is. Characters that the vocabulary lacks become the nearest ones
+    that it has, if `unknown` is `nearest`; they stay if it is `skip`, for the vocabulary to leave
+    out. Raises DataError for those that nothing is near to, and for any of them if it is `error`.
 
     >>> from charrnn.data.vocabulary import CharacterVocabulary
     >>> readable("Caf\u00e9\u2019s", CharacterVocabulary("'Cafes"), "nearest")
     "Cafe's"
     """
+    text = vocabulary.cleaning(text)
     missing = vocabulary.unknown_characters(text)
     if unknown == "skip" or not missing:
         return text

@@ -60,7 +60,7 @@ from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # labels in a sample, and texts of each label
 FEWEST_EPOCHS = 20
-FEWEST_STEPS = 1000  # where there are so few texts that 20 epochs are over sooner
+FEWEST_STEPS = 250  # for so few texts that 20 epochs are over sooner; 450 learn them by heart
 WRITTEN = 1000  # texts to compare with those of training, if they are short
 MOST_WRITTEN = 1 << 18  # symbols of all of them
 LONGEST_WRITTEN = 1 << 13  # symbols of one
