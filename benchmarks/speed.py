@@ -333,7 +333,7 @@ WORKERS = {
 
 
 def fresh(task: str, who: str, cell: str, width: int, lanes: int, seconds: float) -> float:
-    """Measure one contestant in a fresh process."""
+    """Measure one program in a fresh process."""
     result = subprocess.run(
         [
             sys.executable,
@@ -402,7 +402,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--cells", nargs="+", default=["lstm", "gru", "vanilla"])
     parser.add_argument("--tasks", nargs="+", default=["train", "sample", "start"])
-    parser.add_argument("--contestants", nargs="+", help="only these, beside torch.nn")
+    parser.add_argument("--contestants", nargs="+", help="only these, in addition to torch.nn")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

@@ -25,11 +25,11 @@ def main() -> None:
 def process_age() -> float:
     """Seconds since this process was started, as Linux knows them; 0 on other systems.
 
-    Starting Python and importing the command line belong to a budget in time, too.
+    A time budget includes starting Python and importing the command line.
     """
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # in seconds since the machine began
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # in seconds since the machine booted
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
     except (OSError, ValueError, IndexError, AttributeError):
         return 0.0

@@ -158,7 +158,13 @@ TASKS: Table[TaskEntry] = Table(
             "charrnn.tasks.language_model:LanguageModelling",
             "charrnn.tasks.data:read_corpus",
             "charrnn.inference.trained_model:TrainedModel",
-            traits=("running text", "composed words", "vocabulary", "embedding dropout"),
+            traits=(
+                "running text",
+                "composed words",
+                "vocabulary",
+                "embedding dropout",
+                "separated texts",
+            ),
             shapes="charrnn.runs.checkpoint_check:numpy_tensors",
         ),
         "classification": TaskEntry(
@@ -177,7 +183,7 @@ TASKS: Table[TaskEntry] = Table(
             "charrnn.tasks.generation:Generation",
             "charrnn.tasks.generation:read",
             "charrnn.tasks.generation:Generator",
-            traits=("examples", "classes", "vocabulary", "embedding dropout"),
+            traits=("examples", "classes", "vocabulary", "embedding dropout", "separated texts"),
         ),
         "tagging": TaskEntry(
             "charrnn.tasks.tagging:Tagging",

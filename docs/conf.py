@@ -229,6 +229,7 @@ def _in_words(part: dict[str, Any], schema: dict[str, Any]) -> str:
         "string": "text",
         "boolean": "`true` | `false`",
         "null": "`null`",
+        "object": "mapping",
     }[part["type"]]
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {part[name]:g}" for name, sign in bounds.items() if name in part]

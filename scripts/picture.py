@@ -3,7 +3,7 @@
     python scripts/picture.py TEXT [--max-time 60s] [--out docs/session.svg]
 
 It trains on TEXT by the command line, counts the Kneser-Ney score to beat, samples, and draws what
-the commands printed beside the losses of `metrics.jsonl`.
+the commands printed next to the losses of `metrics.jsonl`.
 """
 
 from __future__ import annotations

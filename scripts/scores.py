@@ -74,7 +74,7 @@ def read_recipes() -> list[Recipe]:
 def join_scores(recipe: Recipe) -> tuple[str, list[int]]:
     """Join the figures of all seeds, such as "0.5862, 0.5985 nats per name", and list the seeds.
 
-    Raises ValueError where a score has no seed, or differs from the first one in more than figures.
+    Raises ValueError if a score has no seed, or differs from the first one in more than figures.
     """
     scores = recipe.header["Score"]
     if scores == ["never run"]:

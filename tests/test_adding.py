@@ -125,7 +125,7 @@ def use_the_task(run: Run, out: str, folder: Path) -> None:
     assert error < 0.5 * np.abs(np.array(counts) - np.mean(counts)).mean()
 
 
-def test_an_installed_cell_and_task(tmp_path: Path) -> None:
+def test_installed_cells_and_a_task(tmp_path: Path) -> None:
     fresh = Fresh(tmp_path)
     fresh.install(PACKAGE, tmp_path / "source")
     refused = "{0} is not installed; pip install the package that provides it"
@@ -151,19 +151,19 @@ def test_an_installed_cell_and_task(tmp_path: Path) -> None:
             ["eval", "task"],
         ):
             assert refused.format("task 'counting'") in run(*words, code=4)
+        add_a_broken_cell(fresh.site)
+        assert "minlstm or lost." in run("train", "--help")
+        used = run("train", str(ROOT / "pyproject.toml"), "--cell", "lost", code=2)
+        assert "no_such_package:Cell cannot be loaded" in used
+        assert not (tmp_path / "runs").exists()
 
 
-def test_an_installed_cell_that_cannot_be_loaded_is_named_when_it_is_used(tmp_path: Path) -> None:
-    fresh = Fresh(tmp_path)
-    package = fresh.site / "broken-1.0.dist-info"
+def add_a_broken_cell(site: Path) -> None:
+    """Install a package whose cell cannot be loaded."""
+    package = site / "broken-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[charrnn.cells]\nlost = no_such_package:Cell\n")
-    with commands(fresh.python, tmp_path, ROOT) as run:
-        assert "minlstm or lost." in run("train", "--help")
-        used = run("train", str(ROOT / "pyproject.toml"), "--cell", "lost", code=2)
-    assert "no_such_package:Cell cannot be loaded" in used
-    assert not (tmp_path / "runs").exists()
 
 
 def add(folder: Path, page: str, module: Path) -> None:

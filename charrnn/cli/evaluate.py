@@ -191,7 +191,7 @@ def _is_for_its_task(checkpoint: Checkpoint, options: Options) -> bool:
     task = config_from_data(checkpoint.metadata["config"], str(checkpoint.path)).task
     changed = options.dynamic or options.mix or options.per_character
     if "running text" in traits_of(task):
-        changed = changed or options.text or options.per_line
+        changed = changed or bool(options.text) or options.per_line
     rates = options.dynamic_rate is not None or options.dynamic_decay is not None
     heated = options.temperature == "auto" or float(options.temperature) != 1
     return not (changed or rates or heated or options.compare)
@@ -255,11 +255,9 @@ def _print_reading(checkpoint: Checkpoint, options: Options, wanted: WantedReadi
     if options.text:
         data = model.config.data
         content = read_for(
-            model.vocabulary,
-            options.text,
-            options.encoding or data.encoding,
-            options.errors or data.errors,
-        )
+            model.vocabulary, options.text, options.encoding or data.encoding,
+            options.errors or data.errors, warn, data.kinds,
+        )  # fmt: skip
         _warn_of_unknown(model, content, options)
     if options.per_character or options.per_line:
         if options.text:

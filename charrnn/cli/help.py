@@ -30,7 +30,7 @@ One nat is 1.44 bits.
 @click.argument("topic", nargs=-1, metavar="[TOPIC]...")
 @click.pass_context
 def help_command(context: click.Context, topic: tuple[str, ...]) -> None:
-    """Explain TOPIC, a word of the messages or a command; without TOPIC, list the topics.
+    """Explain TOPIC, a word of the messages or a command, or list all topics.
 
     \b
     Examples:

@@ -130,7 +130,7 @@ def _add_commands() -> None:
 def main(began: float | None = None) -> None:
     """Run the command that the arguments name, and leave with its exit code.
 
-    `began` is when the command began, by `time.monotonic`; a budget in time counts from there.
+    `began` is when the command began, by `time.monotonic`; a time budget counts from there.
     """
     began = time.monotonic() if began is None else began
     accept_all_text()

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
@@ -15,6 +15,7 @@ from charrnn.cli.display import is_terminal, say, visible, warn
 from charrnn.cli.standard_input import Arriving, batches
 
 if TYPE_CHECKING:
+    from charrnn.data.rules import Cleaning
     from charrnn.data.tagged import Columns
     from charrnn.tasks.task import Prediction
 
@@ -79,6 +80,7 @@ def predict(
 
     checkpoint = find_checkpoint(run, warn, step, last)
     from charrnn.config.merge import config_from_data
+    from charrnn.tasks.data import cleaning_of
     from charrnn.tasks.task import predict_each, task_of
     from charrnn.training.hardware import choose_device
 
@@ -95,7 +97,7 @@ def predict(
         raise DataError("standard input is closed; give a TEXT, or pipe lines in")
     if sys.stdin.isatty():
         say("type a text and press Enter; Ctrl-D ends")
-    _print_answers(predictor, getattr(config.data, "tag_column", None), given_as, as_json)
+    _print_answers(predictor, cleaning_of(config), config.data.tag_column, given_as, as_json)
 
 
 def _search(
@@ -124,29 +126,16 @@ def _search(
     save_alignment(attention, alignment.weights, alignment.source, alignment.output)
 
 
-def _lines_of(stream: Arriving) -> Iterator[str]:
-    """Yield the lines of standard input without their ends.
-
-    Raises DataError for bytes that are not UTF-8.
-    """
-    from charrnn.errors import DataError
-
-    for number, line in enumerate(stream, 1):
-        try:
-            yield line.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"line {number:,} of {STDIN} is not UTF-8 ({error.reason}); convert it"
-            ) from error
-
-
-def _print_answers(predictor: Any, column: Any, given_as: str, as_json: bool) -> None:
+def _print_answers(
+    predictor: Any, cleaning: Cleaning, column: Any, given_as: str, as_json: bool
+) -> None:
     """Predict for standard input, as it arrives: for its lines, or for its rows of words."""
     from charrnn.data.tagged import sheets
+    from charrnn.tasks.data import lines_of
     from charrnn.tasks.task import TagsWords, predict_each
 
     stream = Arriving(sys.stdin.buffer)
-    lines, columns = _lines_of(stream), None
+    lines, columns = lines_of(cast(BinaryIO, stream), STDIN, cleaning), None
     if isinstance(predictor, TagsWords) and given_as != "lines":
         lines, columns = _rows_of(lines, stream, column, given_as == "rows")
     if columns is None:

@@ -57,7 +57,9 @@ def show_banner(session: Session) -> None:
     splits = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
     described = session.about["corpus"]["described"]
     first, *more = kind.describe(data).split("\n")
-    say(f"text    {described}: {first}; {splits}")
+    held_out = getattr(data, "held_out", "")
+    where = f" ({held_out})" if held_out else ""
+    say(f"text    {described}: {first}; {splits}{where}")
     for line in more:
         say(f"        {line}")
     say(f"model   {describe_model(config)}; {session.parameters:,} parameters")

@@ -48,6 +48,7 @@ class Options:
     no_separator: bool
     seed: int | None
     unknown: Any  # "error", "skip" or "nearest"
+    write_unknown: bool
     step: int | None
     last: bool
     save_state: Path | None
@@ -155,6 +156,7 @@ class Options:
             "converse": ("--interactive", self.interactive),
             "load_state": ("--load-state", self.load_state is not None),
             "save_state": ("--save-state", self.save_state is not None),
+            "write_unknown": ("--write-unknown", self.write_unknown),
         }
         return {ability: flag for ability, (flag, is_wanted) in wanted.items() if is_wanted}
 
@@ -199,6 +201,8 @@ class Options:
               show_default=True,
               help="What to do with characters that the vocabulary lacks; nearest takes another "
                    "form of the quote or dash, the other case, or no accent.")  # fmt: skip
+@click.option("--write-unknown", is_flag=True,
+              help="Let a model with rare characters write them, as U+FFFD.")  # fmt: skip
 @click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step.")
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--save-state", type=click.Path(path_type=Path), help="Save the hidden state after.")
@@ -236,6 +240,8 @@ def sample(run: str | None, **flags: Any) -> None:
     options = Options(**flags)
     options.check()
     model, before = _adapted(_load_model(run or _newest(), options), options)
+    if options.write_unknown:
+        model.writes_unknown = True
     if options.clamp:
         model = options.clamped(model)
     request = options.request(model.vocabulary, _prompt(model.vocabulary, options), before)
@@ -301,7 +307,8 @@ def _adapted(model: Any, options: Options) -> tuple[Any, str]:
     from charrnn.tasks.data import read_for
 
     vocabulary = model.vocabulary
-    text = read_for(vocabulary, [options.adapt_to])
+    kinds = model.config.data.kinds
+    text = read_for(vocabulary, [options.adapt_to], warn=warn, kinds=kinds)
     text = readable(text, vocabulary, options.unknown)
     rates = Rates.of(options.dynamic_rate, options.dynamic_decay)
     unknown: Any = "skip" if options.unknown == "skip" else "error"
@@ -315,7 +322,7 @@ def _prompt(vocabulary: Any, options: Options) -> str:
         return (options.prompt or "").removeprefix("\ufeff")
     from charrnn.tasks.data import read_for
 
-    return read_for(vocabulary, [options.prompt_file])
+    return read_for(vocabulary, [options.prompt_file], warn=warn)
 
 
 def _tell_of_unknown(writing: Writing) -> None:

@@ -45,6 +45,12 @@ FLAGS: list[Flag] = [
     ("--seed", "training.seed", "N", "Seed of weights and dropout."),
     ("--device", "device", "NAME", "auto, cpu, cuda, cuda:N or mps."),
     ("--vocabulary", "data.vocabulary", "KIND", "character, byte or word."),
+    (
+        "--separator",
+        "data.separator",
+        "LINE",
+        "A line that divides a file into texts, such as ---; blank for a blank line.",
+    ),
     ("--encoding", "data.encoding", "NAME", "Encoding of the text."),
     ("--text-column", "data.text_column", "COL", "Column of the text in a table: name, number."),
     ("--label-column", "data.label_column", "COL", "Column of the class in a table."),
@@ -88,7 +94,7 @@ def _flag_layers(table: list[Flag], values: Mapping[str, Any]) -> list[Layer]:
     for flag, key, _, _ in table:
         value = values.get(key.replace(".", "__"))
         if value is not None:
-            text = key in {"data.encoding", "data.errors", "device"}
+            text = key in {"data.encoding", "data.errors", "data.separator", "device"}
             layers.append((flag, {key: value if text else parse_yaml(value, flag)}))
     return replace_budgets(layers)
 
@@ -120,7 +126,7 @@ def train(
     """Train a model on DATA, or else on Python's standard library.
 
     DATA is files, folders, patterns, URLs, `-` for standard input, or the named corpus
-    `shakespeare`; .gz, .bz2, .xz and .zst files are decompressed. Settings that you do not give
+    `shakespeare`; compressed files and archives are unpacked. Settings that you do not give
     are chosen from the text and the machine. Prints the run directory.
 
     \b

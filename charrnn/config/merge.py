@@ -15,7 +15,7 @@ from charrnn.config.schema import Config, Section, fields, unused_keys
 from charrnn.config.strict_yaml import _Dumper, parse_yaml, read_config_file
 from charrnn.config.usual_names import KEYS, VALUES
 from charrnn.errors import ConfigError, did_you_mean
-from charrnn.registry import TASKS, traits_of
+from charrnn.registry import TASKS
 
 # A configuration with its `auto` values, or a resolved one.
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -26,12 +26,17 @@ Layer = tuple[str, Mapping[str, Any]]
 EARLIER = {
     "evaluation.best": "validation",
     "data.reading": "plain",
+    "data.newlines": "keep",
+    "data.normalize": "none",
+    "data.order": "path",
+    "data.kinds": "name",
     "data.maximum_length": None,
     "training.batch_symbols": None,
 }
 """Keys that the configuration of an older run lacks, with the values that repeat the run."""
 NEWER = {
     *EARLIER,
+    "data.separator",
     "data.text_column",
     "data.label_column",
     "data.source_column",
@@ -66,7 +71,7 @@ def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
                 by_hand[key] = value
     for key in sorted(unused_keys(config.task) & by_hand.keys()):
         raise ConfigError(_unused(key, by_hand[key], sources[key], config.task))
-    _check_minimum_count(config, by_hand, sources)
+    _check_bytes(config, by_hand, sources)
     _check_layers(config, by_hand, sources)
     return config, sources
 
@@ -121,21 +126,15 @@ def _unused(key: str, value: Any, source: str, task: str) -> str:
     return f"{source}: {key} = {value!r} is not used by the task {task}; leave it out"
 
 
-def _check_minimum_count(
-    config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]
-) -> None:
-    """Refuse a minimum count if nothing is counted."""
-    key, kind = "data.minimum_count", config.data.vocabulary
-    if by_hand.get(key, 1) == 1 or kind == "word":
+def _check_bytes(config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Refuse settings that change nothing, because a vocabulary of bytes reads every byte."""
+    if config.data.vocabulary != "byte":
         return
-    shown = f"{sources[key]}: {key} = {by_hand[key]!r}"
-    if "running text" in traits_of(config.task):
-        raise ConfigError(
-            f"{shown} counts words, but the vocabulary is not one of words; leave it out, or set "
-            "data.vocabulary to word"
-        )
-    if kind == "byte":
-        raise ConfigError(f"{shown} is not used by a vocabulary of bytes; leave it out")
+    idle = {"data.minimum_count": 1, "data.newlines": "keep", "data.normalize": "none"}
+    for key, harmless in idle.items():
+        if by_hand.get(key, harmless) != harmless:
+            shown = f"{sources[key]}: {key} = {by_hand[key]!r}"
+            raise ConfigError(f"{shown} is not used by a vocabulary of bytes; leave it out")
 
 
 def _check_layers(config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]) -> None:

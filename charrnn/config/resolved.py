@@ -21,8 +21,8 @@ from charrnn.config.schema import (
 )
 from charrnn.errors import ConfigError
 
-# Keys that older checkpoints lack. They matter only for initial weights or for further training,
-# not for a trained model.
+# Keys that older checkpoints lack, or that only a task on examples decides. They matter only for
+# initial weights or for further training, not for a trained model.
 UNIMPORTANT_ONCE_TRAINED = {
     "data.split_by": "hash",
     "data.maximum_length": None,

@@ -117,6 +117,7 @@ TRAITS = {
     "composed words": "may compose the vectors of words from their characters",
     "vocabulary": "reads characters, bytes or words, as `data.vocabulary` says",
     "embedding dropout": "may drop whole symbols from its input",
+    "separated texts": "reads texts that a separator divides within a file",
     "attention": "has a decoder that may attend to the source",
 }
 """Traits of tasks: a key may need one of them. A task lists its traits in its registry entry."""
@@ -203,16 +204,33 @@ class DataConfig(Section):
     vocabulary: Annotated[Literal["character", "byte", "word"], Key("vocabulary")] = "character"
     """The symbols that the model reads: Unicode characters, bytes or words."""
     minimum_count: PositiveInt = 1
-    """Replace words that occur less often than this by the one symbol `<unk>`."""
+    """Replace characters or words that occur less often than this by the one symbol `<unk>`."""
+    separator: Annotated[Annotated[str, Field(min_length=1)] | None, Key("separated texts")] = None
+    """A line that divides a file into texts with an end of their own, such as `<|endoftext|>` or
+    `---`; `blank` stands for a blank line. A language model then learns where a text ends."""
+    newlines: Literal["join", "keep"] = "join"
+    """Read every kind of line end (CR LF, CR, LF) as a line feed (join), or keep them as they are.
+    Bytes are always kept."""
+    normalize: Literal["nfc", "none"] = "nfc"
+    """Compose letters and accents (Unicode's form NFC), or leave them as they are. Bytes are always
+    left."""
     encoding: str = "utf-8"
-    """Encoding of the texts; a byte vocabulary does not use it."""
+    """Encoding of the texts; a byte vocabulary does not use it. A byte order mark of UTF-16 or
+    UTF-32 wins over utf-8."""
     errors: str = "strict"
     """How to treat bytes that the encoding cannot decode: strict (an error), replace, ignore,
     ..."""
     unknown: Annotated[Literal["error", "skip"], Key("running text")] = "error"
     """How to treat characters that a vocabulary taken from another run lacks: an error, or skip."""
     reset_state_at_documents: Annotated[bool, Key("running text", "research")] = False
-    """Reset the hidden state to zero where each file begins."""
+    """Reset the hidden state to zero where each document begins: a file, or a part of one."""
+
+    order: Annotated[Literal["natural", "path"], PROTOCOL] = "natural"
+    """Order of the files of a folder, an archive or a pattern: as people count (`Chapter 2` before
+    `Chapter 10`), or by the code points of their paths."""
+    kinds: Annotated[Literal["content", "name"], PROTOCOL] = "content"
+    """How compressed files, archives, pictures and documents are known: by their first bytes, or
+    only compressed ones by their names, so that every other file is read as it is."""
 
     @field_validator("split")
     @classmethod
@@ -388,9 +406,9 @@ class TrainingConfig(Section):
     """Number of lanes (stretches of the text read in parallel), or of examples, in a step."""
     batch_symbols: Annotated[PositiveInt | Auto | None, Key("examples", "research")] = "auto"
     """The most symbols in a step, padding included; long examples come in smaller batches. auto is
-    what fits into the memory."""
+    as many as fit into memory."""
     class_weights: Annotated[Literal["none", "balanced"], Key("one class")] = "none"
-    """Weigh the loss of an example by its class: all classes count the same in total (balanced)."""
+    """Weight examples by their class, so that all classes count the same in total (balanced)."""
     window: Annotated[PositiveInt | Auto, Key("running text")] = "auto"
     """Number of characters that each lane reads in a step; gradients reach back as far (truncated
     BPTT)."""

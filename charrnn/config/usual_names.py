@@ -9,6 +9,9 @@ _KEYS = {
     "data.split": "validation_split train_split fractions",
     "data.vocabulary": "level tokenizer tokens vocab",
     "data.minimum_count": "min_count min_freq minimum_frequency",
+    "data.separator": "delimiter document_separator end_of_text eos eot",
+    "data.newlines": "eol line_ends line_endings",
+    "data.normalize": "nfc normalisation unicode unicode_normalization",
     "data.text_column": "text_col text_field sentence_column",
     "data.label_column": "class_column label_col label_field target_field",
     "data.bad_rows": "error_bad_lines on_bad_lines skip_bad_rows",
@@ -64,6 +67,8 @@ _VALUES = {
         "tagging": "ner pos sequence_labeling tagger",
         "translation": "encoder_decoder nmt seq2seq translate",
     },
+    "data.newlines": {"join": "auto lf translate universal unix", "keep": "none preserve raw"},
+    "data.normalize": {"nfc": "auto nfkc", "none": "keep raw"},
     "model.cell": {
         "vanilla": "elman plain rnn simple simple_rnn simplernn",
         "rhn": "highway",

@@ -1,12 +1,13 @@
 """A corpus: the ids of a text (in a cache on disk), its vocabulary and its splits.
 
-The key of a cache entry is a hash of the text's bytes, the encoding, the error handling and the
-vocabulary, so an edited text never gets the ids of an earlier version. The text is read in chunks:
-memory does not grow with its length.
+The key of a cache entry is a hash of the text's bytes, the encoding, the error handling, the rules
+of reading and the vocabulary, so an edited text never gets the ids of an earlier version. The text
+is read in chunks: memory does not grow with its length.
 """
 
 from __future__ import annotations
 
+import bisect
 import codecs
 import contextlib
 import hashlib
@@ -15,8 +16,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.data.encodings import likeliest
 from charrnn.data.id_cache import (
     ABOUT_FILE,
     CACHE_FORMAT,
@@ -34,9 +36,13 @@ from charrnn.data.id_cache import (
     cache_path,
     read_cache,
 )
+from charrnn.data.kinds import looks_binary, marked_encoding, unmarked_encoding
+from charrnn.data.rules import AS_BEFORE, AS_IT_IS, cut, split_text
 from charrnn.data.sources import Document, Scratch, Sources
 from charrnn.data.splits import split_positions
 from charrnn.data.vocabulary import (
+    END,
+    UNKNOWN,
     ByteVocabulary,
     CharacterVocabulary,
     Ids,
@@ -44,6 +50,7 @@ from charrnn.data.vocabulary import (
     Vocabulary,
     WordVocabulary,
     code_points,
+    frequent_characters,
     id_type,
     split_words,
     unit_of,
@@ -52,7 +59,12 @@ from charrnn.errors import ConfigError, DataError, StorageError
 
 Kind = Literal["character", "byte", "word"]
 Encode = Callable[[Document], Iterator[Ids]]
-"""Encodes a document chunk by chunk."""
+"""Encodes a document chunk by chunk; `</s>` alone, where a part of it ends."""
+
+REMEDY = "set data.encoding, or set data.errors to replace or data.vocabulary to byte"
+CONVERT = "convert it to UTF-8"  # the remedy where no encoding can be set
+LONG_WORD = 200  # characters in a word that only a text without spaces has
+AROUND = 8192  # bytes on each side of a bad one that its encoding is guessed from
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The ids of a whole text, its vocabulary, its splits and the position of each document."""
+    """The ids of a whole text, its vocabulary, its splits and the position of each document.
+
+    `held_out` says where a validation split was taken from that is no separate text.
+    """
 
     ids: Ids | IdFile
     vocabulary: Vocabulary
@@ -78,6 +93,7 @@ class Corpus:
     document_starts: NDArray[np.int64]
     sha256: str
     key: str
+    held_out: str = ""
 
     @property
     def vocabulary_data(self) -> dict[str, Any]:
@@ -91,10 +107,10 @@ class Corpus:
 
     def unknown_count(self, span: Span) -> int:
         """Count the symbols of a span that are `<unk>`."""
-        if self.vocabulary.kind != "word":
+        unknown = getattr(self.vocabulary, "unknown", None)
+        if unknown is None:
             return 0
         pieces = range(span.start, span.stop, 1 << 22)
-        unknown = self.vocabulary.unknown
         return sum(
             int(np.count_nonzero(self.ids[i : min(i + (1 << 22), span.stop)] == unknown))
             for i in pieces
@@ -125,8 +141,8 @@ def load_corpus(
 
     Without separate validation texts, `fractions` splits the main text by position into train,
     validation and, if there are three fractions, test. If `vocabulary` is a kind, a vocabulary is
-    collected from all the texts (for words, from the words that occur at least `minimum_count`
-    times). Otherwise it is the vocabulary to use, and `unknown` says how to treat characters that
+    collected from all the texts: symbols that occur fewer than `minimum_count` times become
+    `<unk>`. Otherwise it is the vocabulary to use, and `unknown` says how to treat characters that
     it lacks.
 
     Raises DataError for a text that cannot be decoded, is empty or is too short to split, and
@@ -134,14 +150,18 @@ def load_corpus(
     """
     parts = [sources for sources in (main, validation, test) if sources]
     documents = [document for sources in parts for document in sources.documents]
+    rules = documents[0].rules if documents else AS_BEFORE
     sha256, sizes = fingerprint(documents)
     wanted: Any
     if isinstance(vocabulary, str):
-        wanted = [vocabulary, minimum_count] if vocabulary == "word" else vocabulary
+        counted = vocabulary == "word" or (vocabulary == "character" and minimum_count > 1)
+        wanted = [vocabulary, minimum_count] if counted else vocabulary
     else:
         wanted = [vocabulary.to_data(), unknown]
     recipe = [CACHE_FORMAT, sha256, sizes, [len(part.documents) for part in parts]]
     recipe += [encoding, errors, wanted]
+    if rules != AS_BEFORE:
+        recipe.append([*rules.cleaning, rules.kinds, rules.separator])
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     cached = read_cache(key)
     if cached is None:
@@ -156,7 +176,26 @@ def load_corpus(
             raise StorageError(
                 f"the id cache {cache_path(key)} vanished while it was built; start again"
             )
-    return split_corpus(cached, fractions, validation is not None, test is not None)
+    main.changes.joined, main.changes.composed = {"": cached.joined}, {"": cached.composed}
+    corpus = split_corpus(cached, fractions, validation is not None, test is not None)
+    if validation is not None or "validation" not in corpus.splits:
+        return corpus
+    held_out = _held_out(corpus.splits["validation"], fractions, main, cached.file_starts)
+    return replace(corpus, held_out=held_out)
+
+
+def _held_out(
+    span: Span, fractions: Sequence[float], main: Sources, file_starts: Sequence[int]
+) -> str:
+    """Say where the validation split of a text was taken from."""
+    part = f"the last {fractions[-1]:.0%}"
+    if len(fractions) > 2:
+        part = f"{fractions[1]:.0%} before the test split"
+    at = bisect.bisect_right(file_starts, span.start) - 1
+    if len(main.documents) == 1:
+        return part
+    middle = "" if file_starts[at] == span.start else "the middle of "
+    return f"{part}, from {middle}{Path(main.documents[at].name).name} on"
 
 
 def split_corpus(
@@ -176,29 +215,53 @@ def split_corpus(
         splits["test"] = spans[-1]
     for name, needed in (("train", 2), ("validation", 1), ("test", 1)):
         if name in splits and len(splits[name]) < needed:
-            raise DataError(
-                f"the text of {ends[-1]:,} {unit_of(cached.vocabulary)}s leaves "
-                f"{len(splits[name])} for the {name} split; give a longer text, or name a "
-                f"separate one in data.validation"
-            )
+            raise DataError(_too_short(cached, name, len(splits[name])))
     return Corpus(
         cached.ids, cached.vocabulary, splits, cached.document_starts, cached.sha256, cached.key
     )
 
 
-def corpus_of_text(text: str, vocabulary: Vocabulary, unknown: Unknown = "error") -> Corpus:
-    """Make a corpus of a text in memory, with the single split `text`, for scoring."""
-    ids = vocabulary.encode(text, unknown)
+def _too_short(cached: CachedIds, split: str, size: int) -> str:
+    """Write the message that a text is too short to be split."""
+    unit, count = unit_of(cached.vocabulary), len(cached.ids)
+    longest = max((len(str(symbol)) for symbol in cached.vocabulary.symbols), default=0)
+    remedy = "give a longer text, or name a separate one in data.validation"
+    if unit == "word" and longest > LONG_WORD:
+        remedy = "it has no spaces between words, so set data.vocabulary to character"
+    return (
+        f"the text of {count:,} {unit}{'s' * (count != 1)} leaves {size} for the {split} split; "
+        f"{remedy}"
+    )
+
+
+def corpus_of_text(
+    text: str,
+    vocabulary: Vocabulary,
+    unknown: Unknown = "error",
+    separator: str | None = None,
+) -> Corpus:
+    """Make a corpus of a text in memory, with the single split `text`, for scoring.
+
+    Where the vocabulary has `</s>`, each part of the text that `separator` ends is followed by it.
+    """
+    if separator is None or vocabulary.end is None:
+        ids = vocabulary.encode(text, unknown)
+    else:
+        end = np.array([vocabulary.end], id_type(vocabulary.size))
+        parts = split_text(vocabulary.cleaning(text), separator)
+        pieces = [x for _, part in parts for x in (vocabulary.encode(part, unknown), end)]
+        ids = np.concatenate([end[:0], *pieces])
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     splits = {"text": Span(0, len(ids), False)}
     return Corpus(ids, vocabulary, splits, np.zeros(1, np.int64), digest, "")
 
 
-def read_text(sources: Sources, encoding: str = "utf-8", errors: str = "strict") -> str:
+def read_text(
+    sources: Sources, encoding: str = "utf-8", errors: str = "strict", remedy: str = REMEDY
+) -> str:
     """Read all documents as one string. Raises DataError if they cannot be decoded."""
-    return "".join(
-        chunk for document in sources.documents for chunk in decoded(document, encoding, errors)
-    )
+    texts = (decoded(document, encoding, errors, remedy) for document in sources.documents)
+    return "".join(itertools.chain.from_iterable(texts))
 
 
 def _check_encoding(encoding: str, errors: str) -> None:
@@ -236,28 +299,52 @@ def decoded(
     document: Document,
     encoding: str,
     errors: str,
-    remedy: str = "set data.encoding, or set data.errors to replace or data.vocabulary to byte",
+    remedy: str = REMEDY,
 ) -> Iterator[str]:
-    """Decode a document in chunks, without a byte order mark at its start.
+    """Decode a document in chunks by its rules, without a byte order mark at its start.
 
-    Raises DataError, which ends with `remedy`, for bytes that are not in that encoding, and
-    ConfigError for an encoding or error handling that does not exist.
+    Every command that reads a text reads it through this function. Raises DataError, which ends
+    with `remedy`, for bytes that are not in that encoding, and ConfigError for an encoding or error
+    handling that does not exist.
     """
     _check_encoding(encoding, errors)
+    by_content = document.rules.kinds == "content"
+    if by_content and codecs.lookup(encoding).name == "utf-8":
+        head = document.head()
+        marked, unmarked = marked_encoding(head), unmarked_encoding(head)
+        encoding = marked or encoding
+        if errors == "strict" and unmarked and not marked:
+            raise DataError(
+                f"{document.name} is {unmarked} without a byte order mark; "
+                f"{in_encoding(unmarked, remedy)}"
+            )
+    guess = by_content and errors == "strict"
+    chunks = _decode(document, encoding, errors, remedy, guess)
+    yield from document.rules.cleaning.stream(chunks, document.name, document.changes)
+
+
+def _decode(
+    document: Document, encoding: str, errors: str, remedy: str, guess: bool
+) -> Iterator[str]:
+    """Decode a document as it is. Raises DataError; with `guess`, it names likely encodings."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
-    fed, first = 0, True
+    fed, first, is_ascii = 0, True, True
     for chunk in itertools.chain(document.chunks(), [b""]):
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeError as error:
-            offset = fed - pending + getattr(error, "start", 0)
-            culprit = getattr(error, "object", b"")[getattr(error, "start", 0) :][:1]
-            shown = f"byte 0x{culprit.hex()} " if culprit else ""
+            begin = getattr(error, "start", 0)
+            offset = fed - pending + begin
+            content = getattr(error, "object", b"")
+            shown = f"byte 0x{content[begin : begin + 1].hex()} " if content[begin:] else ""
+            if guess and is_ascii and content[:begin].isascii():
+                remedy = _likely_remedy(document, offset, remedy)
             raise DataError(
                 f"{document.name} is not {encoding}: {shown}at offset {offset:,}; {remedy}"
             ) from error
         fed += len(chunk)
+        is_ascii = is_ascii and text.isascii()
         if first and text:
             first = False
             text = text.removeprefix("\ufeff")
@@ -265,39 +352,83 @@ def decoded(
             yield text
 
 
+def _likely_remedy(document: Document, offset: int, remedy: str) -> str:
+    """Name the likeliest encodings of a document that is ASCII up to the bad byte at `offset`."""
+    start = max(0, offset - AROUND)
+    position, around = 0, b""
+    for chunk in document.chunks():
+        around += chunk[max(0, start - position) : max(0, offset + AROUND - position)]
+        position += len(chunk)
+        if position > offset + AROUND:
+            break
+    if looks_binary(around) and not unmarked_encoding(around):
+        bytes_too = "" if remedy == CONVERT else ", or set data.vocabulary to byte"
+        return f"it is a binary file; name a text{bytes_too}"
+    bad = offset - start
+    ways = [
+        f"if {line} is right, {in_encoding(name, remedy)}" for name, line in likeliest(around, bad)
+    ]
+    return "; ".join(ways) or remedy
+
+
+def in_encoding(encoding: str, remedy: str) -> str:
+    """Say how to have a text read in an encoding."""
+    if remedy == CONVERT:
+        return f"{CONVERT}, for instance with iconv -f {encoding} -t utf-8"
+    return f"use data.encoding {encoding}"
+
+
 def _vocabulary_of(
     parts: Sequence[Sources], kind: Kind, minimum_count: int, encoding: str, errors: str
 ) -> Vocabulary:
     """Collect the vocabulary of all texts, in one pass over them; bytes need none."""
-    if kind == "byte":
-        return ByteVocabulary()
     documents = [document for sources in parts for document in sources.documents]
-    texts = (decoded(document, encoding, errors) for document in documents)
+    rules = documents[0].rules if documents else AS_BEFORE
+    ends = [END] if rules.separator else []
+    if kind == "byte":
+        return ByteVocabulary(ends)
+    texts = (_in_parts(document, encoding, errors) for document in documents)
     seen = np.zeros(0x110000, bool)
+    characters = np.zeros(0x110000 if minimum_count > 1 else 0, np.int64)
     counts: Counter[str] = Counter()
     for text in texts:
         if kind == "word":
-            for piece in _between_words(text):
-                counts.update(split_words(piece))
+            for piece in text if rules.separator else _between_words(text):
+                counts.update(split_words(piece or ""))
         else:
-            for piece in text:
-                seen[code_points(piece)] = True
+            for piece in filter(None, text):
+                points = code_points(piece)
+                seen[points] = True
+                if minimum_count > 1:
+                    characters += np.bincount(points, minlength=len(characters))
     if not counts and not seen.any():
         raise DataError(f"{parts[0].described} is empty; give a text with characters in it")
     if kind == "word":
-        return WordVocabulary.of_counts(counts, minimum_count)
-    return CharacterVocabulary([chr(point) for point in np.flatnonzero(seen)])
+        return WordVocabulary.of_counts(counts, minimum_count, [UNKNOWN, *ends], rules.cleaning)
+    if minimum_count > 1:
+        kept = frequent_characters(
+            {chr(point): int(characters[point]) for point in np.flatnonzero(seen)}, minimum_count
+        )
+        return CharacterVocabulary(kept, [UNKNOWN, *ends], rules.cleaning)
+    return CharacterVocabulary([chr(point) for point in np.flatnonzero(seen)], ends, rules.cleaning)
 
 
-def _between_words(chunks: Iterator[str]) -> Iterator[str]:
+def _in_parts(document: Document, encoding: str, errors: str) -> Iterator[str | None]:
+    """Decode a document; None where a part of it ends, if its rules have a separator."""
+    chunks = decoded(document, encoding, errors)
+    separator = document.rules.separator
+    return cut(chunks, separator) if separator else chunks
+
+
+def _between_words(chunks: Iterable[str | None]) -> Iterator[str]:
     """Cut a text into new chunks, after a line or before a space, so that no word is cut."""
     left: list[str] = []
-    for chunk in chunks:
-        cut = max(chunk.rfind("\n") + 1, chunk.rfind(" "))
-        if cut > 0:
-            yield "".join([*left, chunk[:cut]])
+    for chunk in filter(None, chunks):
+        stop = max(chunk.rfind("\n") + 1, chunk.rfind(" "))
+        if stop > 0:
+            yield "".join([*left, chunk[:stop]])
             left = []
-        left.append(chunk[max(cut, 0) :])
+        left.append(chunk[max(stop, 0) :])
     yield "".join(left)
 
 
@@ -316,7 +447,7 @@ def _build(
         scratch = Scratch(target.parent)
         temporary = scratch.path / "entry"
         temporary.mkdir()
-        about = _write_ids(temporary / IDS_FILE, parts, encode)
+        about = _write_ids(temporary / IDS_FILE, parts, encode, vocabulary.end)
         documents = [document for sources in parts for document in sources.documents]
         if fingerprint(documents)[0] != sha256:
             raise DataError(f"{parts[0].described} changed while it was being read; start again")
@@ -324,6 +455,8 @@ def _build(
             "dtype": id_type(vocabulary.size).name,
             "sha256": sha256,
             "vocabulary": vocabulary.to_data(),
+            "joined": sum(sum(part.changes.joined.values()) for part in parts),
+            "composed": any(any(part.changes.composed.values()) for part in parts),
         }
         (temporary / ABOUT_FILE).write_text(json.dumps(about), "utf-8")
         _move_entry(key, temporary)
@@ -338,20 +471,28 @@ def _build(
             scratch.discard()
 
 
-def _write_ids(path: Path, parts: Sequence[Sources], encode: Encode) -> dict[str, Any]:
+def _write_ids(
+    path: Path, parts: Sequence[Sources], encode: Encode, end: int | None
+) -> dict[str, Any]:
     """Write the ids of all documents to a file and return their positions and their SHA-256.
 
-    Raises DataError if there are none.
+    With an `end`, the id of `</s>`, a document starts with the end before it, as a text that is
+    sampled does. Raises DataError if there are no ids.
     """
     count = 0
-    starts: list[int] = []
+    file_starts: list[int] = []
+    starts: list[int] = [] if end is None else [0]
     part_ends: list[int] = []
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for sources in parts:
             for document in sources.documents:
-                starts.append(count)
+                file_starts.append(count)
+                if end is None:
+                    starts.append(count)
                 for ids in encode(document):
+                    if end is not None and len(ids) == 1 and ids[0] == end:
+                        starts.append(count)
                     content = ids.tobytes()
                     digest.update(content)
                     file.write(content)
@@ -364,6 +505,7 @@ def _write_ids(path: Path, parts: Sequence[Sources], encode: Encode) -> dict[str
     return {
         "count": count,
         "document_starts": starts,
+        "file_starts": file_starts,
         "part_ends": part_ends,
         "ids_sha256": digest.hexdigest(),
     }
@@ -400,11 +542,22 @@ def _encoded(
     errors: str,
     unknown: Unknown,
 ) -> Iterator[Ids]:
-    """Encode a document chunk by chunk."""
-    if vocabulary.kind == "byte":
+    """Encode a document chunk by chunk; yield `</s>` alone where a part of it ends."""
+    is_bytes, separator = vocabulary.kind == "byte", document.rules.separator
+    if is_bytes and separator is None:
         for chunk in document.chunks():
             yield np.frombuffer(chunk, np.uint8)
+        return
+    if is_bytes:
+        raw = replace(document, rules=replace(document.rules, cleaning=AS_IT_IS, kinds="name"))
+        parts = _in_parts(raw, "utf-8", "surrogateescape")
     else:
-        chunks = decoded(document, encoding, errors)
-        for text in _between_words(chunks) if vocabulary.kind == "word" else chunks:
-            yield vocabulary.encode(text, unknown)
+        parts = _in_parts(document, encoding, errors)
+    if vocabulary.kind == "word" and separator is None:
+        parts = _between_words(parts)
+    end = np.array([vocabulary.end or 0], id_type(vocabulary.size))
+    for part in parts:
+        if part is None:
+            yield end
+        else:
+            yield vocabulary.encode(part, unknown).astype(end.dtype, copy=False)

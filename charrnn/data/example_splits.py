@@ -10,8 +10,8 @@ from pathlib import PurePath
 from typing import Generic, Literal
 
 from charrnn.data.corpus import fingerprint
-from charrnn.data.formats import USUAL, Example, Labelled, Log, Reading
-from charrnn.data.layout import listed, parts_below, root_of, split_of_name
+from charrnn.data.formats import USUAL, Example, Labelled, Log, Reading, file_name
+from charrnn.data.layout import is_about, listed, parts_below, root_of, split_of_name
 from charrnn.data.sources import Document, Sources
 from charrnn.data.splits import NAMES, boundaries, split_of, split_positions
 from charrnn.errors import DataError
@@ -53,7 +53,7 @@ def load_examples(
     log = Log()
     parts = {"train": main} if main else {}
     if main and how.reading == "recognise":
-        parts = _parts(main, log)
+        parts = _parts(_without_readme(main, log), log)
     parts |= {
         name: part
         for name, part in (("validation", validation), ("test", test))
@@ -86,6 +86,17 @@ def load_examples(
 
 
 # Splits of the files ------------------------------------------------------------------------------
+
+
+def _without_readme(sources: Sources, log: Log) -> Sources:
+    """Leave out files about the others that are found in a folder or an archive."""
+    documents = sources.documents
+    kept = [document for document in documents if not is_about(file_name(document))]
+    if len(sources.arguments) == len(documents) or len(kept) in (0, len(documents)):
+        return sources
+    about = [file_name(document) for document in documents if document not in kept]
+    log.notes.append(f"left out, about the others: {listed(about)}")
+    return replace(sources, documents=kept)
 
 
 def _parts(sources: Sources, log: Log) -> dict[str, Sources]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,9 @@ class CachedIds:
     part_ends: list[int]
     sha256: str
     key: str
+    file_starts: Sequence[int] = ()
+    joined: int = 0
+    composed: bool = False
 
 
 def read_cache(key: str) -> CachedIds | None:
@@ -107,7 +111,11 @@ def read_cache(key: str) -> CachedIds | None:
                 ids = ids[:]
         starts = np.array(about["document_starts"], np.int64)
         vocabulary = read_vocabulary(about["vocabulary"])
-        return CachedIds(ids, vocabulary, starts, about["part_ends"], about["sha256"], key)
+        return CachedIds(
+            ids, vocabulary, starts, about["part_ends"], about["sha256"], key,
+            about.get("file_starts", about["document_starts"]),
+            about.get("joined", 0), about.get("composed", False),
+        )  # fmt: skip
     except (
         OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError, DataError,
     ):  # fmt: skip

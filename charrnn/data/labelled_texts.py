@@ -6,7 +6,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import PurePath
@@ -32,6 +32,7 @@ from charrnn.data.formats import (
     text_of,
 )
 from charrnn.data.layout import is_split, listed, parts_below, root_of
+from charrnn.data.rules import split_text
 from charrnn.data.sources import Document, Sources
 from charrnn.data.tables import Table, is_named_as_table, plain_table, read_table
 from charrnn.data.vocabulary import TokenVocabulary, shortened
@@ -164,10 +165,11 @@ def _in_folders(sources: Sources, how: Reading, log: Log) -> list[Labelled]:
         elif label.casefold() in UNLABELLED:
             unlabelled[label] += 1
         else:
-            content = text_of(document, how.encoding, how.errors).strip()
-            if content:
-                examples.append(Labelled(content, label, document.name, 1))
-            else:
+            text, name = text_of(document, how.encoding, how.errors), document.name
+            lines = ((line, part.strip()) for line, part in _parts(document, text, [(1, text)]))
+            part_of_it = [Labelled(part, label, name, line) for line, part in lines if part]
+            examples += part_of_it
+            if not part_of_it:
                 log.fault(document.name, 1, "is empty; a file has a text")
     if beside:
         log.notes.append(f"left out, beside the folders of classes: {listed(beside)}")
@@ -180,11 +182,20 @@ def _labelled_in(document: Document, text: str, form: Form) -> list[Labelled]:
     """Read the texts of one document that has one class."""
     name, path = document.name, path_of(document)
     if form == "folders":
-        content = text.strip()
-        return [Labelled(content, path.parent.name, name, 1)] if content else []
-    label = NO_CLASS if form == "lines" else PurePath(file_name(document)).stem
-    lines = ((line, content.strip()) for line, content in numbered_lines(text))
+        label, parts = path.parent.name, _parts(document, text, [(1, text)])
+    else:
+        label = NO_CLASS if form == "lines" else PurePath(file_name(document)).stem
+        parts = _parts(document, text, numbered_lines(text))
+    lines = ((line, content.strip()) for line, content in parts)
     return [Labelled(content, label, name, line) for line, content in lines if content]
+
+
+def _parts(
+    document: Document, text: str, otherwise: Iterable[tuple[int, str]]
+) -> Iterable[tuple[int, str]]:
+    """Return the parts of a document, numbered by their lines, if a separator divides it."""
+    separator = document.rules.separator
+    return split_text(text, separator) if separator else otherwise
 
 
 # Tables ------------------------------------------------------------------------------------------
@@ -197,6 +208,7 @@ def _in_tables(
     examples: list[Labelled] = []
     for i, document in enumerate(documents):
         is_list = form == "lines" and not is_named_as_table(document)
+        is_list = is_list or document.rules.separator is not None
         table = None if is_list else _table(document, how, log)
         if table is None and not needs_class:
             text = text_of(document, how.encoding, how.errors)

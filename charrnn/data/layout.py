@@ -18,6 +18,14 @@ SPLIT_NAMES = {
 }  # fmt: skip
 """The names of folders and files that hold a split."""
 
+ABOUT = {"readme", "license", "licence", "copying", "citation", "changelog"}
+"""The names of files about the others."""
+
+
+def is_about(name: str) -> bool:
+    """Whether a file is about the others, by its name: `README.md`, but not `readme_or_not.txt`."""
+    return name.partition(".")[0].casefold() in ABOUT
+
 
 def split_of_name(name: str) -> str | None:
     """Tell a split from the first or last word of the name of a folder or of a file.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from charrnn.data.formats import Fault, Log, Reading, file_name, numbered_lines, text_of
+from charrnn.data.records import flat, is_json, is_parquet, json_records, parquet_records
 from charrnn.data.sources import Document
 from charrnn.data.vocabulary import shortened
 from charrnn.errors import DataError
@@ -37,7 +37,6 @@ LOOKED_AT = 200  # rows, to tell the delimiter
 MOST_LOOKED_AT = 1 << 20  # characters
 MOST_COLUMNS = 1000
 MOST_OPEN_QUOTES = 20  # after so many, a file is not CSV
-MOST_BYTES = 1 << 31  # of a Parquet file, once it is decompressed
 FASTTEXT = "__label__"
 _FIRST_LABELS = re.compile(rf"((?:{FASTTEXT}\S+\s+)+)(.*)", re.DOTALL)
 _CLASS_AND_TEXT = re.compile(r"([A-Za-z]+:[A-Za-z]+|[+-]?[0-9]{1,2}) (.+)", re.DOTALL)
@@ -99,11 +98,11 @@ def read_table(
     Raises DataError for a file that cannot be read as what its name says.
     """
     form = SUFFIXES.get(suffix_of(document), "")
-    if form == "Parquet" or (not form and _is_parquet(document)):
-        return _of_records("Parquet", enumerate(_parquet(document), 1), document, log)
+    if form == "Parquet" or (not form and is_parquet(document)):
+        return _of_records("Parquet", enumerate(parquet_records(document), 1), document, log)
     text = text_of(document, how.encoding, how.errors)
-    if form == "JSON lines" or (not form and _is_json(text)):
-        return _of_records("JSON lines", _json(text, document, log), document, log)
+    if form == "JSON lines" or (not form and is_json(text)):
+        return _of_records("JSON lines", json_records(text, document, log), document, log)
     if not form and (table := _beginning_with_a_class(document, text, log)):
         return table
     delimiter = _delimiter(text, form, names)
@@ -308,82 +307,6 @@ def _fasttext_rows(document: Document, lines: list[tuple[int, str]], log: Log) -
 # Records with names ------------------------------------------------------------------------------
 
 
-def _is_json(text: str) -> bool:
-    """Whether the first line of a text is an object of JSON."""
-    first = text.lstrip()[:100_000].partition("\n")[0]
-    if not first.startswith("{"):
-        return False
-    try:
-        return isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _json(text: str, document: Document, log: Log) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a JSON array, or of lines with an object on each."""
-    name = document.name
-    numbered: Iterable[tuple[int, Any]]
-    if text.lstrip().startswith("["):
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{name} is not an array of JSON ({_reason(error)}); give one object on each line"
-            ) from error
-        numbered = enumerate(values, 1)
-    else:
-        numbered = ((line, row) for line, row in numbered_lines(text) if row.strip())
-    for line, row in numbered:
-        value = row
-        if isinstance(row, str):
-            try:
-                value = json.loads(row)
-            except (ValueError, RecursionError) as error:
-                log.fault(name, line, f"is not JSON ({_reason(error)}): {shortened(row)}")
-                continue
-        if isinstance(value, dict):
-            yield line, value
-        else:
-            log.fault(name, line, f"is not an object of JSON: {shortened(str(row))}")
-
-
-def _reason(error: Exception) -> str:
-    return "too deeply nested" if isinstance(error, RecursionError) else str(error)[:60]
-
-
-def _is_parquet(document: Document) -> bool:
-    with document.open() as file:
-        return file.read(4) == b"PAR1"
-
-
-def _parquet(document: Document) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file. Raises DataError where pyarrow is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            f"{document.name} is a Parquet file, which needs the package pyarrow; run "
-            f"pip install 'charrnn-trainer[parquet]', or save the table as CSV"
-        ) from error
-    with document.open() as file:
-        content = file.read()
-    try:
-        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
-        about = table.metadata
-        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-        if size > MOST_BYTES:
-            raise DataError(
-                f"{document.name} has {size:,} bytes once it is decompressed, but at most "
-                f"{MOST_BYTES:,} are read; divide it into smaller files"
-            )
-        for batch in table.iter_batches():
-            yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0][:100]
-        raise DataError(f"cannot read {document.name} as Parquet: {reason}") from error
-
-
 def _of_records(
     form: str, records: Iterable[tuple[int, dict[str, Any]]], document: Document, log: Log
 ) -> Table:
@@ -392,33 +315,17 @@ def _of_records(
     listed = []
     for line, record in records:
         try:
-            flat = _flat(record)
+            fields = flat(record)
         except RecursionError:
             log.fault(document.name, line, "has a value that is too deeply nested")
             continue
-        for name in flat:
+        for name in fields:
             columns.setdefault(name, len(columns))
         if len(columns) > MOST_COLUMNS:
             raise DataError(
                 f"{document.name}, line {line:,}: the records have more than {MOST_COLUMNS:,} "
                 f"names; give a table of fewer columns"
             )
-        listed.append((line, flat))
-    rows = [Row(line, [flat.get(name, "") for name in columns]) for line, flat in listed]
+        listed.append((line, fields))
+    rows = [Row(line, [fields.get(name, "") for name in columns]) for line, fields in listed]
     return Table(form, rows, list(columns))
-
-
-def _flat(record: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, str]:
-    """Turn a record into texts by name; the names of a record inside it are joined by dots."""
-    flat: dict[str, str] = {}
-    for name, value in record.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and depth < 4:
-            flat |= _flat(value, f"{key}.", depth + 1)
-        elif isinstance(value, str):
-            flat[key] = value.strip()
-        elif value is None:
-            flat[key] = ""
-        else:
-            flat[key] = json.dumps(value, ensure_ascii=False, default=str)
-    return flat

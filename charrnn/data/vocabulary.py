@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.data.rules import AS_IT_IS, Cleaning
 from charrnn.errors import CheckpointError, DataError
 
 Ids = NDArray[Any]
@@ -82,9 +83,9 @@ class CharacterVocabulary:
     """One id for each Unicode character, in the order of the code points.
 
     A character is a code point, so a letter with a combining accent, or an emoji with a joiner, is
-    several characters; nothing is normalised. With the special symbol `<unk>`, any text can be
-    read. `unknown`, `start` and `end` are the ids of `<unk>`, `<s>` and `</s>`, or None for a
-    symbol that the vocabulary does not have.
+    several characters. `cleaning` is applied to every text. With the special symbol `<unk>`, any
+    text can be read. `unknown`, `start` and `end` are the ids of `<unk>`, `<s>` and `</s>`, or None
+    for a symbol that the vocabulary does not have.
 
     >>> vocabulary = CharacterVocabulary.of(["banana"])
     >>> vocabulary.encode("nab").tolist(), vocabulary.decode([1, 0])
@@ -93,8 +94,14 @@ class CharacterVocabulary:
 
     kind: Literal["character"] = "character"
 
-    def __init__(self, symbols: Iterable[str], specials: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        symbols: Iterable[str],
+        specials: Sequence[str] = (),
+        cleaning: Cleaning = AS_IT_IS,
+    ) -> None:
         characters = tuple(symbols)
+        self.cleaning = cleaning
         self.specials = tuple(specials)
         self.symbols: tuple[str, ...] = characters + self.specials
         self.size = len(self.symbols)
@@ -114,7 +121,11 @@ class CharacterVocabulary:
 
     @classmethod
     def of(
-        cls, texts: Iterable[str], minimum_count: int = 1, specials: Sequence[str] = ()
+        cls,
+        texts: Iterable[str],
+        minimum_count: int = 1,
+        specials: Sequence[str] = (),
+        cleaning: Cleaning = AS_IT_IS,
     ) -> CharacterVocabulary:
         """Collect the characters that occur in `texts` at least `minimum_count` times.
 
@@ -123,13 +134,7 @@ class CharacterVocabulary:
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(text)
-        kept = sorted(c for c, count in counts.items() if count >= minimum_count)
-        if not kept:
-            raise DataError(
-                f"no character occurs {minimum_count:,} times; give more text, or lower "
-                f"data.minimum_count"
-            )
-        return cls(kept, specials)
+        return cls(frequent_characters(counts, minimum_count), specials, cleaning)
 
     def _lookup(self, text: str) -> NDArray[np.uint32]:
         """Look up the id of each character; `_known` if it is not in the vocabulary."""
@@ -144,6 +149,7 @@ class CharacterVocabulary:
         A character that is not in the vocabulary is left out if `unknown` is `skip`; otherwise it
         becomes `<unk>`. Raises DataError if there is no `<unk>`.
         """
+        text = self.cleaning(text)
         ids = self._lookup(text)
         known = ids < self._known
         if not known.all():
@@ -168,6 +174,7 @@ class CharacterVocabulary:
 
     def unknown_characters(self, text: str) -> Counter[str]:
         """Count the characters of a text that are not in the vocabulary."""
+        text = self.cleaning(text)
         missing = code_points(text)[self._lookup(text) == self._known]
         values, counts = np.unique(missing, return_counts=True)
         return Counter({chr(v): int(c) for v, c in zip(values, counts, strict=True)})
@@ -183,7 +190,35 @@ class CharacterVocabulary:
     def to_data(self) -> dict[str, Any]:
         """Return plain data for `read_vocabulary`."""
         data: dict[str, Any] = {"kind": self.kind, "symbols": "".join(self.symbols[: self._known])}
-        return data | ({"specials": list(self.specials)} if self.specials else {})
+        data |= {"specials": list(self.specials)} if self.specials else {}
+        return data | _cleaning_data(self.cleaning)
+
+
+def frequent_characters(counts: Mapping[str, int], minimum_count: int = 1) -> list[str]:
+    """List the characters that occur at least `minimum_count` times, in their order.
+
+    Raises DataError if there are none.
+    """
+    kept = sorted(c for c, count in counts.items() if count >= minimum_count)
+    if not kept:
+        raise DataError(
+            f"no character occurs {minimum_count:,} times; give more text, or lower "
+            f"data.minimum_count"
+        )
+    return kept
+
+
+def _cleaning_data(cleaning: Cleaning) -> dict[str, Any]:
+    """Return a cleaning as plain data: nothing if it leaves texts as they are."""
+    return {"cleaning": cleaning._asdict()} if cleaning != AS_IT_IS else {}
+
+
+def _cleaning_of(data: Mapping[str, Any]) -> Cleaning:
+    """Read the cleaning of a vocabulary. Raises ValueError for other data."""
+    match data.get("cleaning", AS_IT_IS._asdict()):
+        case {"newlines": "join" | "keep" as newlines, "normalize": "nfc" | "none" as form}:
+            return Cleaning(newlines, form)
+    raise ValueError("its cleaning is not known here")
 
 
 class SymbolStream:
@@ -209,6 +244,7 @@ class ByteVocabulary:
     """
 
     kind: Literal["byte"] = "byte"
+    cleaning = AS_IT_IS
 
     def __init__(self, specials: Sequence[str] = ()) -> None:
         self.specials = tuple(specials)
@@ -389,7 +425,13 @@ class WordVocabulary:
 
     kind: Literal["word"] = "word"
 
-    def __init__(self, words: Iterable[str], specials: Sequence[str] = (UNKNOWN,)) -> None:
+    def __init__(
+        self,
+        words: Iterable[str],
+        specials: Sequence[str] = (UNKNOWN,),
+        cleaning: Cleaning = AS_IT_IS,
+    ) -> None:
+        self.cleaning = cleaning
         self._tokens = TokenVocabulary(words, specials)
         self.specials = self._tokens.specials
         self.symbols, self.size = self._tokens.symbols, self._tokens.size
@@ -408,6 +450,7 @@ class WordVocabulary:
         texts: Iterable[str],
         minimum_count: int = 1,
         specials: Sequence[str] = (UNKNOWN,),
+        cleaning: Cleaning = AS_IT_IS,
     ) -> WordVocabulary:
         """Collect the words that occur in `texts` at least `minimum_count` times.
 
@@ -417,14 +460,18 @@ class WordVocabulary:
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(split_words(text))
-        return cls.of_counts(counts, minimum_count, specials)
+        return cls.of_counts(counts, minimum_count, specials, cleaning)
 
     @classmethod
     def of_counts(
-        cls, counts: Counter[str], minimum_count: int = 1, specials: Sequence[str] = (UNKNOWN,)
+        cls,
+        counts: Counter[str],
+        minimum_count: int = 1,
+        specials: Sequence[str] = (UNKNOWN,),
+        cleaning: Cleaning = AS_IT_IS,
     ) -> WordVocabulary:
         """Collect words like `of`, from their counts."""
-        return cls(_frequent(counts, minimum_count, (UNKNOWN, f" {UNKNOWN}")), specials)
+        return cls(_frequent(counts, minimum_count, (UNKNOWN, f" {UNKNOWN}")), specials, cleaning)
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
         """Convert a text to ids of shape (tokens,).
@@ -432,7 +479,7 @@ class WordVocabulary:
         A token that is not in the vocabulary becomes `<unk>`, or is left out if `unknown` is
         `skip`.
         """
-        ids = self._tokens.encode(split_words(text))
+        ids = self._tokens.encode(split_words(self.cleaning(text)))
         return ids[ids != self.unknown] if unknown == "skip" else ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -454,7 +501,8 @@ class WordVocabulary:
     def to_data(self) -> dict[str, Any]:
         """Return plain data for `read_vocabulary`."""
         data: dict[str, Any] = {"kind": self.kind, "symbols": list(self._words)}
-        return data | ({"specials": [*self.specials]} if len(self.specials) > 1 else {})
+        data |= {"specials": [*self.specials]} if len(self.specials) > 1 else {}
+        return data | _cleaning_data(self.cleaning)
 
 
 def _byte_lengths(texts: Sequence[str], size: int) -> NDArray[np.int64]:
@@ -477,16 +525,17 @@ def vocabulary_of(
     texts: Iterable[str],
     minimum_count: int = 1,
     ends: Sequence[str] = (),
+    cleaning: Cleaning = AS_IT_IS,
 ) -> Vocabulary:
     """Collect a vocabulary with `<unk>` from texts, for use on other texts as well.
 
-    `ends` are the special symbols `<s>`, `</s>` or both, if it should have them. Raises DataError
-    if the vocabulary would be empty.
+    `ends` are the special symbols `<s>`, `</s>` or both, if it should have them; `cleaning` is
+    applied to other texts. Raises DataError if the vocabulary would be empty.
     """
     if kind == "byte":
         return ByteVocabulary(ends)
     of = WordVocabulary.of if kind == "word" else CharacterVocabulary.of
-    return of(texts, minimum_count, [UNKNOWN, *ends])
+    return of(texts, minimum_count, [UNKNOWN, *ends], cleaning)
 
 
 def read_vocabulary(data: Any) -> Vocabulary:
@@ -494,11 +543,13 @@ def read_vocabulary(data: Any) -> Vocabulary:
     try:
         match data:
             case {"kind": "character", "symbols": str(symbols)} if symbols:
-                return CharacterVocabulary(symbols, _texts(data.get("specials", [])))
+                specials = _texts(data.get("specials", []))
+                return CharacterVocabulary(symbols, specials, _cleaning_of(data))
             case {"kind": "byte"}:
                 return ByteVocabulary(_texts(data.get("specials", [])))
             case {"kind": "word", "symbols": symbols}:
-                return WordVocabulary(_texts(symbols), _texts(data.get("specials", [UNKNOWN])))
+                specials = _texts(data.get("specials", [UNKNOWN]))
+                return WordVocabulary(_texts(symbols), specials, _cleaning_of(data))
     except ValueError as error:
         raise CheckpointError(f"the stored vocabulary is not usable: {error}") from error
     raise CheckpointError("the stored vocabulary is not of the kind character, byte or word")

@@ -129,7 +129,7 @@ class Scorer(Protocol):
 def score_unbroken(
     model: Scorer, corpus: Corpus, split: str, text: str | None = None
 ) -> Evaluation:
-    """Score a split by a model without a carried state.
+    """Score a split with a model that needs no carried state, such as n-grams.
 
     Every symbol is scored once, given the symbols before it, also those before the split. With
     nothing before the split, the first symbol costs ln V. Raises DataError for a split that the

@@ -80,7 +80,7 @@ def score_split(
 
     `moments` are second moments of the gradient, for dynamic evaluation.
 
-    Raises KeyboardInterrupt once `stop` says so, DataError for a split that does not exist,
+    Raises KeyboardInterrupt once `stop()` is true, DataError for a split that does not exist,
     ConfigError for dynamic evaluation of a model that carries no state, and DivergedError for
     predictions that are not finite.
     """
@@ -152,8 +152,8 @@ def predictions(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits (T, V) and the symbols (T,) that followed, in reading order.
 
-    With `adapting`, its model gives the logits, and learns from each segment once it has been
-    yielded.
+    With `adapting`, its model computes the logits, and learns from each segment after the segment
+    was yielded.
     """
     objective, window = _windows(model, config, corpus), config.evaluation.window
     if adapting is not None:

@@ -6,7 +6,8 @@ its surprisal, and a text about as many as its score. Compressing and decompress
 same steps, one symbol at a time, and so agree bit for bit on one machine and build. On another,
 numbers may be rounded differently and the text may come out wrong, which its SHA-256 reveals. Any
 bytes are accepted: characters outside of the vocabulary are escaped byte by byte, and the model
-does not read them.
+does not read them. A text in UTF-16 or with other line ends than the model's is coded as the model
+would read it, where that can be undone byte for byte (`Form`).
 
 The file, all integers little-endian::
 
@@ -20,16 +21,20 @@ The file, all integers little-endian::
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import hashlib
 import json
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from charrnn.data.rules import Cleaning
 from charrnn.data.vocabulary import Vocabulary, split_words
 from charrnn.errors import CheckpointError, DataError, DivergedError, require_extra
 from charrnn.inference.trained_model import TrainedModel
@@ -42,6 +47,14 @@ MAGIC = b"charrnn\x01"
 ESCAPES = 1e-3  # the count of escapes before the first symbol
 LEAST = 2.0**-22  # the least probability that the coder's 24 bits can hold
 
+Encoding = Literal["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+Newline = Literal["\n", "\r\n", "\r"]
+MARKS: dict[Encoding, bytes] = {  # the longer ones first, since one begins with another
+    "utf-32-le": codecs.BOM_UTF32_LE,
+    "utf-32-be": codecs.BOM_UTF32_BE,
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+}
 START = len(MAGIC) + 8  # where the header begins
 
 FOREIGN = "the file was not made by charrnn compress; name one that was"
@@ -69,8 +82,9 @@ def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress:
 
     encoder = stream.queue.RangeEncoder()
     predictor = _Predictor(model, rates)
-    count = 0
-    for symbol, byte in _symbols(content, model.vocabulary):
+    count, vocabulary = 0, model.vocabulary
+    form = Form() if vocabulary.kind == "byte" else Form.of(content, vocabulary.cleaning)
+    for symbol, byte in _symbols(form.read(content), vocabulary):
         encoder.encode(symbol, stream.model.Categorical(predictor.probabilities(), perfect=False))
         if byte is not None:
             encoder.encode(byte, stream.model.Uniform(256))
@@ -81,8 +95,10 @@ def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress:
         symbols=count,
         rates=(rates.learning, rates.decay, rates.segment) if rates else None,
         sha256=hashlib.sha256(content).hexdigest(),
+        form=form if form != Form() else None,
     )
-    text = header.model_dump_json().encode()
+    plain = {"form"} if header.form is None else None  # The header of a plain text is as ever.
+    text = header.model_dump_json(exclude=plain).encode()
     payload: bytes = encoder.get_compressed().astype("<u4").tobytes()
     return pack(text, payload)
 
@@ -120,9 +136,76 @@ def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
     except (AssertionError, UnicodeEncodeError) as error:  # impossible symbols, or not text
         raise DataError(OTHERWISE) from error
     content = b"".join(pieces)
+    if header.form is not None:
+        with contextlib.suppress(UnicodeError):  # The checksum then says that it is another text.
+            content = header.form.write(content)
     if hashlib.sha256(content).hexdigest() != header.sha256:
         raise DataError(OTHERWISE)
     return content
+
+
+class Form(BaseModel):
+    """How the bytes of a file differ from the text that is coded in UTF-8.
+
+    `encoding` is that of the file, `newline` its line end; with `decomposed`, its letters stand
+    apart from their accents (Unicode's form NFD).
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    encoding: Encoding = "utf-8"
+    newline: Newline = "\n"
+    decomposed: bool = False
+
+    @classmethod
+    def of(cls, content: bytes, cleaning: Cleaning) -> Form:
+        """Return the form of a file that can be undone byte for byte; the plain one if none can."""
+        if b"\r" not in content and content.isascii():
+            return cls()
+        for form in cls._candidates(content, cleaning):
+            with contextlib.suppress(UnicodeError):
+                if form.write(form.read(content)) == content:
+                    return form
+        return cls()
+
+    @classmethod
+    def _candidates(cls, content: bytes, cleaning: Cleaning) -> Iterator[Form]:
+        marked = [name for name, mark in MARKS.items() if content.startswith(mark)]
+        plain: Encoding = "utf-8"
+        for name in marked or [plain]:
+            with contextlib.suppress(UnicodeError):
+                text, newline = content.decode(name), cls.newline_in(content.decode(name))
+                if cleaning.newlines == "keep":
+                    newline = "\n"
+                if cleaning.normalize == "nfc" and not unicodedata.is_normalized("NFC", text):
+                    yield cls(encoding=name, newline=newline, decomposed=True)
+                yield cls(encoding=name, newline=newline)
+                yield cls(encoding=name)
+
+    @staticmethod
+    def newline_in(text: str) -> Newline:
+        """Return the line end of a text that has one kind of them."""
+        if "\r\n" in text:
+            return "\r\n"
+        return "\r" if "\r" in text else "\n"
+
+    def read(self, content: bytes) -> bytes:
+        """Return the text to code, in UTF-8. Raises UnicodeError for bytes that are no text."""
+        if self == Form():
+            return content
+        text = content.decode(self.encoding).removeprefix("\ufeff")
+        if self.newline != "\n":
+            text = text.replace(self.newline, "\n")
+        return (unicodedata.normalize("NFC", text) if self.decomposed else text).encode()
+
+    def write(self, content: bytes) -> bytes:
+        """Return the bytes of the file."""
+        if self == Form():
+            return content
+        text = content.decode()
+        text = unicodedata.normalize("NFD", text) if self.decomposed else text
+        mark = MARKS.get(self.encoding, b"")
+        return mark + text.replace("\n", self.newline).encode(self.encoding)
 
 
 class Header(BaseModel):
@@ -144,6 +227,7 @@ class Header(BaseModel):
         | None
     )
     sha256: str
+    form: Form | None = None
 
 
 def pack(header: bytes, payload: bytes) -> bytes:

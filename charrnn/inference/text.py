@@ -224,14 +224,15 @@ class Writing:
 def readable(text: str, vocabulary: Vocabulary, unknown: UnknownInPrompt) -> str:
     r"""Return a text as a model with this vocabulary can read it.
 
-    Characters that the vocabulary lacks become the nearest ones that it has, if `unknown` is
-    `nearest`; they stay if it is `skip`, for the vocabulary to leave out. Raises DataError for
-    those that nothing is near to, and for any of them if it is `error`.
+    It is cleaned as every text is. Characters that the vocabulary lacks become the nearest ones
+    that it has, if `unknown` is `nearest`; they stay if it is `skip`, for the vocabulary to leave
+    out. Raises DataError for those that nothing is near to, and for any of them if it is `error`.
 
     >>> from charrnn.data.vocabulary import CharacterVocabulary
     >>> readable("Caf\u00e9\u2019s", CharacterVocabulary("'Cafes"), "nearest")
     "Cafe's"
     """
+    text = vocabulary.cleaning(text)
     missing = vocabulary.unknown_characters(text)
     if unknown == "skip" or not missing:
         return text
@@ -319,10 +320,16 @@ def generate_text(
     choice: Choice,
     draws: Draws,
     length: int,
+    end: int | None = None,
 ) -> Iterator[str]:
-    """Yield `length` symbols of one lane as text, piece by piece as they are chosen."""
+    """Yield at most `length` symbols of one lane as text, piece by piece as they are chosen.
+
+    The text ends before the id `end`.
+    """
     stream = vocabulary.stream()
     for _, ids in zip(range(length), sample(stepper, cursor, choice, draws), strict=False):
+        if ids[0] == end:
+            break
         if text := stream.feed(int(ids[0])):
             yield text
     if rest := stream.finish():

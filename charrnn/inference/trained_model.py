@@ -114,14 +114,16 @@ class TrainedModel:
     """A language model with its vocabulary and configuration; `charrnn.load` makes one.
 
     It is a `Stepper` of the sampler, with `initial_state(batch)` and `step(token, state)`.
-    `abilities` are the optional features of `charrnn sample` that it supports; `end` is the id that
-    ends a text (None: texts do not end).
+    `abilities` are the optional features of `charrnn sample` that it supports.
+
+    A model of characters that has `<unk>` never writes it, unless `writes_unknown` is set.
 
     `moments` are second moments of the gradient by weight name, for dynamic evaluation.
     """
 
-    abilities: ClassVar = frozenset({"adapt", "converse", "save_state", "load_state", "clamp"})
-    end: ClassVar = None
+    abilities: ClassVar = frozenset(
+        {"adapt", "converse", "save_state", "load_state", "clamp", "write_unknown"}
+    )
 
     def __init__(
         self,
@@ -139,6 +141,12 @@ class TrainedModel:
         self.config = config
         self.metadata = metadata
         self.device = device
+        self.writes_unknown = False
+
+    @property
+    def end(self) -> int | None:
+        """The id at which a text ends by itself; None if texts do not end."""
+        return self.vocabulary.end
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> TrainedModel:
@@ -194,7 +202,16 @@ class TrainedModel:
 
         On a CPU, numpy computes the cells of `numpy_stepper`; torch computes all others.
         """
-        return self._stepper.step(token, state)
+        logits, state = self._stepper.step(token, state)
+        if self._unwritten is not None and not self.writes_unknown:
+            logits[:, self._unwritten] = -np.inf
+        return logits, state
+
+    @cached_property
+    def _unwritten(self) -> int | None:
+        """The id of the `<unk>` of characters, which stands for no text that could be written."""
+        vocabulary = self.vocabulary
+        return vocabulary.unknown if vocabulary.kind == "character" else None
 
     @cached_property
     def _stepper(self) -> Stepper:
@@ -292,14 +309,16 @@ class TrainedModel:
         """Read a prompt into `samples` lanes; a language model ignores `labels`.
 
         Without a prompt, a text starts after a newline, or after the most frequent character of the
-        training text if the vocabulary has no newline. Raises DataError for characters that the
-        vocabulary lacks, unless `unknown` is "skip".
+        training text if the vocabulary has no newline; if texts have an end, it starts after an
+        end. Raises DataError for characters that the vocabulary lacks, unless `unknown` is "skip".
         """
-        ids = self.vocabulary.encode(prompt, unknown)
+        ids = self.vocabulary.encode(prompt, unknown).astype(np.int64)
+        if self.end is not None:
+            ids = np.insert(ids, 0, self.end)
         if len(ids) == 0:
             most_frequent = int(self.metadata.get("corpus", {}).get("most_frequent", 0))
             ids = np.array([starting_id(self.vocabulary, most_frequent)])
-        return prime(self, np.tile(ids.astype(np.int64), (samples, 1)))
+        return prime(self, np.tile(ids, (samples, 1)))
 
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
         """Return nothing: a language model has no classes."""
@@ -319,9 +338,9 @@ class TrainedModel:
     ) -> Iterator[str]:
         """Yield text piece by piece, as it is chosen; the prompt is not repeated.
 
-        `length` counts symbols of the vocabulary. If `seed` is None, a random one is used. The
-        other arguments are those of `sampler.Choice`. Raises DataError for unknown characters in
-        the prompt.
+        `length` counts symbols of the vocabulary; if texts have an end, the text may end before. If
+        `seed` is None, a random one is used. The other arguments are those of `sampler.Choice`.
+        Raises DataError for unknown characters in the prompt.
 
         ::
 
@@ -331,7 +350,7 @@ class TrainedModel:
         cursor = self.begin(prompt, 1, unknown)
         choice = Choice(temperature, top_k, top_p, min_p)
         draws = Draws(secrets.randbits(32) if seed is None else seed, [0])
-        yield from generate_text(self, self.vocabulary, cursor, choice, draws, length)
+        yield from generate_text(self, self.vocabulary, cursor, choice, draws, length, self.end)
 
     def sample_text(self, length: int = 500, prompt: str = "", **options: Any) -> str:
         """Return the pieces of `sample` as one string."""
@@ -386,7 +405,8 @@ class TrainedModel:
         """Yield each symbol of a text with its surprisal, -ln P in nats, in reading order."""
         from charrnn.data.corpus import corpus_of_text
 
-        return self.surprisals_of(corpus_of_text(text, self.vocabulary, unknown), "text", reading)
+        corpus = corpus_of_text(text, self.vocabulary, unknown, self.config.data.separator)
+        return self.surprisals_of(corpus, "text", reading)
 
     def surprisals_of(
         self, corpus: Corpus, split: str, reading: Reading | None = None
@@ -425,7 +445,7 @@ class TrainedModel:
         """Make a corpus of a text. Raises DataError, beginning with `nothing`, if it is empty."""
         from charrnn.data.corpus import corpus_of_text
 
-        corpus = corpus_of_text(text, self.vocabulary, unknown)
+        corpus = corpus_of_text(text, self.vocabulary, unknown, self.config.data.separator)
         if not len(corpus.ids):
             raise DataError(f"{nothing}: the text has no characters")
         return corpus

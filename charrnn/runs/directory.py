@@ -4,7 +4,7 @@
 
     runs/<name>/
       config.yaml        every setting, none left to be chosen: a config that repeats the run
-      environment.json   one entry for each start: versions, device, threads, command line
+      environment.json   one entry for each start or resume: versions, device, threads, command line
       metrics.jsonl      one line for each evaluation, one of `"kind": "final"` for the last score
       checkpoints/step-00000500.safetensors
       best.json          the step and the score of the best checkpoint
@@ -249,7 +249,7 @@ class Run:
         return True
 
     def record_environment(self, entry: dict[str, Any]) -> None:
-        """Add an entry for this start to environment.json."""
+        """Add an entry for this start or resume to environment.json."""
         path = self.path / "environment.json"
         entries = _read_json(path)
         entries = entries if isinstance(entries, list) else []

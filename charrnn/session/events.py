@@ -79,7 +79,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Finished:
-    """This start of the run has ended."""
+    """Training ended, or was stopped and can be resumed."""
 
     reason: str
     """`budget`, `patience`, `interrupted`, or `unscored`: interrupted during the final score."""
@@ -99,7 +99,7 @@ class Finished:
     seconds: float
     """Time since the command began."""
     characters_per_second: float
-    """The speed in this start, with evaluations and saving included."""
+    """The speed since the run was started or resumed, with evaluations and saving included."""
 
 
 Event = Planned | Replanned | Stepped | Evaluated | Saved | Restarted | Finished

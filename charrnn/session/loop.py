@@ -430,7 +430,7 @@ class Session:
         }
 
     def _finish(self, reason: str, speed: float, stop: Callable[[], bool]) -> Finished:
-        """Score the best checkpoint on the whole split, and sum up this start of the run."""
+        """Score the best checkpoint on the whole split, and sum up the run since its last start."""
         step = self.trainer.progress.step
         score = None
         if reason != "interrupted":
@@ -455,7 +455,7 @@ class Session:
     def _score_best(self, stop: Callable[[], bool]) -> Evaluation | None:
         """Score the best checkpoint on all of validation; return None if that takes too long.
 
-        Raises KeyboardInterrupt once `stop` says so, or the time is over.
+        Raises KeyboardInterrupt once `stop()` is true or the time is over.
         """
         if not self.best or not self.validates or not self.plan.score_at_end:
             return None
@@ -472,7 +472,7 @@ class Session:
             step=self.best["step"],
             text=described,
         )
-        # best.json comes last: a start that finds no score in it scores again.
+        # best.json comes last: a resumed run that finds no score in it scores again.
         self.run.append_metrics({"step": self.trainer.progress.step, "final": score.record()})
         self.run.write_best(self.best | {"score": score.record()})
         return score

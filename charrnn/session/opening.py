@@ -29,7 +29,13 @@ from charrnn.errors import ConfigError
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
 from charrnn.runs.directory import Run, claim_run, find_checkpoint, find_run
-from charrnn.tasks.data import data_of_checkpoint, find_texts, read_data, with_absolute_paths
+from charrnn.tasks.data import (
+    data_of_checkpoint,
+    find_texts,
+    hints,
+    read_data,
+    with_absolute_paths,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -147,6 +153,8 @@ def start_run(
     with run.lock(new=True) if run else nullcontext():
         with find_texts(config, warn) as texts:
             data = read_data(config, texts)
+            for hint in hints(config, texts, data):
+                warn(hint)
         text = texts["sources"]
         config = with_absolute_paths(config, texts)
         with _open(config, data, text.name, text.described, clock, run, warn, source) as session:
@@ -223,7 +231,7 @@ def _check_changes(layers: Sequence[Layer]) -> None:
             if key not in MAY_CHANGE and not key.startswith(("data.", "training.earlier")):
                 raise ConfigError(
                     f"{source}: {key} cannot change while a run is under way; start a new run from "
-                    f"its weights (charrnn train --from RUN, or start_from in Python)"
+                    f"the weights of this one"
                 )
 
 

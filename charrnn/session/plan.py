@@ -1,7 +1,7 @@
 """The plan of a run: how many steps, when to evaluate, and which settings hold at a step.
 
-A budget in steps or epochs is planned at once; one in time after the warm-up, when the speed is
-known, and corrected during the run. Every change is recorded (`charrnn.config.changes`).
+A budget in steps or epochs is planned at once. A time budget is planned after the warm-up, when the
+speed is known, and corrected during the run. Every change is recorded (`charrnn.config.changes`).
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class Plan:
         self.pace = Pace(clock, min(max(SHORTEST_MEASURE, recent), LONGEST_MEASURE))
         self._clock = clock
         self._most_steps = self.bound or sys.maxsize
-        self._guess: int | None = None  # the total assumed while a resumed run is measured
+        self._guess: int | None = (
+            None  # the total number of steps assumed until the speed is measured
+        )
 
     @property
     def bound(self) -> int | None:
@@ -133,7 +135,7 @@ class Plan:
         return False
 
     def has_measured(self, step: int, began_at: int) -> bool:
-        """Whether the speed has been measured for long enough in a start that began at a step.
+        """Whether the speed has been measured for long enough since this run started or resumed.
 
         It has after `training.warmup_steps` steps, at the last step that the budget allows, or when
         half of the time is gone.
@@ -187,7 +189,7 @@ class Plan:
         self.enter(step)
 
     def is_due(self, step: int, began_at: int) -> bool:
-        """Whether to evaluate after a step of a start that began at the step `began_at`."""
+        """Whether to evaluate after a step; the run started or resumed at step `began_at`."""
         if self.total_steps is None:
             return self.has_measured(step, began_at)
         return self.intervals.are_due(step) or step == self.total_steps

@@ -249,7 +249,7 @@ def begin_again(
 
 
 def _to_the_end(session: Session, stop: Callable[[], bool]) -> TrainedRun:
-    """Train without showing anything. Raises KeyboardInterrupt if a stop was asked for."""
+    """Train without showing anything. Raises KeyboardInterrupt if a stop was requested."""
     from charrnn.session.events import Finished
 
     finished = next(event for event in session.events(stop) if isinstance(event, Finished))
@@ -263,9 +263,9 @@ def _to_the_end(session: Session, stop: Callable[[], bool]) -> TrainedRun:
 
 @contextmanager
 def _finish_the_step() -> Iterator[Callable[[], bool]]:
-    """Have a first Ctrl-C only ask for a stop, and a second one raise KeyboardInterrupt.
+    """Request a stop at the first Ctrl-C, and raise KeyboardInterrupt at the second.
 
-    Yields the function that says whether a stop was asked for. Python delivers signals to the main
+    Yields a function that returns whether a stop was requested. Python delivers signals to the main
     thread, so in any other thread nothing changes.
     """
     asked = False

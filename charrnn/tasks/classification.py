@@ -195,7 +195,7 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
         f1 = macro_f1(confusion(predicted, np.where(known, gold, size - 1), size))
         assert share.value is not None
         assert f1 is not None
-        nats = -logs[np.arange(len(gold)), gold][known].sum()
+        nats = -logs[known, gold[known]].sum()
         unknown = int((~known).sum())
         part = f", {unknown:,} of unknown classes count as wrong" if unknown else ""
         metrics = {"accuracy": share.value, "macro_f1": f1}

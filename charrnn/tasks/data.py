@@ -5,15 +5,34 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from charrnn.config.merge import with_values
 from charrnn.config.schema import Config
-from charrnn.data.corpus import Corpus, load_corpus, read_text, split_corpus
+from charrnn.data.corpus import (
+    CONVERT,
+    REMEDY,
+    Corpus,
+    in_encoding,
+    load_corpus,
+    read_text,
+    split_corpus,
+)
+from charrnn.data.encodings import likeliest
+from charrnn.data.hints import hint_of_corpus, hint_of_text
 from charrnn.data.id_cache import read_cache
-from charrnn.data.sources import Sources, find_sources
+from charrnn.data.kinds import compression_of, kind_of, marked_encoding, unmarked_encoding
+from charrnn.data.rules import Cleaning, Kinds, Rules
+from charrnn.data.sources import (
+    Sources,
+    find_sources,
+    say_left_out,
+    shared_documents,
+    spooled,
+)
 from charrnn.data.vocabulary import Vocabulary, read_vocabulary
 from charrnn.errors import DataError
 from charrnn.registry import reader_of
@@ -28,21 +47,43 @@ Texts = dict[str, Sources]
 def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
     """Find the texts that a configuration names. Raises DataError.
 
-    Standard input and URLs are copied, since they can be read only once; the copies are deleted
-    at the end of the context.
+    Standard input and URLs are copied, since they can be read only once, and archives are unpacked;
+    the copies are deleted at the end of the context. What was left out is said at once, and what
+    reading changed at the end.
     """
     texts: Texts = {}
+    rules = rules_of(config)
     try:
         for name in ("sources", "validation", "test"):
             arguments = getattr(config.data, name)
             if arguments or name == "sources":
-                texts[name] = find_sources(arguments)
-                if skipped := texts[name].skipped:
-                    warn(f"{texts[name].described}: {skipped:,} binary files were left out")
+                texts[name] = find_sources(arguments, rules=rules)
+                if note := say_left_out(texts[name]):
+                    warn(note)
+        for name in [*texts][1:]:
+            if shared := shared_documents(texts["sources"], texts[name]):
+                warn(
+                    f"{shared[0].name} is given for training and for {name}, so that the score "
+                    f"says nothing about new texts"
+                )
         yield texts
+        for part in texts.values():
+            for note in part.changes.notes(part.described):
+                warn(note)
     finally:
         for part in texts.values():
             part.discard()
+
+
+def rules_of(config: Config) -> Rules:
+    """Return the rules by which a configuration reads files."""
+    data = config.data
+    return Rules(cleaning_of(config), data.order, data.kinds, data.separator)
+
+
+def cleaning_of(config: Config) -> Cleaning:
+    """Return what becomes of the characters of a text."""
+    return Cleaning(config.data.newlines, config.data.normalize)
 
 
 def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
@@ -61,6 +102,15 @@ def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
         unknown=config.data.unknown,
         minimum_count=config.data.minimum_count,
     )
+
+
+def hints(config: Config, texts: Texts, data: Any) -> Iterator[str]:
+    """Say what a language model would learn besides its text, and that its vocabulary is unfit."""
+    if isinstance(data, Corpus):
+        documents = texts["sources"].documents
+        for hint in (hint_of_text(documents, config.data.encoding), hint_of_corpus(data)):
+            if hint:
+                yield hint
 
 
 def with_absolute_paths(config: Config, texts: Mapping[str, Sources]) -> Config:
@@ -141,20 +191,79 @@ def data_of_checkpoint(
     return with_absolute_paths(config, texts), data
 
 
+def lines_of(stream: BinaryIO, name: str, cleaning: Cleaning) -> Iterator[str]:
+    """Yield the lines of a stream without their ends, each as soon as it is there.
+
+    They are cleaned and decoded as files are; of a stream that is not UTF-8 from its first bytes on
+    (UTF-16 with a mark, compressed, an archive), the whole is read first. Raises DataError for
+    bytes that are not UTF-8 and for what is no text.
+    """
+    first = stream.readline()
+    if marked_encoding(first) or compression_of(first) or kind_of(first):
+        whole = cast(BinaryIO, Chained(first, stream))
+        sources = spooled(whole, name, Rules(cleaning, "natural", "content"))
+        try:
+            text = read_text(sources, remedy=CONVERT)
+        finally:
+            sources.discard()
+        yield from text.removesuffix("\n").split("\n")
+        return
+    if unmarked := unmarked_encoding(first):
+        raise DataError(
+            f"{name} is {unmarked} without a byte order mark; {in_encoding(unmarked, CONVERT)}"
+        )
+    for number, line in enumerate(itertools.chain([first] if first else [], stream), 1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            guesses = [] if b"\0" in line else likeliest(line, error.start)
+            ways = [f"if {shown} is right, {in_encoding(as_, CONVERT)}" for as_, shown in guesses]
+            raise DataError(
+                f"line {number:,} of {name} is not UTF-8 ({error.reason}); "
+                f"{'; '.join(ways) or CONVERT}"
+            ) from error
+        text = text.removeprefix("\ufeff") if number == 1 else text
+        yield from cleaning(text.rstrip("\r\n")).split("\n")
+
+
+class Chained:
+    """Some bytes, and after them those of a stream, to be read as one."""
+
+    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+        self._head, self._stream = head, stream
+
+    def read(self, size: int = -1) -> bytes:
+        """Read like a file; a read may give fewer bytes than asked for."""
+        head, self._head = self._head, b""
+        return head or self._stream.read(size)
+
+
 def read_for(
     vocabulary: Vocabulary,
     arguments: Sequence[str],
-    encoding: str = "utf-8",
+    encoding: str | None = None,
     errors: str = "strict",
+    warn: Warn = lambda _: None,
+    kinds: Kinds = "content",
 ) -> str:
     """Read texts as a model with this vocabulary reads them: one over bytes takes any bytes.
 
-    Raises DataError for texts that cannot be found or decoded.
+    Files are known by their content, as in training; for a model over bytes that was trained with
+    another `data.kinds`, give it as `kinds`. `encoding` is None where nobody can set it. Raises
+    DataError for texts that cannot be found or decoded.
     """
-    if vocabulary.kind == "byte":
-        encoding, errors = "utf-8", "surrogateescape"
-    sources = find_sources(arguments)
+    is_bytes = vocabulary.kind == "byte"
+    rules = Rules(vocabulary.cleaning, "natural", kinds if is_bytes else "content")
+    sources = find_sources(arguments, rules=rules)
     try:
-        return read_text(sources, encoding, errors)
+        if is_bytes:
+            chunks = (chunk for document in sources.documents for chunk in document.chunks())
+            return b"".join(chunks).decode("utf-8", "surrogateescape")
+        remedy = CONVERT if encoding is None else REMEDY
+        text = read_text(sources, encoding or "utf-8", errors, remedy)
+        for note in [say_left_out(sources), *sources.changes.notes(sources.described)]:
+            if note:
+                warn(note)
+        return text
     finally:
         sources.discard()

@@ -372,7 +372,7 @@ def outputs(
     model.train(was_training)
 
 
-def in_order(parts: Iterable[tuple[list[int], Sequence[Result]]]) -> list[Result]:
+def in_order(parts: Iterable[tuple[list[int], Iterable[Result]]]) -> list[Result]:
     """Put the results of batches, as `outputs` yields them, in the order of the examples.
 
     >>> in_order([([2, 0], "ca"), ([1], "b")])

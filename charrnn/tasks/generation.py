@@ -35,7 +35,7 @@ from charrnn.errors import CheckpointError, ConfigError, DataError
 from charrnn.evaluation.novelty import novelty_of_texts
 from charrnn.evaluation.score import key_unit
 from charrnn.inference.sampler import Choice, Cursor, Draws, prime
-from charrnn.inference.text import generate_texts, has_line_ends
+from charrnn.inference.text import generate_texts, has_line_ends, text_of_ids
 from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.dropout import NO_DROPOUT, Dropouts
 from charrnn.nn.layers import Stack
@@ -62,7 +62,7 @@ from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # labels in a sample, and texts of each label
 FEWEST_EPOCHS = 20
-FEWEST_STEPS = 1000  # where there are so few texts that 20 epochs are over sooner
+FEWEST_STEPS = 250  # for so few texts that 20 epochs are over sooner; 450 learn them by heart
 WRITTEN = 1000  # texts to compare with those of training, if they are short
 MOST_WRITTEN = 1 << 18  # symbols of all of them
 LONGEST_WRITTEN = 1 << 13  # symbols of one
@@ -261,7 +261,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
         """Yield the surprisal of each text, its end included."""
         text, _ = text_and_label(self.data.vocabularies)
         at_a_time = few_enough(max(map(self.length, examples)) * text.size)
-        each = in_order(self.outputs(model, examples, surprisals, at_a_time))
+        each: list[Tensor] = in_order(self.outputs(model, examples, surprisals, at_a_time))
         for example, nats in zip(examples, each, strict=True):
             labelled = example.labelled
             assert labelled is not None
@@ -278,12 +278,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     def _texts(self) -> list[str]:
         """The texts of training, as the model would write them."""
         vocabulary, _ = text_and_label(self.data.vocabularies)
-        texts = []
-        for example in self.data.splits["train"]:
-            stream = vocabulary.stream()
-            pieces = [stream.feed(symbol) for symbol in example.targets[:-1].tolist()]
-            texts.append("".join(pieces) + stream.finish())
-        return texts
+        return [text_of_ids(vocabulary, e.targets[:-1].tolist()) for e in self.data.splits["train"]]
 
     def _written(self, model: nn.Module) -> list[str]:
         """Write texts of classes drawn as often as in training, of at most twice its longest."""

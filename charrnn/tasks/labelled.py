@@ -23,11 +23,11 @@ from charrnn.data.vocabulary import (
     vocabulary_of,
 )
 from charrnn.errors import ConfigError, DataError
-from charrnn.tasks.data import Texts
+from charrnn.tasks.data import Texts, cleaning_of
 from charrnn.tasks.examples import ExampleData, load, not_too_long
 
-UNKNOWN_CLASS = -1
-"""The label of a text whose class the model does not have."""
+UNKNOWN_CLASS = (1 << 31) - 1
+"""The label of a text whose class the model does not have; it is no index of a class."""
 SHOWN_CLASSES = 12
 
 
@@ -139,7 +139,8 @@ def text_vocabulary(
 ) -> Vocabulary:
     """Make the vocabulary of the training texts, of the configured kind, with `<unk>`."""
     inputs = (example.text for example in examples.splits["train"])
-    return vocabulary_of(config.data.vocabulary, inputs, config.data.minimum_count, ends)
+    data = config.data
+    return vocabulary_of(data.vocabulary, inputs, data.minimum_count, ends, cleaning_of(config))
 
 
 def text_and_label(vocabularies: Vocabularies) -> tuple[Vocabulary, TokenVocabulary]:

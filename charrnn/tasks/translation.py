@@ -41,7 +41,7 @@ from charrnn.inference.torch_stepper import TorchStepper
 from charrnn.nn.attention import Attention
 from charrnn.nn.models import EncoderDecoder
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.tasks.data import Texts
+from charrnn.tasks.data import Texts, cleaning_of
 from charrnn.tasks.examples import (
     AT_A_TIME,
     ExampleData,
@@ -99,7 +99,12 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> Pairs:
         vocabularies: Vocabularies = read_vocabularies(vocabulary)
     else:
         data = config.data
-        make = partial(vocabulary_of, data.vocabulary, minimum_count=data.minimum_count)
+        make = partial(
+            vocabulary_of,
+            data.vocabulary,
+            minimum_count=data.minimum_count,
+            cleaning=cleaning_of(config),
+        )
         train = loaded.splits["train"]
         vocabularies = {
             "source": make([pair.source for pair in train]),

@@ -44,7 +44,8 @@ LONGEST_WINDOW_ON_GPU = 128
 SHORTEST_WINDOW = 8
 MOST_LANES = 32
 MOST_LANES_ON_GPU = 64
-LANES_A_ROOT_CHARACTER = 1 / 16
+LANES_A_ROOT_CHARACTER = 1 / 16  # more in less than HALF_A_MINUTE, which ends before the passes do
+HALF_A_MINUTE = 30.0  # seconds
 WINDOWS_A_LANE = 8  # the fewest windows in a lane, where the user chose a long window
 
 # Width: defaults-for-a-short-run.md (192 for two minutes, 256 for ten). A wide model learns a short
@@ -74,6 +75,7 @@ DROPOUT_WITHOUT_INPUT_DROPOUT = 0.3
 OPERATIONS_A_WEIGHT = 6  # per character: a multiplication and an addition, in the forward pass and
 # twice in the backward pass
 LANES_OF_OVERHEAD = 8  # a step on few lanes takes as long as if it had 8 more: short-texts.md
+START_UP = 3.0  # seconds until the first step (a round number)
 
 # Learning rate: defaults-for-a-short-run.md (4e-3 at width 256, 7e-3 at 192, a quarter for the
 # vanilla cell). The rates of the other optimizers are the usual first choices.
@@ -102,7 +104,7 @@ def plan(
     model, training = config.model, config.training
     max_time = _max_time(training)
     window = _window(training, characters, device)
-    lanes = _lanes(training, characters, window, device)
+    lanes = _lanes(training, characters, window, max_time, device)
     steps_per_epoch = math.ceil(max(1, (characters - 1) // lanes) / window)
     epochs = _epochs(training, characters, steps_per_epoch)
     hidden_size = _hidden_size(model, characters, max_time, device)
@@ -116,9 +118,6 @@ def plan(
         "threads": threads,
         "processes": processes,
         "precision": choose_precision(config.precision, device, model.cell, lanes_times_width),
-        "data.split_by": "hash",
-        "data.maximum_length": None,
-        "training.batch_symbols": None,
         "training.max_time": max_time,
         "training.epochs": epochs,
         "training.window": window,
@@ -179,13 +178,20 @@ def _window(training: TrainingConfig, characters: int, device: torch.device) -> 
     return max(SHORTEST_WINDOW, min(longest, characters // 8))
 
 
-def _lanes(training: TrainingConfig, characters: int, window: int, device: torch.device) -> int:
+def _lanes(
+    training: TrainingConfig,
+    characters: int,
+    window: int,
+    max_time: float | None,
+    device: torch.device,
+) -> int:
     """Number of lanes: a power of two that grows with the square root of the text."""
     if training.batch_size != "auto":
         return training.batch_size
     most = MOST_LANES if device.type == "cpu" else MOST_LANES_ON_GPU
     possible = max(1, min(most, characters / (WINDOWS_A_LANE * window)))
-    by_text = max(1, LANES_A_ROOT_CHARACTER * math.sqrt(characters))
+    hurry = max(1, HALF_A_MINUTE / (max_time or DEFAULT_TIME))
+    by_text = max(1, LANES_A_ROOT_CHARACTER * math.sqrt(characters * hurry))
     return 1 << min(int(math.log2(possible)), round(math.log2(by_text)))
 
 
@@ -223,7 +229,9 @@ def _weights(model: ModelConfig, widths: Sequence[int]) -> int:
 def _passes_in(seconds: float, operations: int, lanes: int, device: torch.device) -> float:
     """Estimate how often the text is read in `seconds`, at the speed of a matrix product."""
     overhead = (1 + LANES_OF_OVERHEAD / lanes) / (1 + LANES_OF_OVERHEAD / MOST_LANES)
-    return seconds * measure_speed(device) / operations / max(1.0, overhead)
+    share = (seconds - START_UP) / (HALF_A_MINUTE - START_UP)  # of the time, in less than that
+    training = seconds * min(1.0, max(0.1, share))
+    return training * measure_speed(device) / operations / max(1.0, overhead)
 
 
 def _dropout(passes: float, weights_a_character: float) -> float:

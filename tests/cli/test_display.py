@@ -1,4 +1,4 @@
-"""Lines on a terminal and elsewhere."""
+"""Lines on a terminal and in a pipe."""
 
 import io
 import os

@@ -125,7 +125,7 @@ def test_a_score_by_eval_is_recorded_where_training_left_none(run: Run, trained:
     for options in (["--split", "train"], ["book.txt"], ["--temperature", "0.9"]):
         assert run("eval", trained, *options).code == 0
         assert listed(run)["a"]["nats"] == before["nats"]
-    with RunDirectory(Path(trained)).lock():  # A trainer at work scores it itself.
+    with RunDirectory(Path(trained)).lock():  # A running trainer scores it itself.
         assert run("eval", trained).code == 0
     assert listed(run)["a"]["nats"] == before["nats"]
     result = run("eval", trained)

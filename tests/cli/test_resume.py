@@ -144,7 +144,7 @@ def test_resume_refuses_what_cannot_change(run: Run, trained_here: str) -> None:
     result = run("resume", trained_here, "--steps", "40", "--set", "model.hidden_size=9")
     assert result.code == 2
     assert "model.hidden_size cannot change while a run is under way" in result.err
-    assert "--from" in result.err
+    assert "start a new run from the weights of this one" in result.err
 
 
 @pytest.mark.parametrize(

@@ -403,6 +403,20 @@ def test_a_prompt_is_read_as_a_text_is(run: Run, golden: str, tmp_path: Path) ->
     assert missing.code == 3
 
 
+def test_line_ends_and_accents_of_a_prompt_are_those_of_a_text(
+    run: Run, trained: str, tmp_path: Path
+) -> None:
+    options = ["sample", trained, "--seed", "1", "-n", "30"]
+    plain = run(*options, "--prompt", "line 1:\nthe ").out
+    assert plain.startswith("line 1:\nthe ")
+    assert run(*options, "--prompt", "line 1:\r\nthe ").out == plain
+    (tmp_path / "crlf.txt").write_bytes(b"\xef\xbb\xbfline 1:\r\nthe ")
+    assert run(*options, "--prompt-file", "crlf.txt").out == plain
+    assert run(*options, "--prompt-file", "-", stdin=b"line 1:\r\nthe ").out == plain
+    refused = run(*options, "--prompt", "the\u0301")
+    assert "lacks U+00E9" in refused.err
+
+
 def test_unknown_characters_of_a_prompt_have_near_ones(run: Run, golden: str) -> None:
     refused = run("sample", golden, "--prompt", "\u201cH\xe8 \u0442")
     assert refused.code == 3

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from charrnn.registry import CELLS
 from charrnn.runs.checkpoint import load_checkpoint
-from tests.cli.conftest import TINY, process
+from tests.cli.conftest import TINY
 from tests.conftest import TEXT, Run
 
 
@@ -60,12 +61,12 @@ def test_an_existing_run_is_not_touched(run: Run, trained: str) -> None:
 
 
 def test_starts_at_the_same_time_get_runs_of_their_own(run: Run) -> None:
+    program = "from charrnn.runs.directory import claim_run; print(claim_run('book').path)"
     children = [
-        process("train", "book.txt", *TINY, "--steps", "3", stdout=subprocess.PIPE)
-        for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(3)
     ]
     said = sorted(child.communicate(timeout=120)[0] for child in children)
-    assert said == [b"runs/book-1\n", b"runs/book-2\n"]
+    assert said == [b"runs/book-1\n", b"runs/book-2\n", b"runs/book-3\n"]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])

@@ -55,6 +55,16 @@ def test_sms_spam(tmp_path: Path) -> None:
     assert examples.log.notes == ["read as TSV, no header: class from column 1; text from column 2"]
 
 
+def test_a_table_beside_a_readme(tmp_path: Path) -> None:
+    rows = [f"{'spam' if i % 7 == 0 else 'ham'}\t{prose(i)}" for i in range(60)]
+    write(tmp_path / "sms" / "SMSSpamCollection", "\n".join(rows))
+    write(tmp_path / "sms" / "readme", "SMS Spam Collection v.1\n")
+    assert total(load(tmp_path / "sms")) == {"ham": 51, "spam": 9}
+    both = [str(tmp_path / "sms" / name) for name in ("readme", "SMSSpamCollection")]
+    named = load_examples(read_labelled, find_sources(both))
+    assert total(named).keys() == {"readme", "SMSSpamCollection"}
+
+
 def test_sms_spam_of_kaggle(tmp_path: Path) -> None:
     """Columns v1 and v2, and three more without a name, of which a few rows have something."""
     rows = [f'{"spam" if i % 7 == 0 else "ham"},"{prose(i)}, ""ok""",,,' for i in range(60)]
@@ -84,8 +94,9 @@ def test_imdb_in_folders(tmp_path: Path) -> None:
     assert all(e.text.startswith("train") for n in ("train", "validation")
                for e in examples.splits[n])  # fmt: skip
     assert examples.log.notes == [
+        "left out, about the others: README",
         "splits as the files have them: train/, test/",
-        "left out, beside the splits: README, imdb.vocab",
+        "left out, beside the splits: imdb.vocab",
         "left out, beside the folders of classes: labeledBow.feat, urls_pos.txt",
         "left out: 8 texts without a class in unsup",
     ]
@@ -128,9 +139,10 @@ def test_ag_news(tmp_path: Path) -> None:
     assert counts(examples)["test"] == {"1": 3, "2": 3, "3": 3, "4": 3}
     assert total(examples) == dict.fromkeys("1234", 23)
     assert examples.splits["test"][0].text == f'{prose(0, 4)} {prose(0, 20)} "quoted", \\$3'
-    assert examples.log.notes[:3] == [
+    assert examples.log.notes[:4] == [
+        "left out, about the others: readme.txt",
         "splits as the files have them: test.csv, train.csv",
-        "left out, beside the splits: classes.txt, readme.txt",
+        "left out, beside the splits: classes.txt",
         "read as CSV, no header: class from column 1; text from column 2 and column 3",
     ]
 

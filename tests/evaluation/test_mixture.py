@@ -1,4 +1,4 @@
-"""N-grams that go on counting as they read, and the mixture that learns its weights."""
+"""N-grams that keep counting as they read, and the mixture that learns its weights."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ TEXTS: list[tuple[str, bytes, int, str]] = [
     ("NUL bytes", b"ab\0cd\n" * 100, 0, ""),
     ("emoji and joiners", "👩‍👩‍👧 é 🇫🇷\n".encode() * 60, 0, ""),
     ("lone surrogates", LINE.encode() * 9 + b"\xed\xa0\x80", 3, "byte 0xed at offset 378"),
-    ("UTF-16", LINE.encode("utf-16") * 9, 3, "is not utf-8"),
+    ("UTF-16", LINE.encode("utf-16-le") * 9, 3, "is utf-16-le without a byte order mark"),
 ]
 
 

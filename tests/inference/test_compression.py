@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charrnn.data.corpus import load_corpus
+from charrnn.data.rules import AS_BEFORE, Cleaning, Rules
 from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, DataError
 from charrnn.evaluation.dynamic import Rates
@@ -26,7 +27,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "layer norm": {"model__layer_norm": True},
     "bytes": {},
     "accents": {},
+    "modern": {},
 }
+MODERN = Rules(Cleaning("join", "nfc"), "natural", "content")
 
 
 def quietly(_: int) -> None:
@@ -41,7 +44,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainedModel]:
         text = TEXT if name != "accents" else TEXT.replace("a", "é").replace("b", "😀")
         (folder / "text.txt").write_text(text, "utf-8")
         kind: Any = "byte" if name == "bytes" else "character"
-        corpus = load_corpus(find_sources([str(folder / "text.txt")]), vocabulary=kind)
+        rules = MODERN if name == "modern" else AS_BEFORE
+        sources = find_sources([str(folder / "text.txt")], rules=rules)
+        corpus = load_corpus(sources, vocabulary=kind)
         session = start(folder / "run", tiny_config(training__steps=40, **changes), corpus)
         drive(session)
         made[name] = TrainedModel.from_checkpoint(session.run.load(40))
@@ -59,11 +64,48 @@ def test_a_text_comes_back(models: dict[str, TrainedModel], name: str, rates: Ra
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(content=st.binary(max_size=60))
 def test_any_bytes_come_back(models: dict[str, TrainedModel], content: bytes) -> None:
-    for name in ("lstm", "bytes", "accents"):
+    for name in ("lstm", "bytes", "accents", "modern"):
         assert (
             decompress(models[name], compress(models[name], content, None, quietly), quietly)
             == content
         )
+
+
+WINDOWS = TEXT.replace("\n", "\r\n")
+CLEANED = {
+    "CR LF": WINDOWS.encode(),
+    "CR": TEXT.replace("\n", "\r").encode(),
+    "UTF-16 LE": b"\xff\xfe" + WINDOWS.encode("utf-16-le"),
+    "UTF-16 BE": b"\xfe\xff" + TEXT.encode("utf-16-be"),
+    "UTF-32": TEXT.encode("utf-32"),
+}
+OTHER = {
+    "mixed line ends": WINDOWS.replace("\r\n", "\n", 5).encode() + b"\r\r\n",
+    "decomposed": (TEXT + "e\u0301" * 9).encode(),
+    "composed and decomposed": (TEXT + "\u00e9e\u0301").encode(),
+    "CR LF and decomposed": (WINDOWS + "e\u0301" * 9).encode(),
+    "half a UTF-16 symbol": b"\xff\xfe" + TEXT.encode("utf-16-le") + b"a",
+    "a mark within UTF-16": b"\xff\xfe\xff\xfe" + TEXT.encode("utf-16-le"),
+    "Latin-1": (TEXT + "\xe9").encode("latin-1"),
+    "binary": bytes(range(256)) * 3,
+    "a mark": b"\xef\xbb\xbf" + WINDOWS.encode(),
+}
+
+
+@pytest.mark.parametrize("kind", [*CLEANED, *OTHER])
+def test_every_form_of_a_text_comes_back(models: dict[str, TrainedModel], kind: str) -> None:
+    content = (CLEANED | OTHER)[kind]
+    plain = compress(models["modern"], TEXT.encode(), None, quietly)
+    for name in ("lstm", "bytes", "modern"):
+        packed = compress(models[name], content, None, quietly)
+        assert decompress(models[name], packed, quietly) == content
+    if kind in CLEANED:  # It takes no more than the text that the model reads.
+        assert len(read_header(packed)[1]) == len(read_header(plain)[1])
+
+
+def test_a_plain_text_is_packed_as_ever(models: dict[str, TrainedModel]) -> None:
+    for text in (TEXT, TEXT + "é"):
+        assert b"form" not in compress(models["modern"], text.encode(), None, quietly)
 
 
 # At a higher rate this small model learns chaotically: how sums are rounded, which differs between

@@ -80,7 +80,7 @@ def as_on_a_gpu(session: Any, stand_in: StandIn) -> None:
     trained.capture_steps()
 
     def undo() -> Callable[[], None]:
-        # The same tensors go on, with the values they had.
+        # The same tensors stay in use, with the values they had.
         model = copy.deepcopy(trained.model.state_dict())
         moments = {
             p: {k: v.clone() for k, v in s.items()} for p, s in trained.optimizer.state.items()

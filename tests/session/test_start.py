@@ -266,7 +266,7 @@ def test_keywords_win_over_settings_the_environment_and_the_file(
     with pytest.warns(UserWarning, match="names no text"):
         config = opening.merge_settings(layers, folder / "a.yaml", None, start.warn_in_python)
     assert (config.model.cell, config.model.layers, config.training.clip) == ("gru", 4, 4.0)
-    assert (config.training.steps, config.training.epochs) == (7, None)
+    assert (config.training.steps, config.training.epochs) == (7, "auto")
 
 
 def test_a_text_that_moved_is_asked_for(folder: Path) -> None:

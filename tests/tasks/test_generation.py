@@ -20,6 +20,7 @@ from charrnn.nn.state import leaves
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from charrnn.runs.checkpoint_check import check_layout, expected_tensors
 from charrnn.session.loop import Session
+from charrnn.tasks.data import find_texts
 from charrnn.tasks.generation import Generation, Generator, read, surprisals
 from charrnn.tasks.labelled import read as read_texts
 from tests.reference import lstm_step
@@ -385,3 +386,17 @@ def test_a_list_without_classes(tmp_path: Path, run: Any) -> None:
     assert "writes texts without a class" in refused.err
     scored = json.loads(run("eval", "r", "--json").out)
     assert 0 <= scored["new"] <= 1
+
+
+@pytest.mark.parametrize(("separator", "between"), [("---", "\n---\n"), ("<end>", "<end>")])
+def test_parts_of_a_file_are_texts(tmp_path: Path, separator: str, between: str) -> None:
+    poems = [f"O {place}\nhow {word}\n\nfarewell" for place in "abcd" for word in "xyz"]
+    (tmp_path / "poems.txt").write_text(between.join(poems), "utf-8")
+    values = TINY | {"data.separator": separator, "data.sources": [str(tmp_path / "poems.txt")]}
+    config = build_config([("test", values)])[0]
+    with find_texts(config, lambda _: None) as texts:
+        data = read(config, texts)
+    text = data.vocabularies["text"]
+    written = {text.decode(e.targets[:-1]) for part in data.splits.values() for e in part}
+    assert written == set(poems)
+    assert data.notes == ()

@@ -45,7 +45,8 @@ def autos(config: Config) -> list[str]:
 def test_everything_is_decided(characters: int, device: str, cell: str) -> None:
     planned = plan(configured(model__cell=cell), characters, 65, torch.device(device))
     assert autos(planned) == [
-        "evaluation.every", "evaluation.first", "evaluation.best", "checkpoints.every"
+        "evaluation.every", "evaluation.first", "evaluation.lanes", "evaluation.best",
+        "checkpoints.every",
     ]  # fmt: skip
     model, training = planned.model, planned.training
     window, lanes = training.window, training.batch_size
@@ -192,13 +193,15 @@ def test_the_plan_has_no_jumps(max_time: float) -> None:
         assert abs(b.model.dropout - a.model.dropout) < 0.11
         assert abs(b.model.input_dropout - a.model.input_dropout) < 0.11
         if a.training.batch_size == b.training.batch_size:
-            assert abs((b.training.epochs or 0) - (a.training.epochs or 0)) <= 2
+            assert abs((b.training.epochs or 0) - (a.training.epochs or 0)) <= 4
 
 
 def test_a_short_text_has_fewer_lanes_and_more_dropout() -> None:
     sizes = (3_000, 9_000, 27_000, 54_000, 200_000, 1_000_000)
     plans = [plan(configured(training__max_time=300.0), size, 65, CPU) for size in sizes]
     assert [planned.training.batch_size for planned in plans] == [4, 8, 8, 16, 32, 32]
+    hurried = [plan(configured(training__max_time=8.0), size, 65, CPU) for size in sizes]
+    assert [planned.training.batch_size for planned in hurried] == [4, 16, 16, 32, 32, 32]
     inputs = [planned.model.input_dropout for planned in plans]
     assert inputs == sorted(inputs, reverse=True)
     assert inputs[0] == pytest.approx(0.2)

@@ -1,0 +1,80 @@
+"""Notice texts that hold more than the text that was meant, and vocabularies that do not fit.
+
+A hint changes nothing: it says in one line what a model would learn besides, and what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from charrnn.data.corpus import Corpus, decoded
+from charrnn.data.sources import Document
+from charrnn.data.vocabulary import WordVocabulary
+
+LOOKED_AT = 10  # documents at the start of a corpus
+CHARACTERS = 1 << 15  # at the start of each
+MOST_IDS = 1 << 24  # ids of a corpus that are counted
+LONG = 15  # letters of a word on average, in no language with spaces
+ONCE = 0.7  # of all words in a text, the share of those that occur once
+FEWEST = 200  # words that show it
+
+_PATTERNS: list[tuple[str, str]] = [
+    (
+        r"(?i)\*\*\* ?START OF TH(?:E|IS) PROJECT GUTENBERG|The Project Gutenberg E-?Book",
+        "holds Project Gutenberg's licence, which the model learns as well; cut what stands "
+        "outside of the START and END lines",
+    ),
+    (
+        r"\A(?:.*\n){0,3}?\d+\n\d\d:\d\d:\d\d[,.]\d{3} --> |\AWEBVTT\b",
+        "is a file of subtitles, and the model learns its numbers and times as well; leave only "
+        "the lines of text",
+    ),
+    (
+        r"(?i)\A\s*(?:<\?xml[^>]*>\s*)?(?:<!doctype html|<html)\b",
+        "is HTML, and the model learns the tags as well; save the page as text",
+    ),
+    (
+        r"(?m)(?:^\u200e?\[?\d{1,4}[./-]\d{1,2}[./-]\d{1,4},? \d{1,2}:\d\d(?::\d\d)?"
+        r"(?:\s?[APap][Mm])?\]?(?: -)? [^\n:]{1,40}: [^\n]*\n(?:[^\[\d\n][^\n]*\n)*){3}",
+        "looks like an export of a chat, and the model learns its times and names as well; leave "
+        "only the messages",
+    ),
+]
+_HINTS = [(re.compile(pattern), hint) for pattern, hint in _PATTERNS]
+
+
+def hint_of_text(documents: Iterable[Document], encoding: str) -> str | None:
+    """Say what the first documents hold besides their text, by the first that does."""
+    for _, document in zip(range(LOOKED_AT), documents, strict=False):
+        head = next(decoded(document, encoding, "replace"), "")[:CHARACTERS]
+        for pattern, hint in _HINTS:
+            if pattern.search(head):
+                return f"{document.name} {hint}"
+    return None
+
+
+def hint_of_corpus(corpus: Corpus) -> str | None:
+    """Say that a text has no spaces between its words, where the vocabulary is one of words."""
+    vocabulary = corpus.vocabulary
+    if not isinstance(vocabulary, WordVocabulary):
+        return None
+    ids = corpus.ids[: min(len(corpus.ids), MOST_IDS)]
+    counts = np.bincount(ids, minlength=vocabulary.size)
+    words = [symbol.strip() for symbol in vocabulary.symbols]
+    is_word = np.array([word[:1].isalnum() for word in words])
+    lengths = np.array([len(word) for word in words])
+    total = int(counts[is_word].sum())
+    if not total:
+        return None
+    mean = float((counts * lengths)[is_word].sum()) / total
+    once = int((counts[is_word] == 1).sum()) / total
+    if mean <= LONG and (once <= ONCE or total < FEWEST):
+        return None
+    return (
+        f"the words of this text have {mean:.0f} letters on average, and {once:.0%} of them occur "
+        f"once, as in a text without spaces between words; set data.vocabulary to character, or "
+        f"put spaces between words first"
+    )

@@ -1,0 +1,96 @@
+"""Know a file by its first bytes: compressed, an archive, or no text at all."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+HEAD = 8192  # bytes at the start of a file that are looked at
+
+COMPRESSIONS = {
+    "gzip": rb"\x1f\x8b\x08",
+    "bz2": rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)",
+    "xz": rb"\xfd7zXZ\0",
+    "zstd": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
+}
+
+
+class Kind(NamedTuple):
+    """A kind of file that is no text: its name, and what to do about it."""
+
+    name: str
+    remedy: str
+
+
+_PICTURE = "name a text"
+_WORDS = "save it as plain text in its program, and name that file"
+_UNPACK = "unpack it, and name the texts"
+ZIP, TAR = Kind("a zip archive", _UNPACK), Kind("a tar archive", _UNPACK)
+NOT_TEXTS: list[tuple[bytes, Kind]] = [
+    (rb"PK(?:\x03\x04|\x05\x06|\x07\x08)", ZIP),
+    (rb".{257}ustar", TAR),
+    (rb"7z\xbc\xaf\x27\x1c", Kind("a 7z archive", _UNPACK)),
+    (rb"Rar!\x1a\x07", Kind("a RAR archive", _UNPACK)),
+    (rb"%PDF-", Kind("a PDF", "extract its text, for instance with pdftotext, and name that file")),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Kind("an old Office document", _WORDS)),
+    (rb"\{\\rtf", Kind("an RTF document", _WORDS)),
+    (rb"\x89PNG\r\n", Kind("a picture (PNG)", _PICTURE)),
+    (rb"\xff\xd8\xff", Kind("a picture (JPEG)", _PICTURE)),
+    (rb"GIF8[79]a(?=.*\0)", Kind("a picture (GIF)", _PICTURE)),
+    (rb"BM.{4}\0{4}", Kind("a picture (BMP)", _PICTURE)),
+    (rb"II\*\0|MM\0\*", Kind("a picture (TIFF)", _PICTURE)),
+    (rb"RIFF.{4}WEBP", Kind("a picture (WebP)", _PICTURE)),
+    (rb".{4}ftyp(?:heic|heix|mif1|avif)", Kind("a picture", _PICTURE)),
+    (rb"RIFF.{4}(?:WAVE|AVI )|ID3(?=.*\0)|OggS\0|fLaC\0|.{4}ftyp", Kind("sound or film", _PICTURE)),
+]
+_COMPRESSIONS = {name: re.compile(pattern, re.DOTALL) for name, pattern in COMPRESSIONS.items()}
+_NOT_TEXTS = [(re.compile(pattern, re.DOTALL), kind) for pattern, kind in NOT_TEXTS]
+_MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+
+
+def compression_of(head: bytes) -> str | None:
+    """Return how a file is compressed (gzip, bz2, xz or zstd), or None."""
+    return next((name for name, each in _COMPRESSIONS.items() if each.match(head)), None)
+
+
+def kind_of(head: bytes) -> Kind | None:
+    """Return the kind of a file that is known to be no text, or None.
+
+    >>> kind_of(b"%PDF-1.7").name
+    'a PDF'
+    """
+    return next((kind for each, kind in _NOT_TEXTS if each.match(head)), None)
+
+
+def marked_encoding(head: bytes) -> str | None:
+    """Return `utf-16` or `utf-32` where a byte order mark says so, or None."""
+    return next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+
+
+def unmarked_encoding(head: bytes) -> str | None:
+    r"""Recognise UTF-16 or UTF-32 without a byte order mark by its zero bytes.
+
+    >>> unmarked_encoding("some text".encode("utf-16-le"))
+    'utf-16-le'
+    """
+    if len(head) < 8 or b"\0" not in head:
+        return None
+    shares = [head[i::4].count(0) / len(head[i::4]) for i in range(4)]
+    for name, zeros, others in (
+        ("utf-32-le", (2, 3), (0,)), ("utf-32-be", (0, 1), (3,)),
+        ("utf-16-le", (1, 3), (0, 2)), ("utf-16-be", (0, 2), (1, 3)),
+    ):  # fmt: skip
+        least = 0.9 if "32" in name else 0.4
+        if all(shares[i] >= least for i in zeros) and all(shares[i] < 0.1 for i in others):
+            return name
+    return None
+
+
+def looks_binary(head: bytes) -> bool:
+    """Whether a file is no text: as for `grep` and `git`, it has a zero byte near its start."""
+    return b"\0" in head and marked_encoding(head) is None
