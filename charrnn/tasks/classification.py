@@ -219,7 +219,7 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
                 "label": example.gold,
                 "predicted": label,
                 "probability": math.exp(logs[best]),
-                "nats": float(-logs[example.label]) if example.label >= 0 else None,
+                "nats": float(-logs[example.label]) if example.label != UNKNOWN_CLASS else None,
             }
 
     def sample(self, length: int) -> str:

@@ -55,7 +55,8 @@ def test_other_labelled_texts_are_scored_and_named(run: Run, tmp_path: Path) -> 
     said = run("eval", "classification", "other.tsv")
     assert said.code == 0, said.err
     assert (
-        "1 class of 1 in test only, each counts as wrong: 'Vowels' (other.tsv, line 3)" in said.err
+        "1 class in test only, 1 of its examples, counted as wrong: 'Vowels' (other.tsv, line 3)"
+        in said.err
     )
     record = json.loads(run("eval", "classification", "other.tsv", "--json").out)
     assert (record["text"], record["split"], record["labels"]) == ("other.tsv", "test", 3)

@@ -321,7 +321,9 @@ def test_the_commands(run: Any, tmp_path: Path, files: tuple[Path, Path]) -> Non
         refused = run(*command, stdin=b"text")
         assert refused.code in (2, 4), command
         assert "tagging" in refused.err
-    (tmp_path / "prose.txt").write_text("Once upon a time\nthere was a text.\n\n", "utf-8")
+    (tmp_path / "prose.txt").write_text(
+        "Once upon a time\nthere was a text that goes on.\n\n", "utf-8"
+    )
     wrong = run("train", "prose.txt", *options)
     assert wrong.code == 3
     assert "a blank line follows each sentence" in wrong.err
