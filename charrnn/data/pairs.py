@@ -31,7 +31,7 @@ FORM = "a row is a source and its target"
 
 
 def read_pairs(sources: Sources, how: Reading = USUAL, log: Log | None = None) -> list[Pair]:
-    """Read pairs of texts, in order: from tables, or from files with a line for a line.
+    """Read pairs of texts, in order: from tables, or from two files with the same lines.
 
     Two files without tabs, such as `a.en` and `a.fr`, are parallel: line 7 of the second is the
     translation of line 7 of the first. Further columns of a table, such as Tatoeba's attribution,
@@ -158,7 +158,7 @@ def _language(document: Document) -> str:
 
 
 def _lines_of_both(one: Document, other: Document, how: Reading, log: Log) -> list[Pair]:
-    """Pair the lines of two files. Raises DataError where their numbers differ."""
+    """Pair the lines of two files. Raises DataError if their numbers differ."""
     sides = []
     for document in (one, other):
         text = text_of(document, how.encoding, how.errors)

@@ -11,7 +11,7 @@ from charrnn.data.sources import Document
 from charrnn.data.vocabulary import shortened
 from charrnn.errors import DataError
 
-MOST_BYTES = 1 << 31  # of a Parquet file, once it is decompressed
+MOST_BYTES = 1 << 31  # bytes of a Parquet file, decompressed
 
 
 def is_json(text: str) -> bool:
@@ -63,7 +63,7 @@ def is_parquet(document: Document) -> bool:
 
 
 def parquet_records(document: Document) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file. Raises DataError where pyarrow is not installed."""
+    """Yield the rows of a Parquet file. Raises DataError if pyarrow is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
