@@ -183,7 +183,7 @@ class DataConfig(Section):
         Column | Annotated[list[Column], Field(min_length=1)] | None, Key("classes")
     ] = None
     """The column of a table that holds the text, by its name or its number from 1, or several to be
-    joined; without it, it is told from names and content."""
+    joined; if it is not set, it is recognised by names and content."""
     label_column: Annotated[Column | None, Key("classes")] = None
     """The column of a table that holds the class."""
     source_column: Annotated[Column | None, Key("pairs")] = None
@@ -395,7 +395,7 @@ class TrainingConfig(Section):
     """Budget: optimizer steps. The budget that is reached first ends the run."""
     epochs: PositiveFloat | Auto | None = "auto"
     """Budget: passes over the training text. auto is as many as help, 25 for 30 KB and 50 for 1 MB;
-    and none beside `steps`."""
+    and none if `steps` is set."""
     max_time: Seconds | Auto | None = "auto"
     """Budget: wall-clock time of the whole command, as 90s, 10m or 1h30m."""
     batch_size: PositiveInt | Auto = "auto"

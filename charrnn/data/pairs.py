@@ -31,7 +31,7 @@ FORM = "a row is a source and its target"
 
 
 def read_pairs(sources: Sources, how: Reading = USUAL, log: Log | None = None) -> list[Pair]:
-    """Read pairs of texts, in order: from tables, or from two files with the same lines.
+    """Read pairs of texts, in order: from tables, or from two parallel files.
 
     Two files without tabs, such as `a.en` and `a.fr`, are parallel: line 7 of the second is the
     translation of line 7 of the first. Further columns of a table, such as Tatoeba's attribution,

@@ -26,7 +26,7 @@ def is_json(text: str) -> bool:
 
 
 def json_records(text: str, document: Document, log: Log) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a JSON array, or of lines with an object on each."""
+    """Yield the objects of a JSON array, or of JSON lines."""
     name = document.name
     numbered: Iterable[tuple[int, Any]]
     if text.lstrip().startswith("["):

@@ -1,8 +1,8 @@
 """The rules by which files become texts: line ends, Unicode form, and where a document ends.
 
 `Cleaning` changes the characters of a text, `Rules` adds how files are recognised, ordered and cut
-into documents. Both work on a text that arrives in chunks; where it is cut into chunks never
-changes the result.
+into documents. Both work on a text that arrives in chunks, and their result does not depend on the
+chunks.
 """
 
 from __future__ import annotations

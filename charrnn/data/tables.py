@@ -127,9 +127,9 @@ def read_table(
 def is_header(rows: Sequence[Row], names: Iterable[str], fewest: int = 1) -> bool:
     """Whether the first row has the names of the columns.
 
-    It has not if a cell is long or occurs again in its column. Otherwise the row is a header if at
-    least `fewest` cells are in `names`, or if its cells are short, a column below has texts of
-    several words, and a column below has few different values.
+    A row with a long cell, or with a cell that occurs again in its column, is no header. Any other
+    row is one if at least `fewest` cells are in `names`, or if its cells are short although one
+    column has texts of several words, and another has few different values.
     """
     first, others = rows[0].fields, rows[1:5001]
     if not others or max(map(len, first)) > 60 or not any(first):
@@ -163,8 +163,8 @@ def _separated(text: str, delimiter: str, document: Document, log: Log) -> tuple
     """Read rows with quoted fields; return whether quotes were read as such.
 
     A CSV has quoted fields. In a TSV, quotes are ordinary characters if quoting makes a row faulty,
-    or if it joins lines that have the right number of fields without it, such as messages that
-    begin with a quote.
+    or if it joins lines that have the right number of fields without it (as with messages that
+    begin with a quote).
     """
     if '"' not in text:
         return _plain_rows(text, delimiter), False

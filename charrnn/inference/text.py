@@ -176,8 +176,7 @@ class Writing:
         return self.write(write)
 
     def search(self, width: int, count: int = 1) -> list[Found]:
-        """Search for the likeliest texts of the first lane; return the best `count`, the best
-        first.
+        """Search for the `count` likeliest texts of the first lane; return the best one first.
 
         The search keeps `width` hypotheses (`beam.beam_search`) and does not move the cursor. Texts
         end as in `write`, and are ranked by log-probability for each symbol.
