@@ -109,8 +109,8 @@ class Options:
         penalised = self.repetition_penalty != 1 or self.greedy_inside_words
         if filters != (None, None, None) or self.temperature != 1 or penalised:
             raise ConfigError(
-                "--beam searches the likeliest text and draws nothing; leave out --temperature and "
-                "the other options for drawing"
+                "--beam searches for the likeliest text and draws nothing; leave out --temperature "
+                "and the other options for drawing"
             )
         if self.num_samples > self.beam:
             raise ConfigError(
@@ -118,7 +118,7 @@ class Options:
                 f"lower --num-samples"
             )
         if self.save_state is not None:
-            raise ConfigError("--beam leaves no state to go on from; leave out --save-state")
+            raise ConfigError("--beam has no state to save; leave out --save-state")
 
     def clamped(self, model: Any) -> Any:
         """Hold the units of --clamp at their values. Raises ConfigError."""

@@ -206,10 +206,10 @@ class DataConfig(Section):
     `---`; `blank` stands for a blank line. A language model then learns where a text ends."""
     newlines: Literal["join", "keep"] = "join"
     """Read every kind of line end (CR LF, CR, LF) as a line feed (join), or keep them as they are.
-    Bytes are always kept."""
+    A byte vocabulary keeps every byte."""
     normalize: Literal["nfc", "none"] = "nfc"
-    """Compose letters and accents (Unicode's form NFC), or leave them as they are. Bytes are always
-    left."""
+    """Compose letters and accents (Unicode's form NFC), or leave them as they are. A byte
+    vocabulary keeps every byte."""
     encoding: str = "utf-8"
     """Encoding of the texts; a byte vocabulary does not use it. A byte order mark of UTF-16 or
     UTF-32 wins over utf-8."""
@@ -222,11 +222,11 @@ class DataConfig(Section):
     """Reset the hidden state to zero where each document begins: a file, or a part of one."""
 
     order: Annotated[Literal["natural", "path"], PROTOCOL] = "natural"
-    """Order of the files of a folder, an archive or a pattern: as people count (`Chapter 2` before
-    `Chapter 10`), or by the code points of their paths."""
+    """Order of the files of a folder, an archive or a pattern: natural (`Chapter 2` before `Chapter
+    10`), or by the code points of their paths."""
     kinds: Annotated[Literal["content", "name"], PROTOCOL] = "content"
-    """How compressed files, archives, pictures and documents are known: by their first bytes, or
-    only compressed ones by their names, so that every other file is read as it is."""
+    """How compressed files, archives, pictures and documents are recognised: by their first bytes,
+    or only compressed ones by their names, so that every other file is read as it is."""
 
     @field_validator("split")
     @classmethod
@@ -475,8 +475,8 @@ class EvaluationConfig(Section):
     """Steps between the first evaluations; the distance then grows to a quarter of the steps taken,
     up to `every`. auto is two passes over a short text, or `every` if that is set."""
     lanes: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
-    """Number of lanes of the estimate during training. auto is 64, but so few that each lane scores
-    at least as many characters as it reads before (`warmup`)."""
+    """Number of lanes of the estimate during training. auto is 64, or fewer, so that each lane
+    scores at least as many characters as it reads before (`warmup`)."""
     warmup: Annotated[int, Field(ge=0), Key("running text", "protocol")] = 1000
     """Characters that each lane reads before the estimate starts to count."""
     characters: Annotated[PositiveInt, Key("running text", "protocol")] = 262_144

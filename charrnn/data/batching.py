@@ -64,10 +64,11 @@ class Batches:
         self._rank, self._count = 0, 1
 
     def share(self, rank: int, count: int) -> Batches:
-        """Return these batches with only the rows from rank/count to (rank + 1)/count of each.
+        """Return these batches with share number `rank` of each, of `count` equal shares of its
+        rows.
 
-        A batch of long examples may have fewer rows than there are parts; some parts of it are then
-        empty. Raises ConfigError if any other batch has fewer than `count` rows.
+        A batch of long examples may have fewer rows than shares; some shares of it are then empty.
+        Raises ConfigError if any other batch has fewer than `count` rows.
         """
         fewest = len(self._short) // max(self._short_batches, 1)
         if self._short_batches and count > fewest:

@@ -139,7 +139,7 @@ def _parallel(documents: Sequence[Document], how: Reading) -> list[tuple[Documen
     for stem, both in by_stem.items():
         if len(both) != 2:
             raise DataError(
-                f"{both[0].name} has no file beside it with the other text of each pair; give two "
+                f"{both[0].name} needs a second file with the other text of each pair; give two "
                 f"files {PurePath(stem).name}.{' and .'.join(map(str, suffixes))}, or {WANTED}"
             )
     order = list(suffixes)
@@ -167,7 +167,7 @@ def _lines_of_both(one: Document, other: Document, how: Reading, log: Log) -> li
     if len(sides[0]) != len(sides[1]):
         raise DataError(
             f"{one.name} has {len(sides[0]):,} lines and {other.name} has {len(sides[1]):,}; give "
-            f"two files with a line for a line, or {WANTED}"
+            f"two files with the same number of lines, or {WANTED}"
         )
     pairs: list[Pair] = []
     for line, (source, target) in enumerate(zip(*sides, strict=True), 1):

@@ -587,5 +587,5 @@ def read_tokens(data: Any) -> TokenVocabulary:
 
 def _texts(data: Any) -> list[str]:
     if not isinstance(data, list) or not all(isinstance(text, str) for text in data):
-        raise ValueError("its symbols are not texts")
+        raise ValueError("its symbols are not strings")
     return data

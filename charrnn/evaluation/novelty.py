@@ -69,7 +69,7 @@ def novelty_of_texts(written: Sequence[str], training: Sequence[str]) -> tuple[f
     """Compare short texts, such as names, with those of training.
 
     Returns the share that does not occur in training, the share that repeats an earlier one of
-    `written`, and the mean length over the mean length in training.
+    `written`, and the mean length divided by the mean length in training.
 
     >>> novelty_of_texts(["Anna", "Enna", "Enna", "Ann"], ["Anna", "Otto"])
     (0.75, 0.25, 0.9375)

@@ -260,10 +260,7 @@ def inside_words(vocabulary: Vocabulary) -> NDArray[np.bool_]:
     of words.
     """
     if vocabulary.kind == "word":
-        raise ConfigError(
-            "a model of words chooses whole words, which have no inside; leave the choice inside "
-            "words as it is"
-        )
+        raise ConfigError("a model of words draws whole words; leave out the choice inside words")
     if vocabulary.kind == "byte":
         marks = [isinstance(b, int) and (b >= 128 or _in_word(chr(b))) for b in vocabulary.symbols]
     else:

@@ -172,7 +172,7 @@ def data_of_checkpoint(
     if data.sha256 != sha256:
         warn(
             f"the text is not the one the run began with (SHA-256 {data.sha256[:12]}, was "
-            f"{sha256[:12]}): going on with this one"
+            f"{sha256[:12]}): continuing with this one"
         )
     return with_absolute_paths(config, texts), data
 

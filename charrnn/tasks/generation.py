@@ -58,7 +58,7 @@ from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.memory import FLOATS_A_LOGIT
 from charrnn.training.text_windows import NOT_SCORED
 
-SHOWN = 3  # labels in a sample, and texts of each label
+SHOWN = 3  # a sample shows so many labels, and so many texts of each
 FEWEST_EPOCHS = 20
 FEWEST_STEPS = 250  # even if 20 epochs of few texts have fewer; in 450 they are learned by heart
 WRITTEN = 1000  # texts to compare with those of training, if they are short

@@ -26,7 +26,7 @@ DEFAULT_TIME = 600.0  # seconds
 
 # More passes over a text than these make a model worse: short-texts.md, for up to 150,000
 # characters. At a million, 26 passes still helped (dropout-and-passes.md), and 50 is a guess. A
-# tiny text is read more often, because no model learns in fewer steps than the fewest.
+# tiny text is read more often, because no model learns in fewer steps than FEWEST_STEPS.
 PASSES_OF_A_MILLION = 50
 PASSES_EXPONENT = 0.2
 FEWEST_STEPS = 400

@@ -132,7 +132,7 @@ class TextWindows:
         self._own_lanes = range(batch_size)  # a share has fewer
 
     def share(self, rank: int, count: int) -> TextWindows:
-        """Return the same objective on the lanes from rank/count to (rank + 1)/count of all."""
+        """Return the same objective on share number `rank` of `count` equal shares of lanes."""
         part = copy.copy(self)
         lanes = self.batch_size
         part._own_lanes = self._own_lanes[lanes * rank // count : lanes * (rank + 1) // count]
