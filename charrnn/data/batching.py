@@ -64,8 +64,7 @@ class Batches:
         self._rank, self._count = 0, 1
 
     def share(self, rank: int, count: int) -> Batches:
-        """Return these batches with share number `rank` of each, of `count` equal shares of its
-        rows.
+        """Return these batches with share number `rank` of `count` equal shares of their rows.
 
         A batch of long examples may have fewer rows than shares; some shares of it are then empty.
         Raises ConfigError if any other batch has fewer than `count` rows.

@@ -93,7 +93,7 @@ def labelled_columns(
     name: str,
     needs_class: bool = True,
 ) -> Columns:
-    """Choose the columns of text and class: those that are named, else those that look like it.
+    """Choose the columns of text and class: those that are named, else those that are recognised.
 
     Unless `needs_class`, a table may have no classes. Raises DataError if text and class cannot be
     told apart.

@@ -210,7 +210,7 @@ def _reopen(
         anew = dict.fromkeys(("evaluation.every", "evaluation.first", "checkpoints.every"), "auto")
         layers = [*layers, ("a new budget", anew)]
     config, origins = build_config([(name, flatten(config.model_dump())), *layers])
-    if config.training.epochs == "auto":  # A new time budget has no bound on the passes.
+    if config.training.epochs == "auto":  # A new time budget is not bounded by passes.
         config = with_values(config, {"training.epochs": None})
     config = _fit_to_machine(config, origins["device"] != name, warn)
     changes = {key: value for _, layer in layers for key, value in layer.items()}

@@ -1,7 +1,7 @@
 r"""Batches of a long text for truncated backpropagation through time, and for its score.
 
-Training reads the text in **lanes**: as many places as the batch has rows, read side by side. With
-26 letters, 2 lanes and a window of 4::
+Training reads the text in **lanes**: at several places side by side, one for each row of a batch.
+With 26 letters, 2 lanes and a window of 4::
 
     lane 0   A B C D | E F G H | I J K L      (M is only a target here)
     lane 1   M N O P | Q R S T | U V W X
