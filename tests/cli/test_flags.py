@@ -28,4 +28,5 @@ def test_train_names_its_flags(message: str, shown: str) -> None:
 
 def test_resume_names_its_own() -> None:
     assert in_flags("data.sources, data.unknown", resume) == "--data, --unknown"
-    assert in_flags("a lower training.learning_rate", resume) == "a lower training.learning_rate"
+    assert in_flags("a lower training.learning_rate", resume) == "a lower --learning-rate"
+    assert in_flags("a lower training.clip", resume) == "a lower training.clip"

@@ -9,7 +9,7 @@ import pytest
 
 SMALL = ["--hidden-size", "8", "--layers", "1", "--batch-size", "4", "--window", "8",
          "--set", "model.embedding_size=6", "--device", "cpu", "--steps", "60",
-         "--learning-rate", "0.05", "--set", "training.warmup_steps=5"]  # fmt: skip
+         "--learning-rate", "0.05", "--set", "training.warmup_steps=10"]  # fmt: skip
 POEMS = "the sea\nis green\n\nthe hill\nis still\n\n" * 30
 Run = Callable[..., Any]
 
