@@ -1,4 +1,4 @@
-"""Give hints about files with more than the text that was meant, and unfit vocabularies.
+"""Give hints about files with more than their text, and about unfit vocabularies.
 
 A hint changes nothing: it says in one line what else a model would learn, and what to do.
 """
@@ -47,7 +47,7 @@ _HINTS = [(re.compile(pattern), hint) for pattern, hint in _PATTERNS]
 
 
 def hint_of_text(documents: Iterable[Document], encoding: str) -> str | None:
-    """Return a hint about the first document that has more than the text that was meant."""
+    """Return a hint about the first document with more than its text, such as a licence."""
     for _, document in zip(range(LOOKED_AT), documents, strict=False):
         head = next(decoded(document, encoding, "replace"), "")[:CHARACTERS]
         for pattern, hint in _HINTS:

@@ -49,7 +49,7 @@ OVERFITTED = 0.6  # share of the steps: a best step before it means that more ti
 
 
 def never() -> bool:
-    """Do not ask for a stop."""
+    """Return False: nobody asked for a stop."""
     return False
 
 
