@@ -65,7 +65,7 @@ def label_vocabulary(examples: Sequence[Labelled], fewest: int = 2) -> TokenVoca
 
 
 def look_alikes(counts: Counter[str]) -> list[tuple[str, str]]:
-    """Find pairs of a class and another that is probably the same, misspelled.
+    """Find classes that are probably misspellings: pairs of a class and the one that was meant.
 
     >>> look_alikes(Counter({"ham": 450, "spam": 95, "Ham": 1}))
     [('Ham', 'ham')]

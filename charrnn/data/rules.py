@@ -85,10 +85,10 @@ AS_IT_IS = Cleaning()
 class Rules:
     """How files become documents; the defaults are those of runs that are older than these rules.
 
-    - `order`: the documents of a folder in the order in which people count (`natural`), or in the
-      order of their code points (`path`).
-    - `kinds`: compressed files, archives and files that are no texts are known by their first
-      bytes (`content`), or only the compression by the name (`name`).
+    - `order`: the documents of a folder in natural order (`natural`: 2 before 10), or in the order
+      of their code points (`path`).
+    - `kinds`: compressed files, archives and files that are no texts are recognised by their first
+      bytes (`content`); or only compressed files are, by their names (`name`).
     - `separator`: a line that ends a document inside a file.
     """
 

@@ -90,7 +90,7 @@ class Document:
 
     @contextmanager
     def open(self, whole: bool = True) -> Iterator[BinaryIO]:
-        """Open the decompressed bytes, of which only a part is read unless `whole`.
+        """Open the decompressed bytes. Unless `whole`, only a part of them will be read.
 
         Raises DataError if the file cannot be read.
         """

@@ -234,9 +234,9 @@ def read_for(
 ) -> str:
     """Read texts as a model with this vocabulary reads them; a byte vocabulary accepts any bytes.
 
-    Files are known by their content, as in training; for a model over bytes that was trained with
-    another `data.kinds`, give it as `kinds`. `encoding` is None if the user cannot set it. Raises
-    DataError for texts that cannot be found or decoded.
+    Files are recognised by their content, as in training; for a model over bytes that was trained
+    with another `data.kinds`, give it as `kinds`. `encoding` is None if the user cannot set it.
+    Raises DataError for texts that cannot be found or decoded.
     """
     is_bytes = vocabulary.kind == "byte"
     rules = Rules(vocabulary.cleaning, "natural", kinds if is_bytes else "content")
