@@ -58,7 +58,7 @@ class Level:
     rest: NDArray[np.float64]  # (n_{k-1} + 1,): rest_k of each context
 
     def find(self, keys: NDArray[np.int64]) -> Nodes:
-        """Find the nodes of keys of any shape."""
+        """Find the nodes of an array of keys, of any shape."""
         if not len(self.keys):
             return np.full(keys.shape, UNSEEN, np.int64)
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)

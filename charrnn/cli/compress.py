@@ -37,7 +37,7 @@ def compress(
     """Compress FILE with the probabilities of RUN's best model.
 
     The size is about the model's score in bits. FILE is any file, or - for standard input;
-    characters outside of the vocabulary are escaped. Decompression needs the same model on the same
+    characters that the vocabulary lacks are escaped. Decompression needs the same model on the same
     kind of machine. Both commands need the package `constriction` (`pip install constriction`).
 
     \b
@@ -70,7 +70,7 @@ def compress(
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
               help="Where to write [FILE without .charrnn; standard output for -].")  # fmt: skip
 def decompress(run: str, file: Path, out: Path | None) -> None:
-    """Bring back the file that `charrnn compress` compressed with the same RUN.
+    """Restore the file that `charrnn compress` compressed with the same RUN.
 
     \b
     Examples:
@@ -120,7 +120,7 @@ def _read(file: Path) -> bytes:
 
 @contextlib.contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """Put the name of a file before the errors about it."""
+    """Begin the errors about a file with its name."""
     from charrnn.errors import CheckpointError, DataError
 
     try:

@@ -30,7 +30,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def columns_of(stream: Any) -> int | None:
-    """Return the width of the terminal behind a stream, or None where there is no terminal."""
+    """Return the width of the terminal behind a stream, or None if there is no terminal."""
     if not is_terminal(stream):
         return None
     try:
@@ -41,7 +41,7 @@ def columns_of(stream: Any) -> int | None:
 
 
 def wrap_for(stream: Any, text: str) -> str:
-    """Wrap lines between words to the terminal behind `stream`; leave them whole elsewhere.
+    """Wrap lines between words to the width of `stream`, if it is a terminal.
 
     The second and later parts of a line stand below its text if it begins with a label, such as
     `model   2 x LSTM`, and four columns from the left if not. A word that is longer than a line,
@@ -97,8 +97,8 @@ def show(text: str) -> None:
 
 
 # Control characters (C0 but tab and line feed, C1), format characters, which change the order or
-# the look of what stands around them, line and paragraph separators, and lone surrogates. Not the
-# joiners U+200C and U+200D: Persian words and emoji are written with them.
+# the look of the characters around them, line and paragraph separators, and lone surrogates. The
+# joiners U+200C and U+200D are allowed: Persian words and emoji are written with them.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
@@ -130,9 +130,9 @@ _unshown: list[str] = []  # characters that the encoding of the terminal lacked
 def accept_all_text() -> None:
     """Make the standard streams accept any text.
 
-    Output that goes to no terminal is UTF-8, whatever the locale. What the encoding of a terminal
-    lacks is escaped, and `warn_of_unshown` says so. Undecodable bytes of the input are read as
-    surrogates.
+    Output that goes to no terminal is UTF-8, whatever the locale. Characters that a terminal's
+    encoding lacks are escaped, and `warn_of_unshown` warns of them. Undecodable bytes of the input
+    are read as surrogates.
     """
     codecs.register_error("charrnn.escape", _escape_and_remember)
     for stream in (sys.stdout, sys.stderr):
@@ -163,7 +163,7 @@ def warn_of_unshown() -> None:
 
 
 def one_line(text: str) -> str:
-    """Put a message on one line, whatever it quotes, and escape control characters."""
+    """Put a message on one line, even if it quotes line ends, and escape control characters."""
     return visible(text).replace("\n", " ")
 
 

@@ -68,7 +68,7 @@ def converse(writing: Writing, options: Options, command: click.Command, write: 
 
 
 class _Turns:
-    """The memory of a conversation: the settings and the last list of symbols."""
+    """The state of a conversation: the settings and the last list of symbols."""
 
     def __init__(
         self, writing: Writing, options: Options, command: click.Command, write: Output
@@ -111,7 +111,7 @@ class _Turns:
         click.echo(nl=not last.endswith("\n"))  # click.echo also flushes.
 
     def _obey(self, name: str, value: str) -> None:
-        """Run one command. Raises CharrnnError or UsageError for one that is unknown or wrong."""
+        """Run one command. Raises CharrnnError or UsageError if it is unknown or wrong."""
         from charrnn.errors import ConfigError, did_you_mean
 
         commands: dict[str, Callable[[str], None]] = {
@@ -143,7 +143,7 @@ class _Turns:
             say(f"{i:3}  {symbol.probability:7.2%}  {quoted(symbol, self.writing)}")
 
     def _take_symbol(self, value: str) -> None:
-        """Go on with a symbol of the last list, and list those that come next."""
+        """Continue with a symbol of the last list, and list those that come next."""
         from charrnn.errors import ConfigError
 
         number = _number(value, 0)
@@ -195,7 +195,7 @@ class _Turns:
         self.options = options
 
     def _described(self, name: str) -> str:
-        """Say what a setting is, as it would be typed."""
+        """Return the value of a setting, as it would be typed."""
         value = getattr(self.options, str(self._flag(name).name))
         if isinstance(value, bool):
             shown = "on" if value else "off"
@@ -218,7 +218,7 @@ class _Turns:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Return a function that says whether Ctrl-C was pressed; a second one interrupts at once."""
+    """Yield a function that says whether Ctrl-C was pressed; a second one interrupts at once."""
     asked = False
 
     def handle(number: int, frame: Any) -> None:

@@ -45,7 +45,7 @@ def clamp(text: str) -> tuple[int, int, float]:
 
 
 class OptionalCount(click.IntRange):
-    """A whole number that may be left out after its flag, if nothing else follows the flag."""
+    """A whole number after a flag; it may be left out if the flag is the last argument."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Convert a text to an int; fail with a usage error that says where arguments go."""

@@ -86,7 +86,7 @@ def show_banner(session: Session) -> None:
 
 
 def _unchosen(session: Session) -> str:
-    """Say why no checkpoint is chosen by its score."""
+    """Say why no checkpoint can be chosen by its score."""
     if not session.validates:
         return "there is no validation split"
     count, unit = len(session.data.splits["validation"]), session.experiment.unit

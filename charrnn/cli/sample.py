@@ -86,7 +86,7 @@ class Options:
         self._check_ways_of_writing()
 
     def _check_ways_of_writing(self) -> None:
-        """Raise ConfigError for flags that --interactive, --next and --beam leave no meaning."""
+        """Raise ConfigError for flags that have no effect with --interactive, --next or --beam."""
         from charrnn.errors import ConfigError
 
         if self.interactive and (self.as_json or self.num_samples != 1):
@@ -109,8 +109,8 @@ class Options:
         penalised = self.repetition_penalty != 1 or self.greedy_inside_words
         if filters != (None, None, None) or self.temperature != 1 or penalised:
             raise ConfigError(
-                "--beam searches the likeliest text and draws nothing; leave out --temperature and "
-                "the other options for drawing"
+                "--beam searches for the likeliest text and draws nothing; leave out --temperature "
+                "and the other options for drawing"
             )
         if self.num_samples > self.beam:
             raise ConfigError(
@@ -118,7 +118,7 @@ class Options:
                 f"lower --num-samples"
             )
         if self.save_state is not None:
-            raise ConfigError("--beam leaves no state to go on from; leave out --save-state")
+            raise ConfigError("--beam has no state to save; leave out --save-state")
 
     def clamped(self, model: Any) -> Any:
         """Hold the units of --clamp at their values. Raises ConfigError."""
@@ -128,7 +128,7 @@ class Options:
         return model.clamped(clamps)
 
     def choice(self, vocabulary: Any) -> Choice:
-        """How each symbol is drawn. Raises ConfigError."""
+        """Collect the options for drawing a symbol. Raises ConfigError."""
         from charrnn.inference.sampler import Choice
         from charrnn.inference.text import inside_words
 
@@ -138,7 +138,7 @@ class Options:
         )  # fmt: skip
 
     def request(self, vocabulary: Any, prompt: str, before: str) -> Request:
-        """What is to be written after a prompt. Raises ConfigError."""
+        """Collect the options for writing after a prompt. Raises ConfigError."""
         from charrnn.inference.text import Request
 
         return Request(
@@ -220,9 +220,9 @@ def sample(run: str | None, **flags: Any) -> None:
     RUN is a run directory, its name under runs/, or a checkpoint file; without RUN, the newest run
     under runs/ is taken. Each character is one step
     of the cell from the carried hidden state. Without a prompt, sampling starts after a newline. A
-    model of the task generation writes texts of a class, one a line where its training texts have
-    no line ends; without --label, classes are drawn with their frequency in training, and are
-    named before the texts.
+    model of the task generation writes texts of a class, each on a line of its own if its training
+    texts have no line ends; without --label, classes are drawn with their frequency in training,
+    and are named before the texts.
 
     \b
     Examples:
@@ -274,7 +274,7 @@ def _newest() -> str:
 
 
 def _load_model(run: str, options: Options) -> Any:
-    """Load the model that writes, on the device that suits; refuse flags that it cannot serve."""
+    """Load the model that writes, on the faster device; refuse flags that it does not support."""
     from charrnn.errors import ConfigError
     from charrnn.inference.trained_model import writer_of
     from charrnn.nn.fast.memory import keep_freed_memory
@@ -299,7 +299,7 @@ def _load_model(run: str, options: Options) -> Any:
 
 
 def _adapted(model: Any, options: Options) -> tuple[Any, str]:
-    """Let the model learn from the text of --adapt-to; return it with the end of that text."""
+    """Return the model after it has learned from the text of --adapt-to, and that text's end."""
     if options.adapt_to is None:
         return model, ""
     from charrnn.evaluation.dynamic import Rates
@@ -338,7 +338,7 @@ def _tell_of_unknown(writing: Writing) -> None:
 
 
 def _draws_class(writing: Writing) -> bool:
-    """Whether the class of the texts was drawn."""
+    """Whether the classes of the texts were drawn."""
     return bool(writing.labels) and writing.request.label is None
 
 
@@ -352,7 +352,7 @@ def _stream(writing: Writing, prompt: str) -> None:
 
 
 def _print_texts(writing: Writing, options: Options) -> None:
-    """Write or search texts, and print them as JSON lines or one below the other."""
+    """Write texts or search for them, and print them as JSON lines or one below the other."""
     from charrnn.runs.checkpoint import SCHEMA
 
     texts: Sequence[str]
@@ -382,10 +382,10 @@ def _print_as_text(
     numbers: Sequence[int],
     labels: Sequence[str],
 ) -> None:
-    """Print texts as they are, with a line above or between them where there are several.
+    """Print texts as they are, with a line above or between them if there are several.
 
-    Texts that end by themselves and have no line ends are printed one a line. A class that was
-    drawn stands before its text.
+    Texts that end by themselves and have no line ends are printed one on each line. A class that
+    was drawn stands before its text.
     """
     model, write = writing.model, Output()
     one_a_line = model.end is not None and not model.has_lines
@@ -434,8 +434,8 @@ def quoted(symbol: Next, writing: Writing) -> str:
 class Output:
     """Writes text to standard output.
 
-    A terminal gets it at once, with control characters escaped. Elsewhere it is flushed ten times
-    a second.
+    A terminal gets it at once, with control characters escaped. Any other output is flushed ten
+    times a second.
     """
 
     def __init__(self) -> None:

@@ -184,7 +184,7 @@ class DataConfig(Section):
         Column | Annotated[list[Column], Field(min_length=1)] | None, Key("classes")
     ] = None
     """The column of a table that holds the text, by its name or its number from 1, or several to be
-    joined; without it, it is told from names and content."""
+    joined; if it is not set, it is recognised by names and content."""
     label_column: Annotated[Column | None, Key("classes")] = None
     """The column of a table that holds the class."""
     source_column: Annotated[Column | None, Key("pairs")] = None
@@ -210,10 +210,10 @@ class DataConfig(Section):
     `---`; `blank` stands for a blank line. A language model then learns where a text ends."""
     newlines: Literal["join", "keep"] = "join"
     """Read every kind of line end (CR LF, CR, LF) as a line feed (join), or keep them as they are.
-    Bytes are always kept."""
+    A byte vocabulary keeps every byte."""
     normalize: Literal["nfc", "none"] = "nfc"
-    """Compose letters and accents (Unicode's form NFC), or leave them as they are. Bytes are always
-    left."""
+    """Compose letters and accents (Unicode's form NFC), or leave them as they are. A byte
+    vocabulary keeps every byte."""
     encoding: str = "utf-8"
     """Encoding of the texts; a byte vocabulary does not use it. A byte order mark of UTF-16 or
     UTF-32 wins over utf-8."""
@@ -226,11 +226,11 @@ class DataConfig(Section):
     """Reset the hidden state to zero where each document begins: a file, or a part of one."""
 
     order: Annotated[Literal["natural", "path"], PROTOCOL] = "natural"
-    """Order of the files of a folder, an archive or a pattern: as people count (`Chapter 2` before
-    `Chapter 10`), or by the code points of their paths."""
+    """Order of the files of a folder, an archive or a pattern: natural (`Chapter 2` before `Chapter
+    10`), or by the code points of their paths."""
     kinds: Annotated[Literal["content", "name"], PROTOCOL] = "content"
-    """How compressed files, archives, pictures and documents are known: by their first bytes, or
-    only compressed ones by their names, so that every other file is read as it is."""
+    """How compressed files, archives, pictures and documents are recognised: by their first bytes,
+    or only compressed ones by their names, so that every other file is read as it is."""
 
     @field_validator("split")
     @classmethod
@@ -399,7 +399,7 @@ class TrainingConfig(Section):
     """Budget: optimizer steps. The budget that is reached first ends the run."""
     epochs: PositiveFloat | Auto | None = "auto"
     """Budget: passes over the training text. auto is as many as help, 25 for 30 KB and 50 for 1 MB;
-    and none beside `steps`."""
+    and none if `steps` is set."""
     max_time: Seconds | Auto | None = "auto"
     """Budget: wall-clock time of the whole command, as 90s, 10m or 1h30m."""
     batch_size: PositiveInt | Auto = "auto"
@@ -479,8 +479,8 @@ class EvaluationConfig(Section):
     """Steps between the first evaluations; the distance then grows to a quarter of the steps taken,
     up to `every`. auto is two passes over a short text, or `every` if that is set."""
     lanes: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
-    """Number of lanes of the estimate during training. auto is 64, but so few that each lane scores
-    at least as many characters as it reads before (`warmup`)."""
+    """Number of lanes of the estimate during training. auto is 64, or fewer, so that each lane
+    scores at least as many characters as it reads before (`warmup`)."""
     warmup: Annotated[int, Field(ge=0), Key("running text", "protocol")] = 1000
     """Characters that each lane reads before the estimate starts to count."""
     characters: Annotated[PositiveInt, Key("running text", "protocol")] = 262_144

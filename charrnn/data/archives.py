@@ -1,8 +1,8 @@
 """Unpack the texts of zip and tar archives into a folder, and nothing else.
 
-An archive may come from a stranger. Its members are written only below the folder; what they would
-take is bounded before it is written; and an archive that is encrypted, or holds another archive or
-a path that leads out of it, is refused as a whole.
+An archive may come from a stranger. Its members are written only below the folder, and their size
+is checked before they are written. An archive is refused as a whole if it is encrypted, holds
+another archive, or has a path that leads out of it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from charrnn.data.kinds import HEAD, TAR, ZIP, Kind, compression_of, kind_of, lo
 from charrnn.data.vocabulary import shortened
 from charrnn.errors import DataError, StorageError
 
-ROOM = 64 << 20  # bytes that any file may unpack to
-RATIO = 200  # times its size that a larger one may unpack to
+ROOM = 64 << 20  # bytes: any file may unpack to so many
+RATIO = 200  # a file may unpack to this many times its size, if that is more
 MOST_MEMBERS = 100_000
 CHUNK = 1 << 20
 DOCUMENTS = {
@@ -46,7 +46,7 @@ class Member:
 
 
 class Bounded:
-    """A file that raises DataError once more was read from it than a file may unpack to.
+    """A file that raises DataError once it has unpacked to more than is allowed (`limit`).
 
     `packed` returns the number of bytes that this was unpacked from so far.
     """
@@ -81,7 +81,7 @@ def bomb(name: str) -> str:
 
 
 def kind_of_zip(path: Path) -> Kind:
-    """Tell a zip archive of files from the documents that are zip archives inside."""
+    """Return the kind of a zip archive: of files, or a document in a format that is one inside."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()[:1000]
@@ -92,7 +92,7 @@ def kind_of_zip(path: Path) -> Kind:
                 with archive.open("mimetype") as file:
                     return EPUB if b"epub" in file.read(100) else OPEN_DOCUMENT
     except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error):
-        pass  # Unpacking it says what is wrong.
+        pass  # The error of unpacking it says what is wrong.
     return ZIP
 
 
@@ -178,7 +178,7 @@ def _write(
 
 
 def _copy(path: str, file: IO[bytes], name: str, folder: Path) -> str | None:
-    """Write one member, unless it is no text: then return the reason."""
+    """Write one member; if it is no text, return the reason instead."""
     head = file.read(HEAD)
     kind = kind_of(head)
     if kind in (ZIP, TAR) and not path.lower().endswith(
@@ -209,7 +209,7 @@ def _copy(path: str, file: IO[bytes], name: str, folder: Path) -> str | None:
 
 
 def _check_paths(paths: list[str], name: str) -> None:
-    """Raise DataError for a path that leads out of the archive, or is none on some system."""
+    """Raise DataError for a path that leads out of the archive, or is invalid on some system."""
     for path in paths:
         parts = PurePosixPath(path.replace("\\", "/")).parts
         if not parts or ".." in parts or parts[0] == "/" or ":" in parts[0] or "\0" in path:
@@ -219,7 +219,7 @@ def _check_paths(paths: list[str], name: str) -> None:
 
 
 def hidden(path: str) -> str | None:
-    """Return why a path is left out whatever the file holds, or None."""
+    """Return why a path is left out, whatever its content, or None."""
     parts = path.split("/")
     if any(part.startswith(".") and part != "." for part in parts):
         return "hidden"

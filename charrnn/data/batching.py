@@ -26,9 +26,10 @@ class Batches:
     one, and none is larger than `batch_size`. The result is a pure function of (seed, epoch, batch
     number).
 
-    Examples so long that `batch_size` of them would have more than `most_symbols` are set apart:
-    sorted by length, they are cut into batches that have at most so many, padding included (a
-    single example may have more). These batches are the same in each epoch; their places are not.
+    If `batch_size` examples of a length have more than `most_symbols`, examples of that length get
+    smaller batches: sorted by length, they are cut into batches of at most `most_symbols`, padding
+    included (a single example may have more). These batches are the same in each epoch, in another
+    order.
 
     Raises ValueError if there are no examples or `batch_size` is not positive.
 
@@ -63,10 +64,10 @@ class Batches:
         self._rank, self._count = 0, 1
 
     def share(self, rank: int, count: int) -> Batches:
-        """Return these batches with only the rows from rank/count to (rank + 1)/count of each.
+        """Return these batches with share number `rank` of `count` equal shares of their rows.
 
-        A batch of long examples may have fewer rows than there are parts; some parts of it are then
-        empty. Raises ConfigError if any other batch has fewer than `count` rows.
+        A batch of long examples may have fewer rows than shares; some shares of it are then empty.
+        Raises ConfigError if any other batch has fewer than `count` rows.
         """
         fewest = len(self._short) // max(self._short_batches, 1)
         if self._short_batches and count > fewest:

@@ -1,6 +1,6 @@
-"""Tell which columns of a table hold texts, classes, sources and targets.
+"""Recognise the columns of a table that hold texts, classes, sources and targets.
 
-By the names in the header, else by what the columns hold. Nothing here imports torch.
+They are recognised by their names in the header, else by their content. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ LANGUAGES = (
 NAMES_OF_CLASSIFIED = frozenset({*CLASS_NAMES, *TEXT_NAMES, *PARTS_OF_TEXTS})
 NAMES_OF_PAIRS = frozenset({*SOURCE_NAMES, *TARGET_NAMES, *LANGUAGES})
 LOOKED_AT = 20_000  # rows
-CLEARLY_FEWER = 2  # a class has at most one value for so many values of the text
-FEW = 5  # a column with a value for every five rows or fewer holds no texts
-ENOUGH_ROWS = 50  # to say so
+CLEARLY_FEWER = 2  # the first of two columns is the class if it has at most 1/2 of the values
+FEW = 5  # a column of texts has fewer rows than this for each different value
+ENOUGH_ROWS = 50  # in fewer rows, the number of values says nothing
 
 
 class Columns(NamedTuple):
-    """The columns (from 0) that are joined to the text, and that of the class, if there is one."""
+    """The columns (from 0) that are joined to the text, and the class column, if there is one."""
 
     text: list[int]
     label: int | None
 
 
 class Held(NamedTuple):
-    """What a column holds: different values, mean characters, mean spaces, and share of digits."""
+    """The content of a column: different values, mean characters, mean spaces, share of digits."""
 
     number: int
     distinct: int
@@ -93,9 +93,9 @@ def labelled_columns(
     name: str,
     needs_class: bool = True,
 ) -> Columns:
-    """Choose the columns of text and class: those that are named, else those that look like it.
+    """Choose the columns of text and class: those that are named, else those that are recognised.
 
-    Unless `needs_class`, a table may have none. Raises DataError where text and class cannot be
+    Unless `needs_class`, a table may have no classes. Raises DataError if text and class cannot be
     told apart.
     """
     columns = [text] if isinstance(text, str | int) else list(text or ())
@@ -145,7 +145,7 @@ def pair_columns(
 
 
 def describe_columns(table: Table, log: Log, parts: dict[str, list[int]]) -> None:
-    """Note which columns were read as what, and which were not read."""
+    """Note the use of each column, and the columns that were not read."""
     used = [i for places in parts.values() for i in places]
     shown = [
         f"{part} from {' and '.join(_name(table, i) for i in places)}"
@@ -162,7 +162,7 @@ def describe_columns(table: Table, log: Log, parts: dict[str, list[int]]) -> Non
 
 
 def as_setting(table: Table, place: int) -> Column:
-    """Return the name of a column, or its number if the header does not name it alone."""
+    """Return the name of a column, or its number if it has no name or shares its name."""
     name = table.header[place] if table.header else ""
     return name if name and list(table.header).count(name) == 1 else place + 1
 
@@ -173,7 +173,7 @@ def _name(table: Table, place: int) -> str:
 
 
 def _held(table: Table) -> list[Held]:
-    """Describe what each column holds, from the first rows."""
+    """Describe the content of each column, from the first rows."""
     rows = table.rows[:LOOKED_AT]
     held = []
     for number in range(table.width):
@@ -188,7 +188,7 @@ def _held(table: Table) -> list[Held]:
 
 
 def _class_by_name(table: Table, texts: Sequence[int]) -> int | None:
-    """Find the column whose name is the most usual one for a class."""
+    """Find the column whose name comes first in `CLASS_NAMES`."""
     header = [cell.casefold() for cell in table.header]
     for name in CLASS_NAMES:
         if name in header and header.index(name) not in texts:

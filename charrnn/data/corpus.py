@@ -59,12 +59,12 @@ from charrnn.errors import ConfigError, DataError, StorageError
 
 Kind = Literal["character", "byte", "word"]
 Encode = Callable[[Document], Iterator[Ids]]
-"""Encodes a document chunk by chunk; `</s>` alone, where a part of it ends."""
+"""Encodes a document chunk by chunk; the end of a part is a chunk with `</s>` alone."""
 
 REMEDY = "set data.encoding, or set data.errors to replace or data.vocabulary to byte"
-CONVERT = "convert it to UTF-8"  # the remedy where no encoding can be set
-LONG_WORD = 200  # characters in a word that only a text without spaces has
-AROUND = 8192  # bytes on each side of a bad one that its encoding is guessed from
+CONVERT = "convert it to UTF-8"  # the remedy if no encoding can be set
+LONG_WORD = 200  # characters: only a text without spaces has such words
+AROUND = 8192  # bytes on each side of a bad one, from which the encoding is guessed
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Span:
 class Corpus:
     """The ids of a whole text, its vocabulary, its splits and the position of each document.
 
-    `held_out` says where a validation split was taken from that is no separate text.
+    `held_out` says which part of the text is the validation split, if it is no separate text.
     """
 
     ids: Ids | IdFile
@@ -187,7 +187,7 @@ def load_corpus(
 def _held_out(
     span: Span, fractions: Sequence[float], main: Sources, file_starts: Sequence[int]
 ) -> str:
-    """Say where the validation split of a text was taken from."""
+    """Say which part of a text is the validation split."""
     part = f"the last {fractions[-1]:.0%}"
     if len(fractions) > 2:
         part = f"{fractions[1]:.0%} before the test split"
@@ -222,7 +222,7 @@ def split_corpus(
 
 
 def _too_short(cached: CachedIds, split: str, size: int) -> str:
-    """Write the message that a text is too short to be split."""
+    """Return the message that a text is too short to be split."""
     unit, count = unit_of(cached.vocabulary), len(cached.ids)
     longest = max((len(str(symbol)) for symbol in cached.vocabulary.symbols), default=0)
     remedy = "give a longer text, or name a separate one in data.validation"
@@ -242,7 +242,7 @@ def corpus_of_text(
 ) -> Corpus:
     """Make a corpus of a text in memory, with the single split `text`, for scoring.
 
-    Where the vocabulary has `</s>`, each part of the text that `separator` ends is followed by it.
+    If the vocabulary has `</s>`, it follows each part of the text that a `separator` ends.
     """
     if separator is None or vocabulary.end is None:
         ids = vocabulary.encode(text, unknown)
@@ -372,7 +372,7 @@ def _likely_remedy(document: Document, offset: int, remedy: str) -> str:
 
 
 def in_encoding(encoding: str, remedy: str) -> str:
-    """Say how to have a text read in an encoding."""
+    """Say how to set the encoding of a text."""
     if remedy == CONVERT:
         return f"{CONVERT}, for instance with iconv -f {encoding} -t utf-8"
     return f"use data.encoding {encoding}"
@@ -414,7 +414,7 @@ def _vocabulary_of(
 
 
 def _in_parts(document: Document, encoding: str, errors: str) -> Iterator[str | None]:
-    """Decode a document; None where a part of it ends, if its rules have a separator."""
+    """Decode a document; yield None at the end of each part, if its rules have a separator."""
     chunks = decoded(document, encoding, errors)
     separator = document.rules.separator
     return cut(chunks, separator) if separator else chunks
@@ -542,7 +542,7 @@ def _encoded(
     errors: str,
     unknown: Unknown,
 ) -> Iterator[Ids]:
-    """Encode a document chunk by chunk; yield `</s>` alone where a part of it ends."""
+    """Encode a document chunk by chunk; yield `</s>` alone at the end of each part."""
     is_bytes, separator = vocabulary.kind == "byte", document.rules.separator
     if is_bytes and separator is None:
         for chunk in document.chunks():

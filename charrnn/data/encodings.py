@@ -1,4 +1,4 @@
-"""Guess the encoding of a text that is not UTF-8, and show how it would read."""
+"""Guess the encoding of a text that is not UTF-8, and show a line of it in that encoding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from charrnn.data.vocabulary import shortened
 
-# Encodings that texts really have, the likelier ones first where they read the same.
+# The encodings of real texts; of those that decode a text alike, the likelier comes first.
 COMMON = [
     "cp1252", "latin_1", "shift_jis", "cp932", "koi8_r", "cp1251", "gb18030", "big5", "euc_jp",
     "euc_kr", "cp949", "cp1250", "iso8859_2", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257",
@@ -16,7 +16,7 @@ SHOWN = 60  # characters of the line that is shown
 
 
 def likeliest(around: bytes, position: int, most: int = 2) -> list[tuple[str, str]]:
-    """Return the likeliest encodings of a part of a text, each with a line of it as it would read.
+    """Return the likeliest encodings of a part of a text, each with a line decoded by it.
 
     The part has a byte at `position` that is not UTF-8; the bytes before it are ASCII.
     """

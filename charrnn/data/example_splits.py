@@ -24,7 +24,7 @@ By = Literal["auto", "stratified", "hash", "position"]
 class Examples(Generic[Example]):
     """Examples by split (train, validation and possibly test), and the SHA-256 of the files.
 
-    `log` has what was noted in reading them.
+    `log` has the notes and faults found while reading.
     """
 
     splits: dict[str, list[Example]]
@@ -44,9 +44,9 @@ def load_examples(
 ) -> Examples[Example]:
     """Read examples and split them; `fractions` does not apply if validation files are separate.
 
-    Folders or files `train`, `valid` (`val`, `dev`) and `test` beside each other are these splits.
-    By `auto`, texts with a class are split as `stratified`, others as `hash`. Without `main`, there
-    is no training split.
+    Folders or files `train`, `valid` (`val`, `dev`) and `test` in one folder are these splits. With
+    `auto`, texts with a class are split as `stratified`, others as `hash`. Without `main`, there is
+    no training split.
 
     Raises the errors of `read`, and DataError if a split would be empty.
     """
@@ -89,7 +89,7 @@ def load_examples(
 
 
 def _without_readme(sources: Sources, log: Log) -> Sources:
-    """Leave out files about the others that are found in a folder or an archive."""
+    """Leave out files such as readmes that are found in a folder or an archive."""
     documents = sources.documents
     kept = [document for document in documents if not is_about(file_name(document))]
     if len(sources.arguments) == len(documents) or len(kept) in (0, len(documents)):
@@ -100,7 +100,7 @@ def _without_readme(sources: Sources, log: Log) -> Sources:
 
 
 def _parts(sources: Sources, log: Log) -> dict[str, Sources]:
-    """Divide documents by folders or files named as splits; others beside them are left out.
+    """Divide documents by folders or files named as splits; leave out other files.
 
     Without at least `train` and another split, all documents are for training.
     """
@@ -134,13 +134,13 @@ def _parts(sources: Sources, log: Log) -> dict[str, Sources]:
 
 
 def _rank(name: str) -> int:
-    """Return the place of a folder's split in `NAMES`; their number for another folder."""
+    """Return the place of a folder's split in `NAMES`; for any other folder, `len(NAMES)`."""
     split = split_of_name(name)
     return NAMES.index(split) if split else len(NAMES)
 
 
 def _part(sources: Sources, documents: list[Document], root: PurePath) -> Sources:
-    """Return the documents of one split; if they are in one folder, this is their argument."""
+    """Return the documents of one split; the folder is their argument, if they are in one."""
     folders = {parts_below(root, document)[0] for document in documents}
     arguments = [str(root / folder) for folder in sorted(folders)]
     return replace(sources, documents=documents, arguments=arguments)
@@ -154,10 +154,10 @@ def split_examples(
 ) -> dict[str, list[Example]]:
     """Split examples into training, validation and, with three fractions, testing, in order.
 
-    By `position`, the first examples are for training, with their number rounded down. By `hash`,
+    With `position`, the first examples are for training; their number is rounded down. With `hash`,
     the SHA-256 of the input text, as a number in [0, 1), decides: a text is always in the same
     split, whatever other examples there are, and the sizes are close to the fractions. With
-    `stratified`, the texts of each class are put in the order of these numbers and then cut by the
+    `stratified`, the texts of each class are ordered by these numbers and then cut by the
     fractions, so that each split has the same share of each class; at least one text of a class is
     for training.
 
@@ -186,9 +186,10 @@ def split_examples(
 def _strata(examples: Sequence[Example], fractions: Sequence[float]) -> dict[str, str]:
     """Assign each text to a split, so that the splits have equal shares of each class.
 
-    The numbers of a class are rounded up or down by the class's own hash: on the whole, the splits
-    have the sizes that the fractions ask for. A text of several classes counts for its first. If a
-    split would get nothing, it gets a text of training, of the most frequent class if it has two.
+    The number of texts of a class is rounded up or down by a hash of the class, so that the splits
+    together have about the sizes of the fractions. A text of several classes counts for the first
+    one. A split that would be empty gets a text from training, of the most frequent class if that
+    has two.
     """
     classes: dict[str, list[str]] = {}
     label_of: dict[str, str] = {}

@@ -84,10 +84,10 @@ class Fault(NamedTuple):
 
 @dataclass
 class Log:
-    """What readers report beside the examples.
+    """The faults, notes and settings that readers report besides the examples.
 
     `faults` are rows that are not examples, `notes` are sentences for the user, and `settings` are
-    values of the configuration that were told from the files.
+    values of the configuration that were recognised from the files.
     """
 
     faults: list[Fault] = field(default_factory=list)
@@ -101,8 +101,8 @@ class Log:
     def settle(self, bad_rows: Literal["error", "skip"], rows: int, form: str) -> None:
         """Refuse the faults, or turn them into a note if they are to be skipped.
 
-        `rows` is the number of good rows, `form` what a row should be. Raises DataError that lists
-        the first ten faults.
+        `rows` is the number of good rows, `form` says what a row should be. Raises DataError that
+        lists the first ten faults.
         """
         if not self.faults:
             return

@@ -1,6 +1,6 @@
-"""Notice texts that hold more than the text that was meant, and vocabularies that do not fit.
+"""Give hints about files with more than their text, and about unfit vocabularies.
 
-A hint changes nothing: it says in one line what a model would learn besides, and what to do.
+A hint changes nothing: it says in one line what else a model would learn, and what to do.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from charrnn.data.sources import Document
 from charrnn.data.vocabulary import WordVocabulary
 
 LOOKED_AT = 10  # documents at the start of a corpus
-CHARACTERS = 1 << 15  # at the start of each
-MOST_IDS = 1 << 24  # ids of a corpus that are counted
-LONG = 15  # letters of a word on average, in no language with spaces
-ONCE = 0.7  # of all words in a text, the share of those that occur once
-FEWEST = 200  # words that show it
+CHARACTERS = 1 << 15  # at the start of each document
+MOST_IDS = 1 << 24  # ids of a corpus: so many are counted
+LONG = 15  # letters in an average word: no language with spaces has so many
+ONCE = 0.7  # share of the words of a text that occur only once
+FEWEST = 200  # words from which this is judged
 
 _PATTERNS: list[tuple[str, str]] = [
     (
@@ -47,7 +47,7 @@ _HINTS = [(re.compile(pattern), hint) for pattern, hint in _PATTERNS]
 
 
 def hint_of_text(documents: Iterable[Document], encoding: str) -> str | None:
-    """Say what the first documents hold besides their text, by the first that does."""
+    """Return a hint about the first document with more than its text, such as a licence."""
     for _, document in zip(range(LOOKED_AT), documents, strict=False):
         head = next(decoded(document, encoding, "replace"), "")[:CHARACTERS]
         for pattern, hint in _HINTS:
@@ -57,7 +57,7 @@ def hint_of_text(documents: Iterable[Document], encoding: str) -> str | None:
 
 
 def hint_of_corpus(corpus: Corpus) -> str | None:
-    """Say that a text has no spaces between its words, where the vocabulary is one of words."""
+    """Say that a text has no spaces between its words, although the vocabulary is one of words."""
     vocabulary = corpus.vocabulary
     if not isinstance(vocabulary, WordVocabulary):
         return None

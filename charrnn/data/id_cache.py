@@ -1,8 +1,8 @@
 """The cache of ids on disk: one folder for each text and vocabulary, read piece by piece.
 
 An entry is the folder `ids/<key>` of the cache folder. It contains `ids.bin`, the ids one after
-another, and `about.json`: their type, number and SHA-256, where each document and each part (main,
-validation and test texts) ends or starts, and the vocabulary.
+another, and `about.json`: their type, number and SHA-256, the end of each document, the start of
+each part (main, validation and test texts), and the vocabulary.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from charrnn.data.sources import cache_folder
 from charrnn.data.vocabulary import Ids, Vocabulary, read_vocabulary
 from charrnn.errors import CheckpointError, DataError
 
-CACHE_FORMAT = 2  # part of the key: another format never reads these entries
+CACHE_FORMAT = 2  # part of the key: a new format gets new entries
 IDS_FILE, ABOUT_FILE = "ids.bin", "about.json"
-IN_MEMORY = 1 << 26  # ids: a text up to this size is kept in memory
+IN_MEMORY = 1 << 26  # ids: a text of at most this size is kept in memory
 
 
 class IdFile:
@@ -45,7 +45,8 @@ class IdFile:
     def __getitem__(self, index: int | slice | NDArray[np.int64]) -> Ids:
         """Read one id, a slice with step 1, or an array of positions (N, T).
 
-        The positions in a row should be near each other.
+        Each row of positions is read in one piece, from the smallest to the largest, so they should
+        be close together.
         """
         if isinstance(index, slice):
             start, stop, _ = index.indices(self._count)

@@ -1,11 +1,11 @@
-"""Know a file by its first bytes: compressed, an archive, or no text at all."""
+"""Recognise a file by its first bytes: compressed, an archive, or no text at all."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-HEAD = 8192  # bytes at the start of a file that are looked at
+HEAD = 8192  # bytes at the start of a file by which it is recognised
 
 COMPRESSIONS = {
     "gzip": rb"\x1f\x8b\x08",
@@ -16,7 +16,7 @@ COMPRESSIONS = {
 
 
 class Kind(NamedTuple):
-    """A kind of file that is no text: its name, and what to do about it."""
+    """A kind of file that is no text: its name, and a remedy for the user."""
 
     name: str
     remedy: str
@@ -68,7 +68,7 @@ def kind_of(head: bytes) -> Kind | None:
 
 
 def marked_encoding(head: bytes) -> str | None:
-    """Return `utf-16` or `utf-32` where a byte order mark says so, or None."""
+    """Return `utf-16` or `utf-32` if a byte order mark says so, else None."""
     return next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
 
 

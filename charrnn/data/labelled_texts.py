@@ -47,8 +47,8 @@ WANTED = {
 FORM = "a row is a text and its class"
 UNLABELLED = {"unsup", "unlabeled", "unlabelled", "unlab", "unsupervised"}
 """Names of folders of texts without a class, such as IMDB's."""
-MOST_COMPARED = 200  # classes that are compared with each other
-ALIKE = 0.75  # the least similarity of a class and its misspelling
+MOST_COMPARED = 200  # classes: at most so many are compared with each other
+ALIKE = 0.75  # a class and its misspelling have at least this similarity
 RARE = 0.02  # a misspelling has at most this share of the texts of the class that was meant
 
 
@@ -65,7 +65,7 @@ def label_vocabulary(examples: Sequence[Labelled], fewest: int = 2) -> TokenVoca
 
 
 def look_alikes(counts: Counter[str]) -> list[tuple[str, str]]:
-    """Find pairs of a class and another that is probably the same, misspelled.
+    """Find classes that are probably misspellings: pairs of a class and the one that was meant.
 
     >>> look_alikes(Counter({"ham": 450, "spam": 95, "Ham": 1}))
     [('Ham', 'ham')]
@@ -87,7 +87,7 @@ def look_alikes(counts: Counter[str]) -> list[tuple[str, str]]:
 
 
 def _letters(name: str) -> str:
-    """Return a name without case, spaces and punctuation, unless nothing else is in it."""
+    """Return a name without case, spaces and punctuation; unchanged if it has nothing else."""
     return "".join(filter(str.isalnum, name.casefold())) or name
 
 
@@ -96,14 +96,14 @@ def read_labelled(
 ) -> list[Labelled]:
     r"""Read texts with a class, in the order of the documents.
 
-    - `files`: a file for each class, with its name; each line that is not blank is an example.
-    - `folders`: a folder for each class, with its name; each file in it or below it is an example.
+    - `files`: a file for each class, named after it; each line that is not blank is an example.
+    - `folders`: a folder for each class, named after it; each file in it or below it is an example.
     - `rows`: a table with a column of texts and one of classes (`tables.read_table`).
     - `lines`: each line that is not blank is an example of no class.
 
     `detect` chooses `rows` for a single document, or if all documents are named as tables, or if
     the first line of each has a tab; `folders` if there are several folders, and more documents
-    than folders; and `files` otherwise. Unless `needs_class`, it chooses `lines` for a single
+    than folders; and `files` otherwise. Unless `needs_class`, `detect` chooses `lines` for a single
     document that is not a table. White space at the ends of a text or class is removed. Examples
     that are equal in text and class are kept once.
 
@@ -204,7 +204,7 @@ def _parts(
 def _in_tables(
     documents: Sequence[Document], how: Reading, log: Log, needs_class: bool, form: Form
 ) -> list[Labelled]:
-    """Read rows of text and class. The columns of the first table are those of the others."""
+    """Read rows of text and class. All tables have the columns of the first."""
     examples: list[Labelled] = []
     for i, document in enumerate(documents):
         is_list = form == "lines" and not is_named_as_table(document)

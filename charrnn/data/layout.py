@@ -19,18 +19,18 @@ SPLIT_NAMES = {
 """The names of folders and files that hold a split."""
 
 ABOUT = {"readme", "license", "licence", "copying", "citation", "changelog"}
-"""The names of files about the others."""
+"""The names of files that describe the other files."""
 
 
 def is_about(name: str) -> bool:
-    """Whether a file is about the others, by its name: `README.md`, but not `readme_or_not.txt`."""
+    """Whether a file's name is that of a readme, a licence and the like: `README.md`."""
     return name.partition(".")[0].casefold() in ABOUT
 
 
 def split_of_name(name: str) -> str | None:
-    """Tell a split from the first or last word of the name of a folder or of a file.
+    """Recognise a split by the first or last word of the name of a folder or of a file.
 
-    Suffixes of a file, up to two, are no words.
+    Up to two suffixes of a file are ignored.
 
     >>> [split_of_name(name) for name in ("train-00.parquet", "a-ud-dev.conllu", "a.train.en")]
     ['train', 'validation', 'train']

@@ -20,10 +20,11 @@ MARKS = {"\u2026": "...", "\u00a0": " "}
 
 
 def nearest(character: str, known: Container[str], symbols: Iterable[str] = ()) -> str | None:
-    r"""Return what to write for a character that is not among the `known` ones, or None.
+    r"""Return the replacement of a character among the `known` ones, or None.
 
-    In this order: the same mark in another form, the other case, the letter without accents (which
-    may be two letters), and the first of `symbols` that is the same letter with another accent.
+    The first of these that is known: the same mark in another form, the other case, the letter
+    without accents (which may be two letters), and the first of `symbols` that is the same letter
+    with another accent.
 
     >>> nearest("\u2019", "abc'"), nearest("É", "abcde"), nearest("œ", "abcdeo")
     ("'", 'e', 'oe')
@@ -43,7 +44,7 @@ def replaced(
 ) -> tuple[str, dict[str, str]]:
     """Replace the `unknown` characters of a text by their nearest ones among `symbols`.
 
-    Returns the text and what was written for each character; one that nothing is near to stays.
+    Returns the text and the replacement of each character; a character without one stays.
     """
     known = [str(symbol) for symbol in symbols]
     among = set(known)

@@ -31,7 +31,7 @@ FORM = "a row is a source and its target"
 
 
 def read_pairs(sources: Sources, how: Reading = USUAL, log: Log | None = None) -> list[Pair]:
-    """Read pairs of texts, in order: from tables, or from files with a line for a line.
+    """Read pairs of texts, in order: from tables, or from two parallel files.
 
     Two files without tabs, such as `a.en` and `a.fr`, are parallel: line 7 of the second is the
     translation of line 7 of the first. Further columns of a table, such as Tatoeba's attribution,
@@ -139,7 +139,7 @@ def _parallel(documents: Sequence[Document], how: Reading) -> list[tuple[Documen
     for stem, both in by_stem.items():
         if len(both) != 2:
             raise DataError(
-                f"{both[0].name} has no file beside it with the other text of each pair; give two "
+                f"{both[0].name} needs a second file with the other text of each pair; give two "
                 f"files {PurePath(stem).name}.{' and .'.join(map(str, suffixes))}, or {WANTED}"
             )
     order = list(suffixes)
@@ -158,7 +158,7 @@ def _language(document: Document) -> str:
 
 
 def _lines_of_both(one: Document, other: Document, how: Reading, log: Log) -> list[Pair]:
-    """Pair the lines of two files. Raises DataError where their numbers differ."""
+    """Pair the lines of two files. Raises DataError if their numbers differ."""
     sides = []
     for document in (one, other):
         text = text_of(document, how.encoding, how.errors)
@@ -167,7 +167,7 @@ def _lines_of_both(one: Document, other: Document, how: Reading, log: Log) -> li
     if len(sides[0]) != len(sides[1]):
         raise DataError(
             f"{one.name} has {len(sides[0]):,} lines and {other.name} has {len(sides[1]):,}; give "
-            f"two files with a line for a line, or {WANTED}"
+            f"two files with the same number of lines, or {WANTED}"
         )
     pairs: list[Pair] = []
     for line, (source, target) in enumerate(zip(*sides, strict=True), 1):

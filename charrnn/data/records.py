@@ -11,7 +11,7 @@ from charrnn.data.sources import Document
 from charrnn.data.vocabulary import shortened
 from charrnn.errors import DataError
 
-MOST_BYTES = 1 << 31  # of a Parquet file, once it is decompressed
+MOST_BYTES = 1 << 31  # bytes of a Parquet file, decompressed
 
 
 def is_json(text: str) -> bool:
@@ -26,7 +26,7 @@ def is_json(text: str) -> bool:
 
 
 def json_records(text: str, document: Document, log: Log) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a JSON array, or of lines with an object on each."""
+    """Yield the objects of a JSON array, or of JSON lines."""
     name = document.name
     numbered: Iterable[tuple[int, Any]]
     if text.lstrip().startswith("["):
@@ -63,7 +63,7 @@ def is_parquet(document: Document) -> bool:
 
 
 def parquet_records(document: Document) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file. Raises DataError where pyarrow is not installed."""
+    """Yield the rows of a Parquet file. Raises DataError if pyarrow is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -1,7 +1,8 @@
 """The rules by which files become texts: line ends, Unicode form, and where a document ends.
 
 `Cleaning` changes the characters of a text, `Rules` adds how files are recognised, ordered and cut
-into documents. Both work on a text that arrives in chunks, and the chunks never change the result.
+into documents. Both work on a text that arrives in chunks, and their result does not depend on the
+chunks.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ Normalize = Literal["nfc", "none"]
 Order = Literal["natural", "path"]
 Kinds = Literal["content", "name"]
 
-BLANK = "blank"  # the separator that stands for a blank line
-DASHES = 3  # a separator of at least so many equal marks also stands for longer lines of them
-# A character that never joins one before it: a text may be cut before it.
+BLANK = "blank"  # the separator for blank lines
+DASHES = 3  # marks: a line of at least so many is a separator, and so are longer ones
+# Characters that are never composed with the one before: a text may be cut before them.
 _STARTS = re.compile("[\0-\u02ff\u3400-\u9fff\uac00-\ud7a3]")
 
 
 @dataclass
 class Changes:
-    """How much reading has changed, by the name of the document."""
+    """The changes that were made in reading, by the name of the document."""
 
     joined: dict[str, int] = field(default_factory=dict)
     """The number of line ends that became a line feed."""
@@ -35,7 +36,7 @@ class Changes:
     """Whether characters were composed."""
 
     def notes(self, described: str) -> Iterator[str]:
-        """Say what was changed and which setting leaves it as it is."""
+        """Say what was changed, and which setting prevents that."""
         if count := sum(self.joined.values()):
             yield (
                 f"{described}: {count:,} line ends of Windows or old Macs were read as plain ones; "
@@ -49,10 +50,10 @@ class Changes:
 
 
 class Cleaning(NamedTuple):
-    r"""What becomes of the characters of a text before they are looked up.
+    r"""The changes to the characters of a text before they are looked up.
 
-    With `newlines` join, CR LF and CR become LF; with `normalize` nfc, the text takes Unicode's
-    form NFC. A text that has been cleaned stays as it is.
+    If `newlines` is join, CR LF and CR become LF; if `normalize` is nfc, the text gets Unicode's
+    form NFC. Cleaning a text twice is the same as cleaning it once.
 
     >>> Cleaning("join", "nfc")("e\u0301\r\n") == "\xe9\n"
     True
@@ -82,13 +83,13 @@ AS_IT_IS = Cleaning()
 
 @dataclass(frozen=True)
 class Rules:
-    """How files become documents; the defaults are those of runs before these rules existed.
+    """How files become documents; the defaults are those of runs that are older than these rules.
 
-    - `order`: the documents of a folder in the order in which people count (`natural`), or in the
-      order of their code points (`path`).
-    - `kinds`: compressed files, archives and files that are no texts are known by their first
-      bytes (`content`), or only the compression by the name (`name`).
-    - `separator`: a line that ends a document within a file.
+    - `order`: the documents of a folder in natural order (`natural`: 2 before 10), or in the order
+      of their code points (`path`).
+    - `kinds`: compressed files, archives and files that are no texts are recognised by their first
+      bytes (`content`); or only compressed files are, by their names (`name`).
+    - `separator`: a line that ends a document inside a file.
     """
 
     cleaning: Cleaning = AS_IT_IS
@@ -101,7 +102,7 @@ AS_BEFORE = Rules()
 
 
 def natural_key(path: str) -> list[tuple[list[str | int], str]]:
-    """Return a key that sorts paths as people count.
+    """Return a key that sorts paths in natural order: `Chapter 2` before `Chapter 10`.
 
     >>> sorted(["ch10.txt", "ch2.txt", "Ch1.txt"], key=natural_key)
     ['Ch1.txt', 'ch2.txt', 'ch10.txt']
@@ -137,7 +138,7 @@ def _joining(chunks: Iterable[str], name: str, changes: Changes) -> Iterator[str
 
 
 def _composing(chunks: Iterable[str], name: str, changes: Changes) -> Iterator[str]:
-    """Compose characters; the end of a chunk waits while the next chunk may still join it."""
+    """Compose characters; keep back the end of a chunk that the next chunk may still change."""
     held, changed = "", False
     for chunk in chunks:
         if held and not _STARTS.match(chunk):
@@ -145,7 +146,7 @@ def _composing(chunks: Iterable[str], name: str, changes: Changes) -> Iterator[s
             ready, held = held[:cut], held[cut:] + chunk
         else:
             ready, held = held, chunk
-        if held.endswith("\n"):  # Nothing joins a line end, and whoever types awaits an answer.
+        if held.endswith("\n"):  # A line end is complete, and its writer may be waiting.
             ready, held = ready + held, ""
         if ready:
             text = _composed(ready)

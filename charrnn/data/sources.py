@@ -54,7 +54,7 @@ from charrnn.data.rules import AS_BEFORE, Changes, Rules, natural_key
 from charrnn.errors import DataError, StorageError, did_you_mean
 
 CHUNK = 1 << 20
-ZSTD_PIECE = 4096  # bytes of a .zst file at a time, since few may unpack to very many
+ZSTD_PIECE = 4096  # bytes of a .zst file at a time: a few bytes may unpack to very many
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Document:
 
     @contextmanager
     def open(self, whole: bool = True) -> Iterator[BinaryIO]:
-        """Open the decompressed bytes, of which only a part is read unless `whole`.
+        """Open the decompressed bytes. Unless `whole`, only a part of them will be read.
 
         Raises DataError if the file cannot be read.
         """
@@ -130,7 +130,7 @@ class Sources:
     """Documents in order, with a short name and a description of all of them together.
 
     `arguments` finds the same documents again, with absolute paths; `left_out` are the files that
-    were left out, each with the reason. `changes` fills up as the documents are read.
+    were left out, each with the reason. `changes` is filled while the documents are read.
     """
 
     documents: list[Document]
@@ -192,8 +192,8 @@ def find_sources(
 ) -> Sources:
     """Find the documents that arguments name; no arguments mean the built-in corpus.
 
-    Raises DataError for an argument that names no text, cannot be fetched, or has another checksum
-    than it should; and, where `rules` know files by their content, for a file that is no text.
+    Raises DataError for an argument that names no text, cannot be fetched, or has a wrong checksum;
+    and, if `rules` recognise files by their content, for a file that is no text.
     """
     if not arguments:
         return _Finder(rules, retry_seconds).with_rules(builtin_corpus())
@@ -241,7 +241,7 @@ class _Finder:
         return self.with_rules(Sources(documents, name, name, [], self.temporary, self.left_out))
 
     def with_rules(self, sources: Sources) -> Sources:
-        """Have the documents read by the rules, and record what that changes."""
+        """Return the documents with the rules to read them by, and a record of the changes."""
         documents = [
             replace(document, rules=self._rules, changes=self.changes)
             for document in sources.documents
@@ -249,7 +249,7 @@ class _Finder:
         return replace(sources, documents=documents, changes=self.changes)
 
     def _argument(self, argument: str) -> tuple[list[Document], str]:
-        """Find the documents of one argument; return how to find them again as well."""
+        """Find the documents of one argument; also return an argument that finds them again."""
         path = Path(os.path.expanduser(argument))
         if not argument:
             raise DataError("an empty name is not a text; leave it out")
@@ -313,7 +313,7 @@ class _Finder:
         return documents
 
     def _recognised(self, document: Document) -> tuple[Document, Kind | None]:
-        """Tell from a file's first bytes how it is compressed, and whether it is no text."""
+        """Recognise by a file's first bytes how it is compressed, and whether it is no text."""
         if not self._by_content:
             return document, None
         try:
@@ -537,7 +537,7 @@ def _copy_standard_input(path: Path) -> None:
 def _check_zstd(path: Path, bounded: str | None) -> None:
     """Raise EOFError for an incomplete file, which zstandard's reader accepts without an error.
 
-    With a name (`bounded`), raise DataError once it unpacks to too much.
+    If `bounded` is a name, raise DataError once the file unpacks to too much.
     """
     complete, count = True, 0
     with path.open("rb") as file:
@@ -554,13 +554,13 @@ def _check_zstd(path: Path, bounded: str | None) -> None:
 
 
 def _compression(name: str) -> str | None:
-    """Tell from its name how a file is compressed; None for an archive of several files."""
+    """Return how a file is compressed, by its name; None for an archive of several files."""
     kind = infer_compression(name)
     return kind if kind in {"gzip", "bz2", "xz", "zstd"} else None
 
 
 def _no_such(argument: str) -> str:
-    """Write the message that an argument does not name a text, with the most likely name."""
+    """Return the message that an argument does not name a text, with the most likely name."""
     folder, name = os.path.split(argument)
     beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     paths = {other: os.path.join(folder, other) for other in [*beside, *NAMED]}

@@ -12,7 +12,7 @@ NAMES = ("train", "validation", "test")
 
 
 def boundaries(fractions: Sequence[float]) -> list[Fraction]:
-    """Return where each split but the last ends, in (0, 1), exactly as the decimals say.
+    """Return the ends of all splits but the last, in (0, 1), computed exactly from the decimals.
 
     >>> boundaries([0.7, 0.2, 0.1])
     [Fraction(7, 10), Fraction(9, 10)]

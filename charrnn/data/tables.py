@@ -31,12 +31,12 @@ SUFFIXES = {
     ".parquet": "Parquet",
     ".pq": "Parquet",
 }
-"""The suffixes that say what a table is."""
+"""The suffixes of tables, with their formats."""
 DELIMITERS = ",;\t|"
-LOOKED_AT = 200  # rows, to tell the delimiter
+LOOKED_AT = 200  # rows from which the delimiter is recognised
 MOST_LOOKED_AT = 1 << 20  # characters
 MOST_COLUMNS = 1000
-MOST_OPEN_QUOTES = 20  # after so many, a file is not CSV
+MOST_OPEN_QUOTES = 20  # quotes that are never closed, after which a file is not CSV
 FASTTEXT = "__label__"
 _FIRST_LABELS = re.compile(rf"((?:{FASTTEXT}\S+\s+)+)(.*)", re.DOTALL)
 _CLASS_AND_TEXT = re.compile(r"([A-Za-z]+:[A-Za-z]+|[+-]?[0-9]{1,2}) (.+)", re.DOTALL)
@@ -90,12 +90,12 @@ def read_table(
 ) -> Table | None:
     """Read a table; return None for a text that is not one.
 
-    The format is told from the file's name, else from its content: objects of JSON, `__label__`,
+    The format is recognised by the file's name, else by its content: objects of JSON, `__label__`,
     lines such as `DESC:manner How ...` or `1 How ...`, tabs, or a header. The first row is a header
     if at least `fewest` of its cells are in `names` (in lower case), or if it differs in kind from
     those below it.
 
-    Raises DataError for a file that cannot be read as what its name says.
+    Raises DataError for a file that cannot be read in the format of its name.
     """
     form = SUFFIXES.get(suffix_of(document), "")
     if form == "Parquet" or (not form and is_parquet(document)):
@@ -127,9 +127,9 @@ def read_table(
 def is_header(rows: Sequence[Row], names: Iterable[str], fewest: int = 1) -> bool:
     """Whether the first row has the names of the columns.
 
-    A cell that occurs again in its column, or that is long, is no name. Otherwise the row is a
-    header if at least `fewest` cells are in `names`, or if below short cells there are texts of
-    several words beside a column of few values.
+    A row with a long cell, or with a cell that occurs again in its column, is no header. Any other
+    row is one if at least `fewest` cells are in `names`, or if its cells are short although one
+    column has texts of several words, and another has few different values.
     """
     first, others = rows[0].fields, rows[1:5001]
     if not others or max(map(len, first)) > 60 or not any(first):
@@ -162,9 +162,9 @@ def _plain_rows(text: str, delimiter: str = "\t") -> list[Row]:
 def _separated(text: str, delimiter: str, document: Document, log: Log) -> tuple[list[Row], bool]:
     """Read rows with quoted fields; return whether quotes were read as such.
 
-    A CSV has quoted fields. In a TSV quotes are ordinary characters if with quoting some rows are
-    faulty, or have line ends in them although each line has the same number of fields without it:
-    as in messages that begin with a quote.
+    A CSV has quoted fields. In a TSV, quotes are ordinary characters if quoting makes a row faulty,
+    or if it joins lines that have the right number of fields without it (as with messages that
+    begin with a quote).
     """
     if '"' not in text:
         return _plain_rows(text, delimiter), False
@@ -181,7 +181,7 @@ def _separated(text: str, delimiter: str, document: Document, log: Log) -> tuple
 def _quoted_rows(text: str, delimiter: str, document: Document) -> tuple[list[Row], list[Fault]]:
     """Read rows by the csv module's strict rules; a row with a fault is left out.
 
-    After a quote that is never closed, reading goes on at the next line.
+    After a quote that is never closed, reading continues at the next line.
     """
     rows: list[Row] = []
     faults: list[Fault] = []
@@ -227,10 +227,11 @@ def _fields_of_any_length() -> Iterator[None]:
 
 
 def _delimiter(text: str, form: str, names: Iterable[str]) -> str | None:
-    """Tell what separates fields; None if the text is not a table.
+    """Return the character between fields; None if the text is not a table.
 
-    A TSV has tabs. In a CSV it is the delimiter by which most rows have the same number of fields.
-    Any other text is a table if at least half of its lines have a tab, or a header of `names`.
+    In a TSV it is a tab. In a CSV it is the delimiter that gives most rows the same number of
+    fields. Any other text is a table if at least half of its lines have a tab, or if its first line
+    is a header of `names`.
     """
     if form == "TSV":
         return "\t"
@@ -257,7 +258,7 @@ def _delimiter(text: str, form: str, names: Iterable[str]) -> str | None:
 
 
 def _is_separated_header(line: str, names: set[str]) -> bool:
-    """Whether a line lists names of columns, at least one of them usual."""
+    """Whether a line is a header: short names, at least one of them in `names`."""
     for delimiter in DELIMITERS:
         cells = [cell.strip().strip('"').casefold() for cell in line.split(delimiter)]
         if len(cells) > 1 and all(0 < len(cell) < 30 for cell in cells) and names & set(cells):
@@ -310,7 +311,7 @@ def _fasttext_rows(document: Document, lines: list[tuple[int, str]], log: Log) -
 def _of_records(
     form: str, records: Iterable[tuple[int, dict[str, Any]]], document: Document, log: Log
 ) -> Table:
-    """Make a table of records with names; a record of records has names with dots."""
+    """Make a table of records; the names in a nested record are joined with dots."""
     columns: dict[str, int] = {}
     listed = []
     for line, record in records:

@@ -1,12 +1,12 @@
 """Vocabularies: convert text to ids and back, by character, byte or word, or whole tokens to ids.
 
 The symbols of a vocabulary have the ids 0 ... size-1. `to_data` returns plain data for a
-checkpoint. `read_vocabulary` restores a vocabulary of a text from it, and `read_tokens` one of
+checkpoint; from that, `read_vocabulary` restores a vocabulary of a text, and `read_tokens` one of
 tokens.
 
 Special symbols are not text: `<unk>` stands for a symbol that is not in the vocabulary, `<s>` and
-`</s>` for the beginning and the end of a text. Their ids come after all others, and no text is read
-as one.
+`</s>` for the beginning and the end of a text. Their ids come after all others, and no part of a
+text is ever encoded as one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Unknown = Literal["error", "skip"]
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SPECIALS = (UNKNOWN, START, END)
-MOST_TOKENS = 1 << 16  # tokens at most, since the header of a checkpoint must have room for them
+MOST_TOKENS = 1 << 16  # tokens: the header of a checkpoint has room for so many
 
 
 def id_type(size: int) -> np.dtype[Any]:
@@ -218,7 +218,7 @@ def _cleaning_of(data: Mapping[str, Any]) -> Cleaning:
     match data.get("cleaning", AS_IT_IS._asdict()):
         case {"newlines": "join" | "keep" as newlines, "normalize": "nfc" | "none" as form}:
             return Cleaning(newlines, form)
-    raise ValueError("its cleaning is not known here")
+    raise ValueError("its cleaning is unknown to this version")
 
 
 class SymbolStream:
@@ -470,7 +470,7 @@ class WordVocabulary:
         specials: Sequence[str] = (UNKNOWN,),
         cleaning: Cleaning = AS_IT_IS,
     ) -> WordVocabulary:
-        """Collect words like `of`, from their counts."""
+        """Make a vocabulary as `of` does, from counts instead of texts."""
         return cls(_frequent(counts, minimum_count, (UNKNOWN, f" {UNKNOWN}")), specials, cleaning)
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
@@ -529,8 +529,8 @@ def vocabulary_of(
 ) -> Vocabulary:
     """Collect a vocabulary with `<unk>` from texts, for use on other texts as well.
 
-    `ends` are the special symbols `<s>`, `</s>` or both, if it should have them; `cleaning` is
-    applied to other texts. Raises DataError if the vocabulary would be empty.
+    `ends` are the special symbols `<s>`, `</s>` or both; `cleaning` is applied to every text that
+    is encoded later. Raises DataError if the vocabulary would be empty.
     """
     if kind == "byte":
         return ByteVocabulary(ends)
@@ -587,5 +587,5 @@ def read_tokens(data: Any) -> TokenVocabulary:
 
 def _texts(data: Any) -> list[str]:
     if not isinstance(data, list) or not all(isinstance(text, str) for text in data):
-        raise ValueError("its symbols are not texts")
+        raise ValueError("its symbols are not strings")
     return data

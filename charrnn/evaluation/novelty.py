@@ -4,8 +4,9 @@ Spans of one length are compared by 64-bit hashes. The hash of a span is built b
 hashes of its two halves, so that all spans of length n take O(log n) passes over the text. A hash
 that occurs in both texts is only a candidate; candidates are compared symbol by symbol.
 
-Any text in the language of the training text shares spans with it. How many a new text shares is
-seen on the validation split, which the model was not trained on: a sample copies if it shares more.
+Any text in the language of the training text shares spans with it. The validation split, which the
+model was not trained on, shows how many spans a new text shares: a sample that shares more is
+copied.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ Points = NDArray[np.uint32]
 Hashes = NDArray[np.uint64]
 
 LENGTHS = (8, 16, 32)
-HELD_OUT = 1_000_000  # symbols of the validation split at most
-FEWEST = 10  # spans of the longest length side by side, below which a sample is too short to judge
-DOUBT = 3.0  # standard errors by which shares may differ by chance
+HELD_OUT = 1_000_000  # symbols of the validation split: at most so many are compared
+FEWEST = 10  # spans of the longest length: a sample that has room for fewer is not judged
+DOUBT = 3.0  # standard errors: shares may differ by so many by chance
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio (Knuth)
 
 
@@ -45,10 +46,10 @@ class Novelty:
 
 @dataclass(frozen=True)
 class Copied:
-    """A `Novelty` of two texts with the texts' lengths and the longest copied span as text.
+    """The `Novelty` of a sample, the lengths of both texts, and the longest copied span as text.
 
-    `held_out` are the shares of the text that the model was not trained on, empty where there is
-    none, and `held_out_length` is its length.
+    `held_out` are the shares of the text that the model was not trained on, empty if there is none,
+    and `held_out_length` is its length.
     """
 
     novelty: Novelty
@@ -68,7 +69,7 @@ def novelty_of_texts(written: Sequence[str], training: Sequence[str]) -> tuple[f
     """Compare short texts, such as names, with those of training.
 
     Returns the share that does not occur in training, the share that repeats an earlier one of
-    `written`, and the mean length over the mean length in training.
+    `written`, and the mean length divided by the mean length in training.
 
     >>> novelty_of_texts(["Anna", "Enna", "Enna", "Ann"], ["Anna", "Otto"])
     (0.75, 0.25, 0.9375)
@@ -107,8 +108,8 @@ def novelty_in(text: str, corpus: Corpus) -> Copied:
 def verdict(shares: Mapping[int, float], held_out: Mapping[int, float], length: int) -> str:
     """Say in words whether a sample of `length` symbols copies more than held-out text.
 
-    A share that is larger by more than chance counts. The standard error is that of independent
-    spans side by side, of which the sample has `length` / n.
+    A share counts only if it is larger by more than chance explains. Its standard error is that of
+    `length` / n independent spans.
 
     >>> verdict({8: 0.5, 16: 0.02, 32: 0.0}, {8: 0.5, 16: 0.02, 32: 0.0}, 2000)
     'new: no more is copied than held-out text shares with the training text'

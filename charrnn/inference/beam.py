@@ -81,10 +81,10 @@ def beam_search(
     """Return for each lane of `state` up to `width` sequences from `start` to `end`, best first.
 
     `start` is the id before the sequences, one for all lanes or one for each, (L,). A sequence also
-    ends where `stops` says so of its ids so far, (t,); its last symbol then belongs to it.
+    ends if `stops`, called with its ids so far (t,), is true; its last symbol then belongs to it.
 
-    A lane is finished when it has `width` ended hypotheses, when none that goes on can get a better
-    score, or at its limit, which counts symbols with the end symbol. Hypotheses that did not end
+    A lane is finished when it has `width` ended hypotheses, when no unfinished hypothesis can reach
+    a better score, or at its limit of symbols, the end symbol included. Hypotheses that did not end
     are returned only for a lane where none ended. Width 1 is greedy search. A lane's result does
     not depend on the other lanes, and a finished lane is not stepped any more.
 
@@ -104,7 +104,7 @@ def beam_search(
             ended = at_end | stopped
             finished[lane] += _hypotheses(beams, extensions, row, np.flatnonzero(ended[:width]),
                                           at_end, ended=True)  # fmt: skip
-            # Where fewer than `width` go on, hypotheses that do not exist fill the beam.
+            # If fewer than `width` are left, hypotheses that do not exist fill the beam.
             extensions.totals[row, ended] = -np.inf
             going_on = np.concatenate([np.flatnonzero(~ended), np.flatnonzero(ended)])[:width]
             best = extensions.totals[row, going_on[0]]
@@ -159,7 +159,7 @@ def _hypotheses(
 ) -> list[Hypothesis]:
     """Turn the extensions at some places of a row into hypotheses; leave out impossible ones.
 
-    `at_end` marks the places whose symbol is the end, which is no part of the sequence.
+    `at_end` marks the places whose symbol is the end, which is not part of the sequence.
     """
     hypotheses = []
     for place in places[np.isfinite(extensions.totals[row, places])]:
@@ -173,7 +173,7 @@ def _hypotheses(
 def _can_improve(
     finished: list[Hypothesis], best: float, length: int, limit: int, width: int, alpha: float
 ) -> bool:
-    """Whether going on from `best`, which can only fall, can still beat the finished hypotheses."""
+    """Whether a continuation of log-probability `best` can still beat the finished hypotheses."""
     if length >= limit or len(finished) >= width:
         return False
     highest = best / max(limit, 1) ** alpha
@@ -183,7 +183,7 @@ def _can_improve(
 def _advance(
     beams: _Beams, extensions: _Extensions, state: Any, rows: list[int], kept: list[Places]
 ) -> _Beams:
-    """Go on with the `kept` extensions of the lanes in `rows`; drop the other lanes."""
+    """Continue with the `kept` extensions of the lanes in `rows`; drop the other lanes."""
     width = beams.totals.shape[1]
     lanes = np.array(rows, np.int64)
     places = lanes[:, None], np.array(kept, np.int64).reshape(-1, width)

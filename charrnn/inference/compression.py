@@ -5,9 +5,9 @@ Cleary 1987; here `constriction`'s range coder, Martin 1979), so that a symbol t
 its surprisal, and a text about as many as its score. Compressing and decompressing run the very
 same steps, one symbol at a time, and so agree bit for bit on one machine and build. On another,
 numbers may be rounded differently and the text may come out wrong, which its SHA-256 reveals. Any
-bytes are accepted: characters outside of the vocabulary are escaped byte by byte, and the model
+bytes are accepted: characters that the vocabulary lacks are escaped byte by byte, and the model
 does not read them. A text in UTF-16 or with other line ends than the model's is coded as the model
-would read it, where that can be undone byte for byte (`Form`).
+would read it, if that can be undone byte for byte (`Form`).
 
 The file, all integers little-endian::
 
@@ -97,7 +97,7 @@ def compress(model: TrainedModel, content: bytes, rates: Rates | None, progress:
         sha256=hashlib.sha256(content).hexdigest(),
         form=form if form != Form() else None,
     )
-    plain = {"form"} if header.form is None else None  # The header of a plain text is as ever.
+    plain = {"form"} if header.form is None else None  # A plain text has the older header.
     text = header.model_dump_json(exclude=plain).encode()
     payload: bytes = encoder.get_compressed().astype("<u4").tobytes()
     return pack(text, payload)

@@ -32,12 +32,12 @@ class Stepper(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """How the next id is drawn from the logits.
+    """A rule for drawing the next id from the logits.
 
-    First, `repetition_penalty` (theta) makes the ids less probable that are among the last
-    `repetition_window` ids read or written: their probability p becomes p**theta, before all are
-    normalised again. This is the penalty of CTRL (Keskar et al. 2019) on log-probabilities, where
-    it lowers every one of them; on logits it would raise those below 0.
+    First, `repetition_penalty` (theta) lowers the probability p of each of the last
+    `repetition_window` ids read or written to p**theta; then all are normalised again. This is the
+    penalty of CTRL (Keskar et al. 2019) applied to log-probabilities, all of which it lowers;
+    applied to logits, it would raise those below 0.
 
     Then `temperature` divides the logits (0 takes the largest). Then the filters are applied in
     this order: `top_k` keeps the k most probable ids, `top_p` the fewest whose probabilities sum to
@@ -98,7 +98,7 @@ class Choice:
     def _scaled(
         self, logits: NDArray[np.floating[Any]], recent: Sequence[NDArray[np.int64]]
     ) -> NDArray[np.float64]:
-        """Return new logits (N, V) after the repetition penalty, the largest of each row 0."""
+        """Return new logits (N, V) with the repetition penalty; the largest of each row is 0."""
         scaled = _shifted(logits.astype(np.float64))
         if self.repetition_penalty == 1 or not len(recent):
             return scaled
@@ -185,7 +185,7 @@ class Draws:
 
 @dataclass
 class Cursor:
-    """The position of a generation, from which it can go on."""
+    """The position of a generation, from which it can be continued."""
 
     token: NDArray[np.int64]  # (N,) the last ids, which the stepper has not read yet
     state: Any
@@ -194,17 +194,17 @@ class Cursor:
     """The last ids, (N,) each, the newest last, which is `token`."""
 
     def __post_init__(self) -> None:
-        """Remember the last ids, if nothing else was given."""
+        """Remember `token`, if no last ids were given."""
         if not self.recent:
             self.recent.append(self.token)
 
     def copy(self) -> Cursor:
-        """Return the same position, which stays where it is when this cursor moves on."""
+        """Return a copy, which does not change when this cursor moves."""
         return Cursor(self.token, self.state, self.position, self.recent.copy())
 
 
 def prime(stepper: Stepper, tokens: NDArray[np.int64], cursor: Cursor | None = None) -> Cursor:
-    """Read `tokens` (N, T), T >= 1, after those of `cursor`; the last one is read by `sample`."""
+    """Read `tokens` (N, T), T >= 1, after those of `cursor`; leave the last for `sample`."""
     lanes = tokens.shape[0]
     if cursor is None:
         cursor = Cursor(tokens[:, 0], stepper.initial_state(lanes))

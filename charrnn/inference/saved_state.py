@@ -1,4 +1,4 @@
-"""Save the position of a generation, and go on from there later: `charrnn sample --save-state`.
+"""Save the position of a generation, to continue from it later: `charrnn sample --save-state`.
 
 The file is a safetensors file like a checkpoint: the leaves of the hidden state, the last symbols
 of each lane, the seed, the sample numbers and the position of the draws. Files of older versions
@@ -29,7 +29,7 @@ class SavedState(NamedTuple):
 
 
 def save_state(path: Path, model: Any, state: SavedState) -> None:
-    """Write a state of a model to a file. Raises StorageError where that fails."""
+    """Write a state of a model to a file. Raises StorageError if that fails."""
     cursor = state.cursor
     tensors: Arrays = {
         f"state/{i}": leaf if isinstance(leaf, np.ndarray) else leaf.cpu().numpy()

@@ -1,7 +1,7 @@
 """Write text with a trained model: ids from the sampler, decoded as they come.
 
 `Writing` does the work of `charrnn sample`: it writes one or several texts side by side, from a
-prompt or a saved state, in one go or turn by turn; it searches for the likeliest text, and it tells
+prompt or a saved state, in one go or turn by turn; it searches for the likeliest text, and it lists
 the likeliest next symbols. Nothing here imports torch.
 """
 
@@ -30,7 +30,7 @@ Write = Callable[[str], None]
 """Takes a piece of text as soon as it is decoded."""
 
 UnknownInPrompt = Literal["error", "skip", "nearest"]
-"""What becomes of characters that the vocabulary lacks: see `readable`."""
+"""The treatment of characters that the vocabulary lacks: see `readable`."""
 
 
 class Writer(Stepper, Protocol):
@@ -57,7 +57,7 @@ class Writer(Stepper, Protocol):
         ...
 
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:
-        """Return the class of each sample; nothing where the model has no classes."""
+        """Return the class of each sample; nothing if the model has no classes."""
         ...
 
     def begin(
@@ -77,7 +77,7 @@ class Request:
 
     `length` is the largest number of symbols; `stop` ends a text that contains it; `before` is read
     before the prompt and belongs to no text. Without a `seed`, one is drawn. Without a `label`, the
-    classes are drawn with their frequency in training. `unknown` says what becomes of characters of
+    classes are drawn with their frequency in training. `unknown` is the treatment of characters of
     the prompt that the vocabulary lacks (`readable`).
     """
 
@@ -110,8 +110,8 @@ class Next(NamedTuple):
 class Writing:
     """Texts that a model writes side by side, one in each lane, and their positions.
 
-    `saved` is a state to go on from, with samples and a seed of its own. `labels` are the classes
-    of the texts, empty where the model has none. `request` may be replaced between two texts.
+    `saved` is a saved state to continue, with samples and a seed of its own. `labels` are the
+    classes of the texts, empty if the model has none. `request` may be replaced between two texts.
 
     Raises DataError for a prompt with unknown characters and for an unknown label.
     """
@@ -128,7 +128,7 @@ class Writing:
         self.is_drawn = request.choice.temperature > 0 or (
             bool(self.labels) and request.label is None
         )
-        """Whether chance plays a part, so that the seed matters."""
+        """Whether symbols or classes are drawn at random, so that the seed matters."""
         self._before: Cursor | None = None
         self.prompt = readable(request.prompt, model.vocabulary, request.unknown)
         if saved:
@@ -166,7 +166,7 @@ class Writing:
     def rewrite(self, write: Write | None = None) -> list[str]:
         """Write again from where the last `write` began, with other random numbers.
 
-        Raises ConfigError where nothing has been written.
+        Raises ConfigError if nothing has been written.
         """
         if self._before is None:
             raise ConfigError("nothing has been written yet; let the model write first")
@@ -176,7 +176,7 @@ class Writing:
         return self.write(write)
 
     def search(self, width: int, count: int = 1) -> list[Found]:
-        """Search the likeliest texts of the first lane; return the best `count`, the best first.
+        """Search for the `count` likeliest texts of the first lane; return the best one first.
 
         The search keeps `width` hypotheses (`beam.beam_search`) and does not move the cursor. Texts
         end as in `write`, and are ranked by log-probability for each symbol.
@@ -212,7 +212,7 @@ class Writing:
         ]
 
     def take(self, symbol: int) -> str:
-        """Go on with a symbol, by its id, in every lane; return its text."""
+        """Continue with a symbol, by its id, in every lane; return its text."""
         self.cursor = prime(self.model, np.full((len(self.samples), 1), symbol), self.cursor)
         return self.model.vocabulary.decode([symbol])
 
@@ -224,9 +224,10 @@ class Writing:
 def readable(text: str, vocabulary: Vocabulary, unknown: UnknownInPrompt) -> str:
     r"""Return a text as a model with this vocabulary can read it.
 
-    It is cleaned as every text is. Characters that the vocabulary lacks become the nearest ones
-    that it has, if `unknown` is `nearest`; they stay if it is `skip`, for the vocabulary to leave
-    out. Raises DataError for those that nothing is near to, and for any of them if it is `error`.
+    It is cleaned as every text is. If `unknown` is `nearest`, characters that the vocabulary lacks
+    become the nearest ones that it has; if it is `skip`, they stay, and the vocabulary leaves them
+    out. Raises DataError for a character without a near one and, if `unknown` is `error`, for any
+    that the vocabulary lacks.
 
     >>> from charrnn.data.vocabulary import CharacterVocabulary
     >>> readable("Caf\u00e9\u2019s", CharacterVocabulary("'Cafes"), "nearest")
@@ -248,21 +249,18 @@ def readable(text: str, vocabulary: Vocabulary, unknown: UnknownInPrompt) -> str
 
 
 def _encoding(request: Request) -> Unknown:
-    """How the vocabulary treats unknown characters that `readable` has left."""
+    """Return how the vocabulary treats unknown characters that `readable` has left."""
     return "skip" if request.unknown == "skip" else "error"
 
 
 def inside_words(vocabulary: Vocabulary) -> NDArray[np.bool_]:
-    """Mark the ids, (V,), after which a word may go on: letters, digits, accents, apostrophes.
+    """Mark the ids, (V,), after which a word may continue: letters, digits, accents, apostrophes.
 
     A byte of a character outside of ASCII counts as a letter. Raises ConfigError for a vocabulary
     of words.
     """
     if vocabulary.kind == "word":
-        raise ConfigError(
-            "a model of words chooses whole words, which have no inside; leave the choice inside "
-            "words as it is"
-        )
+        raise ConfigError("a model of words draws whole words; leave out the choice inside words")
     if vocabulary.kind == "byte":
         marks = [isinstance(b, int) and (b >= 128 or _in_word(chr(b))) for b in vocabulary.symbols]
     else:
@@ -377,7 +375,7 @@ class _Text:
         self._tail = ""  # the last characters, as many as a part of `stop` can have
 
     def add(self, symbol: int, end: int | None) -> None:
-        """Add a symbol, or finish where it is the end."""
+        """Add a symbol; finish if it is the end."""
         if symbol == end:
             self.finish()
         elif piece := self._stream.feed(symbol):

@@ -1,4 +1,4 @@
-"""A layer with some units held at fixed values: what does a unit do to the text that is written?"""
+"""A layer with some units held at fixed values, to see what a unit does to the text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from charrnn.nn.state import State, map_state
 
 
 class Clamped(nn.Module):
-    """A layer whose outputs, and hidden state with them, have fixed values in some units.
+    """A layer with fixed values in some units of its output, which is also its hidden state.
 
     It has `step` only. The layers above, and the next step of this layer, read the fixed values;
     other parts of the state, such as an LSTM's cell state, are computed as usual.

@@ -19,8 +19,8 @@ def real_steps(lengths: Tensor, inputs: Tensor) -> Tensor:
 def only(real: Tensor, sequence: Tensor) -> Tensor:
     """Replace the padding of a sequence (N, T, D) by zeros; no gradient flows into it.
 
-    `real` is the mask (N, T) of `real_steps`. It selects and does not multiply, since the padding
-    may hold NaN or infinity.
+    `real` is the mask (N, T) of `real_steps`. Numbers are selected by the mask, not multiplied by
+    it: the padding may hold NaN or infinity.
     """
     return sequence.where(real[:, :, None], sequence.new_zeros(()))
 

@@ -1,8 +1,8 @@
 """The events of a training session, in the order in which `Session.events` yields them.
 
-A session with a budget of steps begins with `Planned`; one with a wall-clock budget measures its
-speed first, and is `Replanned` if that changes. `Stepped` follows every step, `Evaluated` every
-evaluation, `Saved` every other checkpoint, `Restarted` a divergence; `Finished` comes last.
+A session with a budget of steps begins with `Planned`. A session with a time budget measures its
+speed before, and is `Replanned` if the speed changes. `Stepped` follows every step, `Evaluated`
+every evaluation, `Saved` every other checkpoint, `Restarted` a divergence; `Finished` comes last.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Evaluated:
     seconds_left: float | None
     """An estimate of the time until the last step, evaluations left out."""
     sample: str
-    """A sample from the model with its present weights."""
+    """A sample from the model with its current weights."""
 
 
 @dataclass(frozen=True)

@@ -42,19 +42,19 @@ from charrnn.training.build import build_optimizer
 from charrnn.training.hardware import CoreTime, core_time
 from charrnn.training.trainer import Report, Score, Trainer
 
-HOPELESS = 10.0  # times the loss of a uniform guess: a run does not recover from such a loss
-FEWEST_TO_CHOOSE_BY = 30  # examples in validation that the best checkpoint can be chosen by
+HOPELESS = 10.0  # times the loss of a uniform guess: a run with more does not recover
+FEWEST_TO_CHOOSE_BY = 30  # examples: with fewer in validation, no checkpoint is chosen by its score
 MOST_LANES = 64  # of the estimate of validation
 OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
 
 def never() -> bool:
-    """Do not ask for a stop."""
+    """Return False: nobody asked for a stop."""
     return False
 
 
 def _choose_evaluation(config: ResolvedConfig, held_out: int, kind: type[Task]) -> ResolvedConfig:
-    """Decide how to evaluate on a validation split of a length, where that is `auto`."""
+    """Decide how to evaluate, on a validation split of a length, if that is `auto`."""
     fewest = getattr(kind, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
     chosen = {
         "evaluation.best": "validation" if held_out >= fewest else "last",
@@ -73,10 +73,10 @@ class Session:
         about: facts about the text and the machine, saved in every checkpoint
         clock: seconds since the command began, imports included; a wall-clock budget covers them
 
-    `run` is set before `events` is called. A wall-clock budget becomes a number of steps: the speed
-    is measured during the warm-up of the learning rate, then the number is written into the
-    configuration in place of the time. During the run, the number is corrected if the
-    machine turns out faster or slower; `config.changes` records that, for a repetition.
+    `run` is set before `events` is called. A time budget becomes a number of steps: the speed is
+    measured during the warm-up of the learning rate, then the number replaces the time in the
+    configuration. During the run, the number is corrected if the machine turns out faster or
+    slower; `config.changes` records that, so that the run can be repeated.
     """
 
     run: Run
@@ -178,7 +178,7 @@ class Session:
     def events(self, stop: Callable[[], bool] = never) -> Iterator[Event]:
         """Train in `run` until the budget, patience or `stop()` ends it.
 
-        `stop` is asked before every step. A run that diverges goes back to its last checkpoint at
+        `stop` is called before every step. A run that diverges goes back to its last checkpoint at
         half the learning rate, once. Raises DivergedError before anything bad is saved,
         StorageError if a file cannot be written, ConfigError if there is no budget.
         """
@@ -265,7 +265,7 @@ class Session:
         return Restarted(step, rate, str(error))
 
     def _train(self, stop: Callable[[], bool]) -> Generator[Event, None, str]:
-        """Take steps until something ends them; return the reason, as in `Finished`."""
+        """Take steps until training ends; return the reason, as in `Finished`."""
         progress, plan = self.trainer.progress, self.plan
         began_at = progress.step
         self._core_time = core_time(self.trainer.process_ids())
@@ -291,7 +291,7 @@ class Session:
         return "budget"
 
     def _evaluate_and_save(self, report: Report) -> Iterator[Event]:
-        """Evaluate and save; after a warm-up, plan the other steps in between."""
+        """Evaluate and save; at the end of the warm-up, plan the other steps before saving."""
         began, plan = self.clock(), self.plan
         speed = plan.pace.since_last_asked()
         line, score, is_best = self._evaluate(speed, report.learning_rate)
@@ -307,7 +307,7 @@ class Session:
         plan.pace.skip()
 
     def sample_text(self, length: int) -> str:
-        """Sample from the model in its present state, with the same random draws every time."""
+        """Sample from the model as it is now, with the same random draws every time."""
         with self.trainer.averaged():
             return self.experiment.sample(length)
 
@@ -358,7 +358,7 @@ class Session:
         return line, validation, is_best
 
     def _compare_with_best(self, validation: Evaluation | None, train: Score) -> bool:
-        """Keep a score that is the best so far; count any other for patience and plateau.
+        """Keep a score that is the best so far; any other counts for patience and plateau.
 
         If validation is missing or too short to choose by, the last step counts as the best.
         """

@@ -52,7 +52,7 @@ MAY_CHANGE = {
     *("device", "threads", "processes", "precision", "graph", "deterministic", "tensorboard"),
     *("evaluation.sample_length", "checkpoints.keep_last"),
 }
-"""The settings that may change when a run is resumed; so may the texts."""
+"""The settings that may change when a run is resumed, besides the texts."""
 Warn = Callable[[str], None]
 """A function that is called with each warning."""
 
@@ -172,8 +172,8 @@ def resume_run(
 ) -> Iterator[Session]:
     """Start again from the newest checkpoint of a run, or from a checkpoint file in a new run.
 
-    `layers` change settings: the texts, the device, or the budget, which also sets the intervals
-    anew. Raises ConfigError if the budget is used up.
+    `layers` change settings: the texts, the device, or the budget, which also sets new intervals.
+    Raises ConfigError if the budget is used up.
     """
     place = run if isinstance(run, Run) else find_run(os.fspath(run))
     if isinstance(place, Run):
@@ -210,7 +210,7 @@ def _reopen(
         anew = dict.fromkeys(("evaluation.every", "evaluation.first", "checkpoints.every"), "auto")
         layers = [*layers, ("a new budget", anew)]
     config, origins = build_config([(name, flatten(config.model_dump())), *layers])
-    if config.training.epochs == "auto":  # A new time budget has no bound on the passes.
+    if config.training.epochs == "auto":  # A new time budget is not bounded by passes.
         config = with_values(config, {"training.epochs": None})
     config = _fit_to_machine(config, origins["device"] != name, warn)
     changes = {key: value for _, layer in layers for key, value in layer.items()}
@@ -225,7 +225,7 @@ def _reopen(
 
 
 def _check_changes(layers: Sequence[Layer]) -> None:
-    """Raise ConfigError for a setting that cannot change while a run is under way."""
+    """Raise ConfigError for a setting that cannot change in a run that has begun."""
     for source, layer in layers:
         for key in layer:
             if key not in MAY_CHANGE and not key.startswith(("data.", "training.earlier")):

@@ -26,8 +26,8 @@ from charrnn.training.budget import (
     steps_bound,
 )
 
-RECENT = 0.04  # share of a time budget over which the speed is measured
-SHORTEST_MEASURE, LONGEST_MEASURE = 1.5, 30.0  # seconds over which the speed is measured
+RECENT = 0.04  # share of a time budget in which the speed is measured
+SHORTEST_MEASURE, LONGEST_MEASURE = 1.5, 30.0  # seconds in which the speed is measured
 
 
 class Pace:
@@ -80,8 +80,8 @@ class Plan:
         batches_per_epoch: the steps in one pass over the data
         clock: seconds since the command began
 
-    `config` is the configuration to record, `now` the settings that hold from the present step on,
-    which differ while a run with recorded changes is repeated.
+    `config` is the configuration to record, `now` the settings that hold at the current step, which
+    differ while a run with recorded changes is repeated.
     """
 
     def __init__(
@@ -130,15 +130,15 @@ class Plan:
             self._fix(step, self.bound, None)
             return True
         if step and trained_seconds:
-            # Measure at about the rate that the new schedule will have, not at the highest.
+            # Measure with about the rate of the new schedule, not with the highest rate.
             self._guess = int(step * (1 + self.budget.seconds / trained_seconds))
         return False
 
     def has_measured(self, step: int, began_at: int) -> bool:
         """Whether the speed has been measured for long enough since this run started or resumed.
 
-        It has after `training.warmup_steps` steps, at the last step that the budget allows, or when
-        half of the time is gone.
+        That is so after `training.warmup_steps` steps, at the last step that the budget allows, and
+        when half of the time is gone.
         """
         last = min(began_at + self.config.training.warmup_steps, self._most_steps)
         return step >= last or self._clock() >= self.budget.seconds / 2
@@ -197,7 +197,7 @@ class Plan:
     def must_save(self, step: int, silent_seconds: float) -> bool:
         """Whether to save after a step, by its number or by the time since the last checkpoint.
 
-        Saving changes nothing in training, so the clock may decide without harm to an exact resume.
+        Saving changes nothing in training, so a run resumes exactly although the clock decides.
         """
         is_numbered = self.total_steps and step % int(self.now.checkpoints.every) == 0
         return bool(is_numbered) or silent_seconds > LONGEST_SILENCE

@@ -79,7 +79,7 @@ class TrainedRun:
 
     @cached_property
     def model(self) -> Any:
-        """The best model, for use on the CPU: one that writes texts, else one that predicts."""
+        """The best model, for use on the CPU: a model that writes texts, or else a predictor."""
         from charrnn.inference.trained_model import writer_of
         from charrnn.registry import writer_of_task
         from charrnn.tasks.task import task_of

@@ -1,1 +1,1 @@
-"""One file for each `--task`."""
+"""The tasks: one module for each `--task`."""

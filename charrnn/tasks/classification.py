@@ -123,7 +123,7 @@ def last_outputs(stack: Stack, state: State) -> Tensor:
 
 
 class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
-    """Learn the classes of texts; measured by surprisal, accuracy and macro-F1."""
+    """Learn the classes of texts; scored by surprisal, accuracy and macro-F1."""
 
     unit = "label"
 

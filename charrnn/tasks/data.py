@@ -48,8 +48,8 @@ def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
     """Find the texts that a configuration names. Raises DataError.
 
     Standard input and URLs are copied, since they can be read only once, and archives are unpacked;
-    the copies are deleted at the end of the context. What was left out is said at once, and what
-    reading changed at the end.
+    the copies are deleted at the end of the context. Files that were left out are reported at once,
+    and changes made in reading at the end.
     """
     texts: Texts = {}
     rules = rules_of(config)
@@ -82,7 +82,7 @@ def rules_of(config: Config) -> Rules:
 
 
 def cleaning_of(config: Config) -> Cleaning:
-    """Return what becomes of the characters of a text."""
+    """Return the changes to the characters of a text before they are looked up."""
     return Cleaning(config.data.newlines, config.data.normalize)
 
 
@@ -105,7 +105,7 @@ def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
 
 
 def hints(config: Config, texts: Texts, data: Any) -> Iterator[str]:
-    """Say what a language model would learn besides its text, and that its vocabulary is unfit."""
+    """Give a hint about what else a language model would learn, or about an unfit vocabulary."""
     if isinstance(data, Corpus):
         documents = texts["sources"].documents
         for hint in (hint_of_text(documents, config.data.encoding), hint_of_corpus(data)):
@@ -147,8 +147,8 @@ def data_of_checkpoint(
 
     Returns the configuration, with absolute paths, and the data. `moved` names texts to use in
     place of the recorded "sources", "validation" or "test". A text that could be read only once
-    comes from the cache. Raises DataError for a text that is no longer there, and for characters
-    that the vocabulary lacks.
+    comes from the cache. Raises DataError for a text that is missing, and for characters that the
+    vocabulary lacks.
     """
     try:
         recorded = checkpoint.metadata["corpus"]
@@ -180,13 +180,13 @@ def data_of_checkpoint(
             raise DataError(
                 f"{error}; if the run's text has moved, name it with data.sources"
             ) from error
-        data = read_data(config, texts)  # As the run read it, so the cache usually has it.
+        data = read_data(config, texts)  # Read as by the run, so the cache usually has it.
         if data.vocabulary_data != vocabulary:
             data = read_data(config, texts, vocabulary)
     if data.sha256 != sha256:
         warn(
             f"the text is not the one the run began with (SHA-256 {data.sha256[:12]}, was "
-            f"{sha256[:12]}): going on with this one"
+            f"{sha256[:12]}): continuing with this one"
         )
     return with_absolute_paths(config, texts), data
 
@@ -194,9 +194,9 @@ def data_of_checkpoint(
 def lines_of(stream: BinaryIO, name: str, cleaning: Cleaning) -> Iterator[str]:
     """Yield the lines of a stream without their ends, each as soon as it is there.
 
-    They are cleaned and decoded as files are; of a stream that is not UTF-8 from its first bytes on
-    (UTF-16 with a mark, compressed, an archive), the whole is read first. Raises DataError for
-    bytes that are not UTF-8 and for what is no text.
+    They are cleaned and decoded as files are; a stream whose first bytes show that it is not UTF-8
+    (UTF-16 with a mark, compressed, an archive) is first read to its end. Raises DataError for
+    bytes that are not UTF-8, and for a stream that is no text.
     """
     first = stream.readline()
     if marked_encoding(first) or compression_of(first) or kind_of(first):
@@ -246,11 +246,11 @@ def read_for(
     warn: Warn = lambda _: None,
     kinds: Kinds = "content",
 ) -> str:
-    """Read texts as a model with this vocabulary reads them: one over bytes takes any bytes.
+    """Read texts as a model with this vocabulary reads them; a byte vocabulary accepts any bytes.
 
-    Files are known by their content, as in training; for a model over bytes that was trained with
-    another `data.kinds`, give it as `kinds`. `encoding` is None where nobody can set it. Raises
-    DataError for texts that cannot be found or decoded.
+    Files are recognised by their content, as in training; for a model over bytes that was trained
+    with another `data.kinds`, give it as `kinds`. `encoding` is None if the user cannot set it.
+    Raises DataError for texts that cannot be found or decoded.
     """
     is_bytes = vocabulary.kind == "byte"
     rules = Rules(vocabulary.cleaning, "natural", kinds if is_bytes else "content")

@@ -56,8 +56,8 @@ BUDGETS = ("training.max_time", "training.epochs", "training.steps")
 class ExampleData(Generic[Example]):
     """Examples as ids, by split, and their vocabularies by name; they are not cached.
 
-    `notes` say how the files were read, and `settings` are values of the configuration that were
-    told from the files and the memory.
+    `notes` say how the files were read, and `settings` are values of the configuration that follow
+    from the files and the memory.
     """
 
     splits: dict[str, list[Example]]
@@ -99,9 +99,9 @@ def not_too_long(
 ) -> dict[str, list[Example]]:
     """Cut examples that are longer than `data.maximum_length`, or without `cut` leave them out.
 
-    `splits` has the same examples as `loaded`, as ids. Notes which ones they are. Where the bound
-    is `auto`, it is what fits into the memory (`training.memory.longest_example`). Raises DataError
-    if nothing is left of a split.
+    `splits` has the same examples as `loaded`, as ids. Their names are noted. If the bound is
+    `auto`, it is the length that fits into memory (`training.memory.longest_example`). Raises
+    DataError if nothing is left of a split.
     """
     most = config.data.maximum_length
     if most == "auto":
@@ -215,7 +215,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
     def judge(
         self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
     ) -> Judged:
-        """Measure a model on examples. Raises KeyboardInterrupt once `stop` says so."""
+        """Measure a model on examples. Raises KeyboardInterrupt once `stop()` is true."""
 
     def glance(
         self, model: nn.Module, examples: Sequence[Example], stop: Callable[[], bool]
@@ -283,7 +283,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
 
     @staticmethod
     def output_bytes(data: ExampleData[Any], longest: int) -> int:
-        """Return the memory that a symbol takes in training beside the layers, in bytes."""
+        """Return the memory that a symbol takes in training in addition to the layers, in bytes."""
         return 0
 
     @staticmethod
@@ -298,7 +298,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         )
 
     def estimate(self, step: int) -> Evaluation:
-        """Measure the model with its present weights on all of validation."""
+        """Measure the model with its current weights on all of validation."""
         began = time.perf_counter()
         judged = self.glance(self.model, self.data.splits["validation"], never)
         result = self._evaluation("validation", judged, step=step)
@@ -345,7 +345,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
     ) -> Iterator[tuple[list[int], Result]]:
         """Yield the result of `compute` for a model and each batch, with the indices in the batch.
 
-        Raises KeyboardInterrupt once `stop` says so.
+        Raises KeyboardInterrupt once `stop()` is true.
         """
         return until(
             stop, outputs(model, examples, self.side_by_side, self.length, compute, at_a_time)

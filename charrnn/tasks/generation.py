@@ -1,4 +1,4 @@
-"""The task generation: texts of a given class, or texts of their own (one to many).
+"""The task generation: write texts of a given class, or texts without classes (one to many).
 
 A language model of short texts reads the label's vector with the vector of each symbol. Texts
 without a class all have the label `NO_CLASS`.
@@ -60,9 +60,9 @@ from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.memory import FLOATS_A_LOGIT
 from charrnn.training.text_windows import NOT_SCORED
 
-SHOWN = 3  # labels in a sample, and texts of each label
+SHOWN = 3  # a sample shows so many labels, and so many texts of each
 FEWEST_EPOCHS = 20
-FEWEST_STEPS = 250  # for so few texts that 20 epochs are over sooner; 450 learn them by heart
+FEWEST_STEPS = 250  # even if 20 epochs of few texts have fewer; in 450 they are learned by heart
 WRITTEN = 1000  # texts to compare with those of training, if they are short
 MOST_WRITTEN = 1 << 18  # symbols of all of them
 LONGEST_WRITTEN = 1 << 13  # symbols of one
@@ -145,7 +145,7 @@ class ConditionedLanguageModel(LanguageModel):
 
 
 class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
-    """Learn to write texts; measured by surprisal, and by how new the written texts are."""
+    """Learn to write texts; scored by surprisal, and by how new the written texts are."""
 
     unit = "character"
     use = "sample"
@@ -177,7 +177,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def defaults(config: Config, data: ExampleData[GenerationExample]) -> dict[str, Any]:
-        """Return settings that suit about ten thousand short texts; fewer are read more often."""
+        """Return settings that suit about ten thousand short texts; fewer are read more times."""
         examples = len(data.splits["train"])
         size = config.training.batch_size
         steps = math.ceil(examples / min(examples, 32 if size == "auto" else size))
@@ -195,7 +195,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def facts(data: ExampleData[GenerationExample]) -> dict[str, Any]:
-        """Return how often each label occurs in training, by which `sample` draws labels.
+        """Return how often each label occurs in training; `sample` draws labels as often.
 
         `line_ends` says whether a text of the training split has one.
         """
@@ -233,8 +233,8 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     ) -> Judged:
         """Measure the surprisal, and compare texts that the model writes with those of training.
 
-        Of them the share that is new, the share that repeats an earlier one, and their mean length
-        over that of the training texts are measured, if these texts are there.
+        The measures are the share of written texts that are new, the share that repeat an earlier
+        one, and their mean length divided by that of the training texts, if these are there.
         """
         judged = self.glance(model, examples, stop)
         if "train" not in self.data.splits:
@@ -281,7 +281,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
         return [text_of_ids(vocabulary, e.targets[:-1].tolist()) for e in self.data.splits["train"]]
 
     def _written(self, model: nn.Module) -> list[str]:
-        """Write texts of classes drawn as often as in training, of at most twice its longest."""
+        """Write texts of classes as frequent as in training, at most twice as long as any there."""
         longest = min(2 * self.objective.longest, LONGEST_WRITTEN)
         count = max(1, min(WRITTEN, MOST_WRITTEN // longest))
         was_training = model.training
@@ -326,7 +326,7 @@ def surprisals(model: Any, batch: GenerationBatch) -> Tensor:
 
 
 class Generator:
-    """A trained model that writes texts of a class (`inference.text.Writer`).
+    """A trained model that writes texts, of a class if it has classes (`inference.text.Writer`).
 
     It never writes `<unk>` or `<s>`.
     """
@@ -400,7 +400,7 @@ class Generator:
         unknown: Unknown = "error",
         labels: Sequence[str] = (),
     ) -> Cursor:
-        """Read `<s>` and a prompt into `samples` lanes, one for each of the `labels` if there are.
+        """Read `<s>` and a prompt into `samples` lanes, one for each of the `labels`, if any.
 
         Raises DataError for characters that the vocabulary lacks, unless `unknown` is `skip`.
         """
@@ -418,6 +418,6 @@ class Generator:
         return prime(self, lanes[:, 1:], Cursor(lanes[:, 0], state, position=1))
 
     def write(self, labels: Sequence[str], length: int, choice: Choice, draws: Draws) -> list[str]:
-        """Write a text for each draw, of its label if there are labels, of at most `length`."""
+        """Write at most `length` symbols for each sample in `draws`, with its label if any."""
         cursor = self.begin("", len(draws.samples), labels=labels)
         return generate_texts(self, self.vocabulary, cursor, choice, draws, length, end=self.end)

@@ -60,11 +60,11 @@ def read(
 ) -> LabelledTexts:
     """Read the labelled texts that a configuration names, as ids.
 
-    Without a `vocabulary` (plain data), one is made from the training split; other symbols become
-    `<unk>`. A class that only other splits have becomes `UNKNOWN_CLASS`.
+    If `vocabulary` (plain data) is None, one is made from the training split; symbols that it lacks
+    become `<unk>`. A class that does not occur in training becomes `UNKNOWN_CLASS`.
 
     For a task that writes texts (`writes`), the vocabulary has `<s>` and `</s>`, classes may be
-    missing, and what is too long or of an unknown class is left out. Raises DataError.
+    missing, and texts that are too long or of an unknown class are left out. Raises DataError.
     """
     loaded = load_labelled(config, texts, needs_class=not writes)
     if vocabulary is not None:
@@ -95,10 +95,10 @@ def read(
 
 
 def _check_classes(loaded: Examples[Labelled], label: TokenVocabulary, leave_out: bool) -> None:
-    """Note the classes that the model does not have, and those that look like another one.
+    """Note the classes that the model does not have, and classes that look like another one.
 
     With `leave_out`, their examples are removed. Raises DataError for one in the training split, or
-    where a split has no others.
+    if a split has no other examples.
     """
     for name, examples in loaded.splits.items():
         missing = [e for e in examples if e.label not in label.symbols]

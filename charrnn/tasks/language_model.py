@@ -74,7 +74,7 @@ class LanguageModelling:
 
     @staticmethod
     def facts(data: Corpus) -> dict[str, Any]:
-        """Return the most frequent symbol: a text starts after it where there is no newline."""
+        """Return the most frequent symbol: a text starts after it if there is no newline."""
         span = data.splits["train"]
         head = data.ids[span.start : min(span.stop, span.start + (1 << 24))]
         return {"most_frequent": int(np.bincount(head).argmax())}
@@ -87,8 +87,8 @@ class LanguageModelling:
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
         """Start from another language model; rows of the same symbols are matched.
 
-        Returns the symbols added and dropped. Raises ConfigError for models that differ in kind of
-        vocabulary or, beyond the vocabulary, in shape.
+        Returns the symbols added and dropped. Raises ConfigError for models with vocabularies of
+        different kinds, or with other weights of different shapes.
         """
         mine, theirs = self.corpus.vocabulary, source.vocabulary
         if mine.kind != theirs.kind:
@@ -142,11 +142,11 @@ class LanguageModelling:
         return score_split(model, self.config, self.corpus, split, stop, **about)
 
     def sample(self, length: int) -> str:
-        """Write text with the model's present weights."""
+        """Write text with the model's current weights."""
         return self.trained().sample_text(length=length, seed=self.config.training.seed)
 
     def trained(self) -> TrainedModel:
-        """Return the model with its present weights."""
+        """Return the model with its current weights."""
         state = self.model.state_dict()
         weights = {name: value.detach().cpu().numpy() for name, value in state.items()}
         return TrainedModel(weights, self.corpus.vocabulary, self.config, self.about)

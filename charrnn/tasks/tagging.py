@@ -105,7 +105,7 @@ TaggedSentences: TypeAlias = ExampleData[TaggingExample]
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentences:
     """Read the tagged sentences that a configuration names, as ids.
 
-    Without a `vocabulary` (plain data), the vocabularies are made from the training split. Raises
+    If `vocabulary` (plain data) is None, the vocabularies are made from the training split. Raises
     DataError, also for a tag that does not occur in training.
     """
     loaded = load(config, texts, read_tagged)
@@ -232,7 +232,7 @@ class Lexicon:
         self._words: dict[str, Word] = {}
 
     def words(self, tokens: Sequence[str]) -> tuple[Word, ...]:
-        """Return each token as a word."""
+        """Return the `Word` of each token."""
         for token in tokens:
             if token not in self._words:
                 self._words[token] = self._word(token)
@@ -279,7 +279,7 @@ class Tagger(nn.Module):
 class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
     """Learn the tags of words in sentences.
 
-    Measured by surprisal and accuracy, on all words and on those that training lacks.
+    Scored by surprisal and accuracy, on all words and on those that training lacks.
     """
 
     unit = "token"

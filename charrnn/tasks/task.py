@@ -1,7 +1,7 @@
-"""The contract of a task, between a session and one module for each `--task`.
+"""The interface of a task: everything that a session needs from the module of a `--task`.
 
-A task defines its data, its network, its objective, the measures of its model and the model's
-output. `registry.TASKS` lists the tasks by name.
+A task defines its data, its network, its objective, the scores of its model and the model's output.
+`registry.TASKS` lists the tasks by name.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def predict_each(predictor: Predictor, texts: Sequence[str]) -> Iterator[Predict
 
 
 class Alignment(NamedTuple):
-    """An alignment: where a decoder looked, as weights (T, S) with a row for each output symbol."""
+    """The attention of a decoder: weights (T, S) on the source, a row for each output symbol."""
 
     weights: NDArray[np.float64]
     source: list[str]
@@ -99,7 +99,7 @@ class Searching(Predictor, Protocol):
 
 
 class Task(Protocol):
-    """One task over its data: the contract that a session relies on.
+    """A task with its data: the interface that a session relies on.
 
     - `unit`: one label of the loss, such as "character"; losses are in nats per unit;
     - `per_step`: the size of a training step in words;
@@ -139,23 +139,23 @@ class Task(Protocol):
 
     @staticmethod
     def facts(data: Any) -> dict[str, Any]:
-        """Return the facts about the data that a checkpoint needs beside hash and splits."""
+        """Return the facts about the data that a checkpoint needs besides hash and splits."""
         ...
 
     @staticmethod
     def describe(data: Any) -> str:
-        """Say how much was read, for the first line that a user sees."""
+        """Say how much was read, for the first line of the banner."""
         ...
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
         """Start from the weights of another model; return the symbols added and dropped.
 
-        Raises ConfigError for a task or a model where that is impossible.
+        Raises ConfigError if the task or the model does not allow that.
         """
         ...
 
     def estimate(self, step: int) -> Evaluation:
-        """Score validation quickly, with the model's present weights."""
+        """Score validation quickly, with the model's current weights."""
         ...
 
     def final_seconds(self) -> float:
@@ -169,11 +169,11 @@ class Task(Protocol):
         split: str = "validation",
         **about: Any,
     ) -> Evaluation:
-        """Score a split with these weights. Raises KeyboardInterrupt once `stop` says so."""
+        """Score a split with these weights. Raises KeyboardInterrupt once `stop()` is true."""
         ...
 
     def sample(self, length: int) -> str:
-        """Show an output of the present model; the random draws are the same every time."""
+        """Return a sample output of the current model; the random draws are the same every time."""
         ...
 
 
@@ -214,8 +214,8 @@ def split_to_score(
 ) -> ToScore:
     """Read a split of a checkpoint's own text.
 
-    `moved` names texts that are elsewhere now (`data_of_checkpoint`). Raises DataError for a text
-    or a split that is missing.
+    `moved` names texts that have moved (`data_of_checkpoint`). Raises DataError for a text or a
+    split that is missing.
     """
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
     config, data = data_of_checkpoint(config, checkpoint, moved, warn)

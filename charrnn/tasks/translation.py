@@ -91,8 +91,8 @@ Pairs: TypeAlias = ExampleData[TranslationExample]
 def read(config: Config, texts: Texts, vocabulary: Any = None) -> Pairs:
     """Read the pairs that a configuration names, as ids.
 
-    Without a `vocabulary` (plain data), the vocabularies are made from the training split; other
-    symbols become `<unk>`. Raises DataError.
+    If `vocabulary` (plain data) is None, the vocabularies are made from the training split; symbols
+    that they lack become `<unk>`. Raises DataError.
     """
     loaded = load(config, texts, read_pairs)
     if vocabulary is not None:
@@ -146,7 +146,7 @@ def example_of(source: Ids, ids: Ids, target: Vocabulary, pair: Pair) -> Transla
 
 
 class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
-    """Learn to translate; measured by surprisal, exact matches and BLEU."""
+    """Learn to translate; scored by surprisal, exact matches and BLEU."""
 
     noun = "pairs"
 
@@ -238,8 +238,8 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
     ) -> Judged:
         """Measure the surprisal of the targets, and the greedy translations of all sources.
 
-        The translations are measured by the share that is entirely right, and by BLEU over words
-        between white space.
+        The translations are scored by the share of exact matches, and by BLEU over words between
+        white space.
         """
         return self._judged(model, examples, examples, stop)
 
@@ -380,7 +380,7 @@ class Translator:
             yield Prediction(str(record["translation"]), record)
 
     def align(self, text: str) -> Alignment:
-        """Return where the decoder looked when it wrote the best translation and its end.
+        """Return the alignment of the best translation, its end included, with the source.
 
         Raises ConfigError for a model without attention.
         """

@@ -69,7 +69,7 @@ class Intervals(NamedTuple):
     """The steps at which a run is evaluated, besides its last one.
 
     The distance between them begins at `first` and grows to a quarter of the steps taken, at most
-    `every`: a short text is soon learned by heart, and its best step must not be missed.
+    `every`: the best step of a short text comes early and must not be missed.
 
     >>> intervals = Intervals(first=10, every=30)
     >>> [step for step in range(200) if intervals.are_due(step)]

@@ -57,7 +57,7 @@ class ExampleBatches(Generic[Example, Batch]):
         self.batches_per_epoch = self._batches.batches_per_epoch
 
     def share(self, rank: int, count: int) -> ExampleBatches[Example, Batch]:
-        """Return the same objective on part `rank` of `count` of the examples of each batch."""
+        """Return the objective on share number `rank` of `count` equal shares of each batch."""
         part = copy.copy(self)
         part._batches = self._batches.share(rank, count)
         return part

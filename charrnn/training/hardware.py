@@ -72,8 +72,9 @@ def choose_precision(wanted: str, device: torch.device, cell: str, work: int = 0
 def choose_processes(wanted: int | str, device: torch.device, lanes: int, threads: int) -> int:
     """Return the number of processes that share the lanes, for the setting `processes`.
 
-    `auto` is one for each CPU thread, but so few that each has at least 8 lanes. Raises ConfigError
-    if some of the chosen processes would have no lane, or if this system cannot fork them.
+    `auto` is one for each CPU thread, or fewer, so that each has at least 8 lanes. Raises
+    ConfigError if some of the chosen processes would have no lane, or if this system cannot fork
+    them.
     """
     possible = device.type == "cpu" and lane_processes.available()
     if wanted == "auto":

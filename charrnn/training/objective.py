@@ -45,7 +45,7 @@ class Objective(Protocol[Batch]):
         ...
 
     def share(self, rank: int, count: int) -> Objective[Batch]:
-        """Return the same objective on part `rank` of `count` of the lanes of every batch."""
+        """Return the objective on share number `rank` of `count` equal shares of each batch."""
         ...
 
     def empty_carry(self, model: Any) -> State:

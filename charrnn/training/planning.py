@@ -21,36 +21,36 @@ from charrnn.config.schema import Config, ModelConfig, TrainingConfig
 from charrnn.training.build import matrix_weights
 from charrnn.training.hardware import choose_precision, choose_processes, measure_speed
 
-# Budget, where none was chosen: ten-minutes.md has the scores that it reaches.
+# The budget if none was chosen: ten-minutes.md has the scores that it reaches.
 DEFAULT_TIME = 600.0  # seconds
 
-# More passes than these make a model worse: short-texts.md for up to 150,000 characters; at a
-# million, 26 passes still helped (dropout-and-passes.md), and 50 is a guess. A tiny text is read
-# more often, because no model learns in fewer steps.
+# More passes over a text than these make a model worse: short-texts.md, for up to 150,000
+# characters. At a million, 26 passes still helped (dropout-and-passes.md), and 50 is a guess. A
+# tiny text is read more often, because no model learns in fewer steps than FEWEST_STEPS.
 PASSES_OF_A_MILLION = 50
 PASSES_EXPONENT = 0.2
 FEWEST_STEPS = 400
 
-# Evaluations without improvement that end a run with a budget in time. They lie a quarter of the
-# steps apart, so that the best step is then less than half of the way (a round number).
+# A run with a time budget ends after this many evaluations without improvement (a round number).
+# From one evaluation to the next, the steps grow by a quarter, so the best step then lies in the
+# first half of the run.
 PATIENCE = 5
 
 # Lanes and windows: defaults-for-a-short-run.md (batch 32; a window of 64 beat one of 128) and
-# defaults-on-other-texts.md (twice the lanes are worse). A GPU is only busy with more work per
-# step. On a short text, fewer lanes give more steps before the text is known by heart:
-# short-texts.md.
+# defaults-on-other-texts.md (twice the lanes are worse). A GPU needs more work per step to be busy.
+# On a short text, fewer lanes give more steps before the text is known by heart: short-texts.md.
 LONGEST_WINDOW = 64
 LONGEST_WINDOW_ON_GPU = 128
 SHORTEST_WINDOW = 8
 MOST_LANES = 32
 MOST_LANES_ON_GPU = 64
-LANES_A_ROOT_CHARACTER = 1 / 16  # more in less than HALF_A_MINUTE, which ends before the passes do
+LANES_A_ROOT_CHARACTER = 1 / 16  # more in less than HALF_A_MINUTE, too short for many passes
 HALF_A_MINUTE = 30.0  # seconds
-WINDOWS_A_LANE = 8  # the fewest windows in a lane, where the user chose a long window
+WINDOWS_A_LANE = 8  # the fewest windows in a lane, if the user chose a long window
 
 # Width: defaults-for-a-short-run.md (192 for two minutes, 256 for ten). A wide model learns a short
-# text by heart, so the width also grows with the text: by its fourth root where dropout is high
-# (short-texts.md), and by its square root on long texts (dropout-and-passes.md).
+# text by heart, so the width also grows with the text: with the fourth root of its length if
+# dropout is high (short-texts.md), and with the square root on long texts (dropout-and-passes.md).
 WIDTH_IN_TWO_MINUTES = 192
 TIME_EXPONENT = 0.2
 WIDTH_A_ROOT_SECOND = 27  # bounds the width in less than half a minute: short-texts.md
@@ -58,15 +58,15 @@ GPU_WIDTH_FACTOR = 2
 WIDTH_A_ROOT_CHARACTER = 0.4
 WIDTH_A_FOURTH_ROOT_CHARACTER = 13
 NARROWEST, WIDEST = 64, 1024
-WIDTH_STEP = 32  # vector units like multiples of it
+WIDTH_STEP = 32  # widths are multiples of it, which suits vector units
 
 # Embedding: defaults-for-a-short-run.md used 64 for 65 symbols. Its scale: embedding-scale.md.
 NARROWEST_EMBEDDING, WIDEST_EMBEDDING = 16, 64
 WORD_SCALE = 0.1
 
 # Dropout: defaults-for-a-short-run.md (0.1 at 8 passes over the text, 0.3 at 32). It grows faster
-# where the layers have more weights than the text has characters, and what exceeds 0.3 is also
-# dropped from the input: short-texts.md.
+# if the layers have more weights than the text has characters, and the part above 0.3 is applied to
+# the input as well: short-texts.md.
 PASSES_WITHOUT_DROPOUT = 4
 DROPOUT_A_DOUBLING = 0.1
 DROPOUT_A_DOUBLING_OF_WEIGHTS = 0.03
@@ -74,7 +74,7 @@ MOST_DROPOUT = 0.5
 DROPOUT_WITHOUT_INPUT_DROPOUT = 0.3
 OPERATIONS_A_WEIGHT = 6  # per character: a multiplication and an addition, in the forward pass and
 # twice in the backward pass
-LANES_OF_OVERHEAD = 8  # a step on few lanes takes as long as if it had 8 more: short-texts.md
+LANES_OF_OVERHEAD = 8  # lanes: a step takes as long as if it had 8 more (short-texts.md)
 START_UP = 3.0  # seconds until the first step (a round number)
 
 # Learning rate: defaults-for-a-short-run.md (4e-3 at width 256, 7e-3 at 192, a quarter for the
@@ -154,14 +154,14 @@ def _budget_is_chosen(training: TrainingConfig) -> bool:
 
 
 def _max_time(training: TrainingConfig) -> float | None:
-    """Seconds for the whole command: ten minutes where no budget was chosen."""
+    """Seconds for the whole command: ten minutes if no budget was chosen."""
     if training.max_time != "auto":
         return training.max_time
     return None if _budget_is_chosen(training) else DEFAULT_TIME
 
 
 def _epochs(training: TrainingConfig, characters: int, steps_per_epoch: int) -> float | None:
-    """Passes over the text before the model would learn it by heart; no bound beside others."""
+    """Passes over the text, before it is learned by heart; None if the budget is in steps."""
     if training.epochs != "auto":
         return training.epochs
     if training.steps is not None:
@@ -185,7 +185,7 @@ def _lanes(
     max_time: float | None,
     device: torch.device,
 ) -> int:
-    """Number of lanes: a power of two that grows with the square root of the text."""
+    """Number of lanes: a power of two that grows with the square root of the text's length."""
     if training.batch_size != "auto":
         return training.batch_size
     most = MOST_LANES if device.type == "cpu" else MOST_LANES_ON_GPU
@@ -229,7 +229,7 @@ def _weights(model: ModelConfig, widths: Sequence[int]) -> int:
 def _passes_in(seconds: float, operations: int, lanes: int, device: torch.device) -> float:
     """Estimate how often the text is read in `seconds`, at the speed of a matrix product."""
     overhead = (1 + LANES_OF_OVERHEAD / lanes) / (1 + LANES_OF_OVERHEAD / MOST_LANES)
-    share = (seconds - START_UP) / (HALF_A_MINUTE - START_UP)  # of the time, in less than that
+    share = (seconds - START_UP) / (HALF_A_MINUTE - START_UP)  # used share of a short time
     training = seconds * min(1.0, max(0.1, share))
     return training * measure_speed(device) / operations / max(1.0, overhead)
 
@@ -237,7 +237,8 @@ def _passes_in(seconds: float, operations: int, lanes: int, device: torch.device
 def _dropout(passes: float, weights_a_character: float) -> float:
     """Dropout in steps of 0.05: 0 up to 4 passes, then 0.1 more each time the passes double.
 
-    Where there are more weights than characters, it is 0.03 more for each doubling of the weights.
+    If there are more weights than characters, these steps are 0.03 larger for each doubling of the
+    weights.
     """
     a_doubling = DROPOUT_A_DOUBLING
     a_doubling += DROPOUT_A_DOUBLING_OF_WEIGHTS * max(0.0, math.log2(weights_a_character))

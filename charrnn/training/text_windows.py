@@ -1,7 +1,7 @@
 r"""Batches of a long text for truncated backpropagation through time, and for its score.
 
-Training reads the text in **lanes**: as many places as the batch has rows, read side by side. With
-26 letters, 2 lanes and a window of 4::
+Training reads the text in **lanes**: at several places side by side, one for each row of a batch.
+With 26 letters, 2 lanes and a window of 4::
 
     lane 0   A B C D | E F G H | I J K L      (M is only a target here)
     lane 1   M N O P | Q R S T | U V W X
@@ -132,7 +132,7 @@ class TextWindows:
         self._own_lanes = range(batch_size)  # a share has fewer
 
     def share(self, rank: int, count: int) -> TextWindows:
-        """Return the same objective on the lanes from rank/count to (rank + 1)/count of all."""
+        """Return the same objective on share number `rank` of `count` equal shares of lanes."""
         part = copy.copy(self)
         lanes = self.batch_size
         part._own_lanes = self._own_lanes[lanes * rank // count : lanes * (rank + 1) // count]

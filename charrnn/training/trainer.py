@@ -173,7 +173,7 @@ class Trainer(Generic[Batch]):
             yield Report(self.progress.step, self.progress.epoch, scored, rate)
 
     def _batches(self) -> Iterator[Batch]:
-        """Yield the batches from the present position, epoch after epoch without end."""
+        """Yield the batches from the current position, epoch after epoch without end."""
         while True:
             yield from self.shares[0].batches(self.progress.epoch, self.progress.batch)
             self.progress.epoch += 1
@@ -308,7 +308,7 @@ class Trainer(Generic[Batch]):
             self._exchange()
 
     def begin_averages(self) -> None:
-        """Set the averages to the present weights."""
+        """Set the averages to the current weights."""
         for average, parameter in zip(self.averages, self.model.parameters(), strict=False):
             average.copy_(parameter.detach())
 

@@ -84,7 +84,7 @@ class Counting(TaskOnExamples[LabelledExample, ClassificationBatch]):
     def judge(
         self, model: nn.Module, examples: Sequence[LabelledExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Score a model on examples. Raises KeyboardInterrupt once `stop` says so."""
+        """Score a model on examples. Raises KeyboardInterrupt once `stop()` is true."""
         nats = error = 0.0
         for rows, logs in self.outputs(model, examples, log_rates):
             counts = torch.tensor([examples[i].label for i in rows], device=logs.device)
