@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from charrnn.evaluation.metrics import ByClass, Confusion
     from charrnn.evaluation.score import Evaluation
 
-MATRIX = 12  # classes at most in a matrix of text; of more, the most frequent confusions are listed
+MATRIX = 12  # classes: for more, the most frequent confusions are listed instead of the matrix
 LISTED = 10
 CORNER = "right / predicted"
 WIDEST = 20  # characters of a name
@@ -40,7 +40,7 @@ def _plain(measured: Mapping[str, ByClass]) -> dict[str, Any]:
 
 
 def show_classes(result: Evaluation) -> None:
-    """Print the measures by class (of tags that mark spans, by type), and what was confused."""
+    """Print the measures by class (by type, if tags mark spans), and the confusions."""
     from charrnn.evaluation.metrics import by_class
 
     if result.spans is not None:
@@ -52,7 +52,7 @@ def show_classes(result: Evaluation) -> None:
 
 
 def _show_table(title: str, measured: Mapping[str, ByClass]) -> None:
-    """Print precision, recall, F1 and count, a line for each class."""
+    """Print precision, recall, F1 and count on a line for each class."""
     width = max([len(title), *(len(_short(name)) for name in measured)])
     click.echo(f"\n{title:{width}}  precision  recall      F1   count")
     for name, each in measured.items():

@@ -58,7 +58,7 @@ class Options:
 
     @property
     def moved(self) -> dict[str, tuple[str, ...]]:
-        """The run's own texts, named again because they have moved."""
+        """The new places of the run's own texts, if they have moved."""
         return {"sources": self.data, "validation": self.validation, "test": self.test}
 
     @property
@@ -67,7 +67,7 @@ class Options:
         return self.split or "validation"
 
     def reading(self) -> WantedReading:
-        """How the text is to be read. Raises ConfigError for an impossible temperature."""
+        """Return the options of the score. Raises ConfigError for an impossible temperature."""
         from charrnn.evaluation.choose_reading import WantedReading
 
         rates = self.dynamic_rate, self.dynamic_decay
@@ -150,10 +150,10 @@ def evaluate(run: str, **flags: Any) -> None:
     """Score RUN's best checkpoint on its own validation split, or on any (labelled) TEXT.
 
     The score is in nats and bits per character, and in bits per byte, which can be compared across
-    vocabularies. It comes from one unbroken pass from the zero state that scores every character
-    once. TEXT is anything that `charrnn train` reads; `-` is standard input. With --dynamic or
-    --mix every character is scored before anything is learned from it. Classes and tags are also
-    measured one by one, with the confusion matrix.
+    vocabularies. The text is read once, from the zero state and without a break, and every
+    character is scored once. TEXT is anything that `charrnn train` reads; `-` is standard input.
+    With --dynamic or --mix, the model learns from each character only after it was scored. Classes
+    and tags are also measured one by one, with the confusion matrix.
 
     \b
     Examples:
@@ -346,7 +346,7 @@ def _print_comparison(
 def _print_score(
     checkpoint: Checkpoint, result: Evaluation, as_json: bool, more: Mapping[str, Any] = {}
 ) -> None:
-    """Print a score; as JSON, add a description of the model, and `more`."""
+    """Print a score; in JSON, also a description of the model and the fields of `more`."""
     from charrnn.evaluation.score import describe_scored
 
     if as_json:

@@ -14,7 +14,7 @@ from charrnn.errors import ConfigError, StorageError, require_extra
 if TYPE_CHECKING:
     from charrnn.evaluation.metrics import Confusion
 
-HALF = 0.5  # share above which a cell is too dark for black numbers
+HALF = 0.5  # a cell with a larger share is too dark for black numbers
 CELL = 0.22  # inches: the side of a cell
 MOST = 300  # symbols at most on each axis
 
@@ -46,7 +46,7 @@ def save_alignment(
 
 
 def save_confusion(path: Path, table: Confusion) -> None:
-    """Draw which share of each class (row) was taken for which class (column), with the counts.
+    """Draw the share of each class (row) that was taken for each class (column), with the counts.
 
     Raises ConfigError for more classes than a picture can show, StorageError for a file that
     cannot be written.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from charrnn.data.tagged import Columns
     from charrnn.tasks.task import Prediction
 
-AT_A_TIME = 256  # texts in a batch, if so many have arrived
+AT_A_TIME = 256  # texts in a batch, or fewer if no more have arrived
 STDIN = "standard input"
 
 
@@ -64,9 +64,9 @@ def predict(
     """Predict with RUN's model for each TEXT, or for each line on standard input.
 
     A classifier prints the class, its probability and the text, separated by tabs. A tagger prints
-    each word with its tag, as word/TAG; of CoNLL-U or other rows of words on standard input, it
-    prints the rows with the tags filled in. A translator prints only the translation. An empty
-    line is answered by an empty line.
+    each word with its tag, as word/TAG; for CoNLL-U or other rows of words on standard input, it
+    prints the same rows with tags. A translator prints only the translation. An empty line is
+    answered by an empty line.
 
     \b
     Examples:
@@ -129,7 +129,7 @@ def _search(
 def _print_answers(
     predictor: Any, cleaning: Cleaning, column: Any, given_as: str, as_json: bool
 ) -> None:
-    """Predict for standard input, as it arrives: for its lines, or for its rows of words."""
+    """Predict for each line of standard input, or for its rows of words, as they arrive."""
     from charrnn.data.tagged import sheets
     from charrnn.tasks.data import lines_of
     from charrnn.tasks.task import TagsWords, predict_each

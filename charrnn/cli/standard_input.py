@@ -1,4 +1,4 @@
-"""Read standard input as it arrives, so that whoever waits at the other end gets an answer."""
+"""Read standard input as it arrives, so that each line can be answered at once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-PIECE = 1 << 20  # bytes read at most at a time
+PIECE = 1 << 20  # bytes: at most so many are read at a time
 
 
 class Arriving:
-    """A stream of bytes that knows what has arrived already.
+    """A stream of bytes that knows whether more has arrived.
 
     It reads like a binary file: `readline`, iteration over lines, and `read`.
     """
@@ -25,11 +25,11 @@ class Arriving:
         self._ended = False
 
     def has_line(self) -> bool:
-        """Whether the next line has arrived, or there will be none."""
+        """Whether the next line has arrived, or the stream has ended."""
         return self._ended or bool(self._lines)
 
     def has_blank_line(self) -> bool:
-        """Whether the next blank line has arrived, or there will be none."""
+        """Whether the next blank line has arrived, or the stream has ended."""
         return self._ended or self._blank > 0
 
     def readline(self) -> bytes:
@@ -54,12 +54,12 @@ class Arriving:
         return iter(self.readline, b"")
 
     def read(self, size: int = -1) -> bytes:
-        """Read what has arrived, or all there will be if no `size` is given."""
+        """Read the next line; without a `size`, read to the end."""
         return self.readline() if size >= 0 else b"".join(self)
 
 
 def batches(items: Iterator[Item], size: int, is_ready: Callable[[], bool]) -> Iterator[list[Item]]:
-    """Yield up to `size` items at a time, fewer if the next one would have to be waited for.
+    """Yield up to `size` items at a time, or fewer if the next one has not arrived.
 
     >>> list(batches(iter("abc"), 2, lambda: True))
     [['a', 'b'], ['c']]

@@ -18,14 +18,14 @@ from charrnn.data.vocabulary import shortened
 from charrnn.errors import DataError
 
 UNTAGGED = "_"
-"""Stands for the tag of a word without one: the word is read, but not scored."""
+"""The tag of words without a tag: such a word is read, but not scored."""
 DOCSTART = "-DOCSTART-"
 FORM = "a row is a word and its tag, in columns, and a blank line follows each sentence"
 WANTED = "rows of a word and its tag, with a blank line after each sentence"
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 CONLL_2003 = ("form", "pos", "chunk", "ner")
 LONGEST = 300  # words in a sentence that stands alone in its file
-SAMPLE = 200  # rows from which the form of a file is told
+SAMPLE = 200  # rows from which the form of a file is recognised
 NUMBERED_FROM = 3  # columns in a file whose first column may number the words
 
 _ID = re.compile("[0-9]+")
@@ -87,10 +87,10 @@ class Columns:
 def columns_of(
     lines: Iterable[tuple[int, str]], name: str, column: str | int | None = None
 ) -> Columns:
-    """Tell the columns of a file from its first numbered lines.
+    """Recognise the columns of a file by its first numbered lines.
 
-    Tags are in the `column` of this name or number (from 1), and without it in UPOS, or the last
-    column of a file that is not CoNLL-U. Raises DataError if there is no such column.
+    Tags are in the `column` of this name or number (from 1). If it is None, they are in UPOS, or in
+    the last column of a file that is not CoNLL-U. Raises DataError if there is no such column.
     """
     sample = [*itertools.islice(((n, row) for n, row in lines if row.strip()), SAMPLE)]
     declared = next((m for _, row in sample if (m := _NAMES.fullmatch(row.strip()))), None)
@@ -146,7 +146,7 @@ def read_tagged(sources: Sources, how: Reading = USUAL, log: Log | None = None) 
     scored; sentences without any tag are left out.
 
     Raises DataError for a document without sentences, without tags or without that column, and for
-    rows that have not the columns of the others.
+    rows whose columns differ from the others.
     """
     log = log or Log()
     documents = [
@@ -179,7 +179,7 @@ def read_tagged(sources: Sources, how: Reading = USUAL, log: Log | None = None) 
 
 
 def _note(examples: Sequence[Tagged], left_out: int, columns: Columns, log: Log) -> None:
-    """Note the columns, what has no tag, and a column that cannot be the one of the tags."""
+    """Note the columns, the words without a tag, and a column that cannot have the tags."""
     log.notes.append(f"words in column {columns.word + 1}, tags in {columns.described}")
     missing = sum(tag == UNTAGGED for example in examples for tag in example.tags)
     if missing:
@@ -251,14 +251,14 @@ def _fault(fields: list[str], columns: Columns, expected: int) -> str | None:
 
 
 class Sheet(NamedTuple):
-    """The rows of a sentence as they stand in a file, the rows around it included."""
+    """The rows of a sentence in its file, with the comments and blank lines around it."""
 
     rows: tuple[str, ...]
     words: tuple[str, ...]
     places: tuple[int, ...]  # of the rows of the words
 
     def tagged(self, tags: Sequence[str], columns: Columns) -> str:
-        """Return all rows, those of the words with these tags."""
+        """Return all rows, with these tags in the rows of words."""
         rows = [*self.rows]
         for place, tag in zip(self.places, tags, strict=True):
             rows[place] = columns.with_tag(rows[place], tag)
@@ -266,12 +266,12 @@ class Sheet(NamedTuple):
 
 
 def may_be_comment(row: str) -> bool:
-    """Whether a row looks like a comment of CoNLL-U: only a later row tells its form."""
+    """Whether a row looks like a comment of CoNLL-U, which does not show the form of the file."""
     return _COMMENT.match(row) is not None
 
 
 def recognise_rows(lines: Sequence[str], column: str | int | None = None) -> Columns | None:
-    """Tell whether texts are rows of words rather than a sentence on each line; return the columns.
+    """Return the columns of rows of words; None if texts are a sentence on each line.
 
     Rows are those of CoNLL-U, a file with `-DOCSTART-`, two or more rows in equally many columns
     with tabs, or one word a line with a blank line after each sentence.
@@ -295,7 +295,7 @@ ONE_COLUMN = Columns(("form",), True, 0, 1, False)
 
 
 def _are_words(lines: Sequence[str]) -> bool:
-    """Whether lines are of one word each, with a blank line after a sentence of two or more."""
+    """Whether each line is one word, with a blank line after a sentence of two or more."""
     if any(len(line.split()) > 1 for line in lines):
         return False
     blocks = [
@@ -309,7 +309,7 @@ def _are_words(lines: Sequence[str]) -> bool:
 def sheets(lines: Iterable[str], columns: Columns, name: str) -> Iterator[Sheet]:
     """Yield the sentences of rows of words, each as soon as the blank line after it is read.
 
-    Raises DataError for a row of a word that has other columns.
+    Raises DataError if the row of a word has other columns.
     """
     rows: list[str] = []
     words: list[str] = []

@@ -88,8 +88,8 @@ def confusion(predicted: ArrayLike, gold: ArrayLike, classes: int) -> Counts:
 class Confusion(NamedTuple):
     """How often each class (row) was taken for each class (column).
 
-    `counts` is (C, C) for the C `names`. The names past the model's own classes never were
-    predicted.
+    `counts` is (C, C) for the C `names`. Classes that the model lacks have their names at the end;
+    they were never predicted.
     """
 
     names: tuple[str, ...]
@@ -97,7 +97,7 @@ class Confusion(NamedTuple):
 
 
 def confused(predicted: Sequence[str], gold: Sequence[str], classes: Iterable[str]) -> Confusion:
-    """Count which class was taken for which, by name.
+    """Count how often each class was taken for each, by name.
 
     Classes that the model does not have come last.
 
@@ -219,7 +219,8 @@ class Spans(NamedTuple):
 
 
 def by_span(predicted: Iterable[Sequence[str]], gold: Iterable[Sequence[str]]) -> Spans:
-    """Measure the spans that the tags of sentences mark. One is right if type and ends are.
+    """Measure the spans that the tags of sentences mark. A span is right if its type and its ends
+    are.
 
     >>> by_span([["B-PER", "I-PER", "O"]], [["B-PER", "I-PER", "B-LOC"]]).all.recall
     0.5
@@ -250,7 +251,7 @@ def bleu(
     most as often as it occurs in a single reference; c is the length of all candidates; r is the
     length of the references nearest in length to each candidate (of two equally near ones, the
     shorter). Counts are summed over the corpus before they are divided. Nothing is smoothed: the
-    score is 0 where an order has no match.
+    score is 0 if an order has no match.
 
     >>> round(bleu(["the cat is on".split()], [["the cat is on the mat".split()]]).score, 3)
     0.607

@@ -207,7 +207,7 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
     def judge_each(
         self, model: nn.Module, examples: Sequence[LabelledExample]
     ) -> Iterator[dict[str, Any]]:
-        """Yield the class of each text, the predicted one, and the surprisal of the right one."""
+        """Yield the right and the predicted class of each text, and the right one's surprisal."""
         each = in_order(self.outputs(model, examples, log_probabilities))
         for example, logs in zip(examples, each, strict=True):
             best = int(logs.argmax())

@@ -129,7 +129,7 @@ def read_data(config: Config, texts: Texts, vocabulary: Any = None) -> Any:
 def read_others(
     config: Config, arguments: Sequence[str], vocabulary: Any, warn: Warn
 ) -> tuple[Any, str]:
-    """Read other texts than those of a run as its task does; return the data and its name.
+    """Read texts that are not a run's own as its task does; return the data and its name.
 
     All examples are in the split `test`. Raises DataError.
     """

@@ -137,7 +137,7 @@ class Judged(NamedTuple):
 
     They are a summed loss in nats, the number of labels in the sum, and the task's further
     measures. `part` says in words which examples were measured, if not all. A task with classes
-    also counts which of them was taken for which, and measures spans if its classes mark them.
+    also counts how often each was taken for each, and measures spans if its classes mark them.
     """
 
     nats: float

@@ -75,9 +75,9 @@ class Word(NamedTuple):
 
 
 class TaggingExample(NamedTuple):
-    """A sentence and its tags as ids, `UNKNOWN_TAG` or `NOT_SCORED`; and its tags as they stand.
+    """A sentence and its tags: as ids (or `UNKNOWN_TAG`, `NOT_SCORED`), and as in the file.
 
-    `file` and `line` are where it comes from.
+    `file` and `line` say where it comes from.
     """
 
     words: tuple[Word, ...]
@@ -150,8 +150,8 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentence
 def _check_tags(loaded: Examples[Tagged], tag: TokenVocabulary) -> None:
     """Note the tags that training lacks.
 
-    Raises DataError for one in the training split of a model that has other tags, and where a split
-    has no others.
+    Raises DataError for one in the training split of a model that has other tags, and if a split
+    has no other tags.
     """
     known = {*tag.symbols, UNTAGGED}
     for name, sentences in loaded.splits.items():
@@ -407,7 +407,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
     def judge_each(
         self, model: nn.Module, examples: Sequence[TaggingExample]
     ) -> Iterator[dict[str, Any]]:
-        """Yield the tags of each sentence, the predicted ones, and the surprisal of the right ones.
+        """Yield the right and the predicted tags of each sentence, and the right ones' surprisal.
 
         `nats` is a sum over the tags that the model has.
         """
@@ -462,7 +462,7 @@ def tag_nats(logs: NDArray[np.float64], tags: NDArray[np.int64]) -> float:
 
 
 def _scored_tags(guess: Sequence[str], gold: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the tags of a sentence with O, outside of spans, where a word has no tag."""
+    """Return the tags of a sentence; a word without a tag gets O, outside of spans."""
     is_scored = [tag != UNTAGGED for tag in gold]
     first, second = (
         [tag if kept else "O" for tag, kept in zip(tags, is_scored, strict=True)]

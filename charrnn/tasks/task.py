@@ -65,7 +65,7 @@ class Predictor(Protocol):
 
 @runtime_checkable
 class TagsWords(Predictor, Protocol):
-    """A predictor that gives each word a tag, also where a sentence is given as words."""
+    """A predictor that gives each word a tag, in texts and in sentences of given words."""
 
     def predict_words(self, sentences: Sequence[Sequence[str]]) -> Iterator[Prediction]:
         """Yield the tags of sentences. Raises DataError for one without words."""
@@ -73,7 +73,7 @@ class TagsWords(Predictor, Protocol):
 
 
 def predict_each(predictor: Predictor, texts: Sequence[str]) -> Iterator[Prediction]:
-    """Yield one prediction per text: for one of white space, an empty line and only the text."""
+    """Yield one prediction per text; for a blank text, an empty line and just the text."""
     predictions = iter(predictor.predict([text for text in texts if text.strip()]))
     for text in texts:
         yield next(predictions) if text.strip() else Prediction("", {"text": text})

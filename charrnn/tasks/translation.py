@@ -294,7 +294,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
     def judge_each(
         self, model: nn.Module, examples: Sequence[TranslationExample]
     ) -> Iterator[dict[str, Any]]:
-        """Yield the greedy translation of each source, and the surprisal of the right one."""
+        """Yield the greedy translation of each source, and the surprisal of its target."""
         costs = in_order(
             (rows, [cost]) for rows, cost in self.outputs(model, examples, self.cost, at_a_time=1)
         )
