@@ -372,7 +372,7 @@ class _Finder:
 
 
 def _files_below(root: Path) -> list[str]:
-    """List the files below a folder by their relative paths with slashes, in their order."""
+    """List the files below a folder, in order, by their relative paths with slashes."""
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 

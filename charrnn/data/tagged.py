@@ -89,8 +89,9 @@ def columns_of(
 ) -> Columns:
     """Recognise the columns of a file by its first numbered lines.
 
-    Tags are in the `column` of this name or number (from 1). If it is None, they are in UPOS, or in
-    the last column of a file that is not CoNLL-U. Raises DataError if there is no such column.
+    `column` is the name or the number (from 1) of the column of tags. If it is None, tags are in
+    UPOS, or in the last column of a file that is not CoNLL-U. Raises DataError if there is no such
+    column.
     """
     sample = [*itertools.islice(((n, row) for n, row in lines if row.strip()), SAMPLE)]
     declared = next((m for _, row in sample if (m := _NAMES.fullmatch(row.strip()))), None)
@@ -140,10 +141,10 @@ def read_tagged(sources: Sources, how: Reading = USUAL, log: Log | None = None) 
     """Read sentences with tags, in the order of documents.
 
     A row is a word, in columns that are separated by tabs or spaces; a blank line or `-DOCSTART-`
-    ends a sentence. Tags are in the `how.tag_column` of this name or number (from 1). Without one,
-    they are in UPOS of CoNLL-U, in XPOS if UPOS is empty, and else in the last column. Comments,
-    multiword tokens (`1-2`) and empty nodes (`1.1`) are skipped. A word of the tag `_` is not
-    scored; sentences without any tag are left out.
+    ends a sentence. `how.tag_column` is the name or the number (from 1) of the column of tags. If
+    it is None, tags are in UPOS of CoNLL-U, in XPOS if UPOS is empty, or else in the last column.
+    Comments, multiword tokens (`1-2`) and empty nodes (`1.1`) are skipped. A word of the tag `_` is
+    not scored; sentences without any tag are left out.
 
     Raises DataError for a document without sentences, without tags or without that column, and for
     rows whose columns differ from the others.

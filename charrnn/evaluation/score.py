@@ -30,9 +30,9 @@ class Evaluation:
     """A mean loss with its unit, the number of units, the split and the protocol.
 
     `nats` is the mean loss of one `unit` (character, byte, word, label, token) and `count` the
-    number of units scored. `halves` are the mean losses of the first and the second half of them.
-    `metrics` are further numbers of the task, such as accuracy; `confusion` and `spans` are the
-    measures by class, which `record` leaves out.
+    number of units scored. `halves` are the mean losses of the first and the second half of these
+    units. `metrics` are further numbers of the task, such as accuracy; `confusion` and `spans` are
+    the measures by class, which `record` leaves out.
 
     >>> score = Evaluation("validation", 1.5, 1000, UNBROKEN, byte_count=1100)
     >>> round(score.bits, 3), round(score.bits_per_byte, 3)

@@ -233,7 +233,7 @@ class Run:
         return usable_best(_read_json(self.path / "best.json"))
 
     def record_score(self, score: Mapping[str, Any]) -> bool:
-        """Add a score of the best checkpoint to best.json if it has none; say whether it did.
+        """Add a missing score of the best checkpoint to best.json; return whether it was added.
 
         Nothing is added while a process is training in this directory, because it will score the
         checkpoint itself, nor if the directory cannot be written: scoring needs no write access.
