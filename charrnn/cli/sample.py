@@ -185,7 +185,7 @@ class Options:
 @click.option("--clamp", type=clamp, multiple=True, metavar="LAYER:UNIT=VALUE",
               help="Hold a unit of a layer at a value; both are counted from 0.")  # fmt: skip
 @click.option("--beam", type=click.IntRange(1, 1000), metavar="N",
-              help="Draw nothing: search the likeliest text, with N hypotheses.")  # fmt: skip
+              help="Draw nothing: search for the likeliest text, with N hypotheses.")  # fmt: skip
 @click.option("--next", type=OptionalCount(min=1), metavar="[N]", is_flag=False, flag_value=NEXT,
               help="List the N likeliest next symbols with their probabilities "
                    f"[{NEXT} without a number].")  # fmt: skip

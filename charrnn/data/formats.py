@@ -43,7 +43,7 @@ class Labelled(NamedTuple):
 
 
 class Tagged(NamedTuple):
-    """The words of a sentence and a tag for each; `lines` are those of the words."""
+    """The words of a sentence and a tag for each; `lines` are the lines of the words."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]

@@ -204,7 +204,7 @@ def _parts(
 def _in_tables(
     documents: Sequence[Document], how: Reading, log: Log, needs_class: bool, form: Form
 ) -> list[Labelled]:
-    """Read rows of text and class. All tables have the columns of the first."""
+    """Read rows of text and class. The columns of the first table hold for all."""
     examples: list[Labelled] = []
     for i, document in enumerate(documents):
         is_list = form == "lines" and not is_named_as_table(document)

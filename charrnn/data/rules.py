@@ -21,7 +21,7 @@ Order = Literal["natural", "path"]
 Kinds = Literal["content", "name"]
 
 BLANK = "blank"  # the separator for blank lines
-DASHES = 3  # marks: a line of at least so many is a separator, and so are longer ones
+DASHES = 3  # equal marks: a separator of at least so many also matches longer lines
 # Characters that are never composed with the one before: a text may be cut before them.
 _STARTS = re.compile("[\0-\u02ff\u3400-\u9fff\uac00-\ud7a3]")
 
@@ -192,8 +192,8 @@ def cut(chunks: Iterable[str], separator: str) -> Iterator[str | None]:
     r"""Cut a text that arrives in chunks into parts: yield their pieces, and None after each part.
 
     `separator` is a line, `blank` for a blank line, or a tag in angle brackets, which may stand
-    within a line; a line of three or more equal marks (`---`) also stands for longer ones. Line
-    ends around a separator belong to no part, and empty parts are left out.
+    within a line; a separator of three or more equal marks (`---`) also matches longer lines of
+    them. Line ends around a separator belong to no part, and empty parts are left out.
 
     >>> list(cut(["a\nb\n\n", "\nc\n"], "blank"))
     ['a\nb', None, 'c', None]

@@ -328,7 +328,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 def decode(
     model: Any, batch: TranslationBatch, target: Vocabulary, beam: int = 1
 ) -> list[list[Hypothesis]]:
-    """Search up to `beam` translations of each source, of at most 3 S + 50 symbols, best first."""
+    """Search for up to `beam` translations of each source, at most 3 S + 50 symbols, best first."""
     state = model.read(batch.sources, batch.lengths)
     limits = (3 * batch.lengths + 50).tolist()
     start, end = ends_of(target)
