@@ -67,7 +67,7 @@ def test_other_labelled_texts_are_scored_and_named(run: Run, tmp_path: Path) -> 
     right = sum(counts[i][i] for i in range(3))
     assert record["accuracy"] == right / 4
     table = run("eval", "classification", "other.tsv").out
-    assert "class     precision  recall      F1   count\nothers" in table
+    assert "class   precision  recall      F1   count\nothers" in table
     assert "right / predicted  others  vowels  Vowels\n" in table
 
     tagged = json.loads(run("eval", "tagging", "other_tags.txt", "--json").out)

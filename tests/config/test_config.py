@@ -416,31 +416,33 @@ def test_a_key_that_a_task_does_not_use_is_refused(task: str, key: str, value: A
 
 
 UNUSED = {
-    "language_model": """data.bad_rows data.form data.label_column data.maximum_length data.reading
-        data.source_column data.split_by data.target_column data.text_column model.attention
-        model.bidirectional model.pooling training.batch_symbols training.class_weights""",
+    "language_model": """data.bad_rows data.form data.label_column data.maximum_length
+        data.reading data.source_column data.split_by data.tag_column data.target_column
+        data.text_column model.attention model.bidirectional model.pooling
+        training.batch_symbols training.class_weights""",
     "classification": """data.reset_state_at_documents data.separator data.source_column
-        data.target_column data.unknown evaluation.characters evaluation.lanes evaluation.warmup
-        evaluation.window model.attention model.embedding_dropout model.tie_embeddings
-        training.carry_state training.random_windows training.reset_probability training.window""",
-    "generation": """data.reset_state_at_documents data.source_column data.target_column
-        data.unknown evaluation.characters evaluation.lanes evaluation.warmup evaluation.window
-        model.attention model.bidirectional model.character_embedding_size
-        model.character_hidden_size model.pooling model.tie_embeddings training.carry_state
-        training.class_weights training.random_windows training.reset_probability
-        training.window""",
+        data.tag_column data.target_column data.unknown evaluation.characters
+        evaluation.lanes evaluation.warmup evaluation.window model.attention
+        model.embedding_dropout model.tie_embeddings training.carry_state
+        training.random_windows training.reset_probability training.window""",
+    "generation": """data.reset_state_at_documents data.source_column data.tag_column
+        data.target_column data.unknown evaluation.characters evaluation.lanes
+        evaluation.warmup evaluation.window model.attention model.bidirectional
+        model.character_embedding_size model.character_hidden_size model.pooling
+        model.tie_embeddings training.carry_state training.class_weights
+        training.random_windows training.reset_probability training.window""",
     "tagging": """data.form data.label_column data.reset_state_at_documents data.separator
-        data.source_column data.target_column data.text_column data.unknown data.vocabulary
-        evaluation.characters evaluation.lanes evaluation.warmup evaluation.window model.attention
-        model.embedding_dropout model.pooling model.tie_embeddings training.carry_state
-        training.class_weights training.random_windows training.reset_probability
-        training.window""",
-    "translation": """data.form data.label_column data.reset_state_at_documents data.separator
-        data.text_column data.unknown evaluation.characters evaluation.lanes evaluation.warmup
-        evaluation.window model.character_embedding_size model.character_hidden_size
-        model.embedding_dropout model.pooling model.tie_embeddings training.carry_state
-        training.class_weights training.random_windows training.reset_probability
-        training.window""",
+        data.source_column data.target_column data.text_column data.unknown
+        data.vocabulary evaluation.characters evaluation.lanes evaluation.warmup
+        evaluation.window model.attention model.embedding_dropout model.pooling
+        model.tie_embeddings training.carry_state training.class_weights
+        training.random_windows training.reset_probability training.window""",
+    "translation": """data.form data.label_column data.reset_state_at_documents
+        data.separator data.tag_column data.text_column data.unknown evaluation.characters
+        evaluation.lanes evaluation.warmup evaluation.window
+        model.character_embedding_size model.character_hidden_size model.embedding_dropout
+        model.pooling model.tie_embeddings training.carry_state training.class_weights
+        training.random_windows training.reset_probability training.window""",
 }
 
 
