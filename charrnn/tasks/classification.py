@@ -46,7 +46,6 @@ from charrnn.tasks.task import Prediction
 from charrnn.training.build import build_dropouts, build_embedding, build_stack
 
 Pooling = Literal["last", "mean", "max"]
-SHOWN = 3  # examples in a sample
 
 
 class ClassificationBatch(NamedTuple):
@@ -224,7 +223,7 @@ class Classification(TaskOnExamples[LabelledExample, ClassificationBatch]):
 
     def sample(self, length: int) -> str:
         """Show the first texts of validation, each with its most probable class."""
-        examples = self.data.splits["validation"][:SHOWN]
+        examples = self.shown()
         lines = []
         logs = in_order(self.outputs(self.model, examples, log_probabilities))
         for example, log in zip(examples, logs, strict=True):

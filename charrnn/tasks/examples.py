@@ -47,6 +47,7 @@ Read = TypeVar("Read", Labelled, Tagged, Pair)
 Result = TypeVar("Result")
 
 NOT_CACHED = "0" * 64
+SHOWN = 3  # examples in a sample
 AT_A_TIME = 256  # examples at a time in scoring
 MOST_SCORED = 1 << 18  # symbols at a time in scoring, padding included
 BUDGETS = ("training.max_time", "training.epochs", "training.steps")
@@ -296,6 +297,11 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         raise ConfigError(
             "only a language model can start from another model; leave out the model to start from"
         )
+
+    def shown(self) -> list[Example]:
+        """Return the examples of a sample: the first of validation, or of training without one."""
+        splits = self.data.splits
+        return list(splits.get("validation", splits["train"])[:SHOWN])
 
     def estimate(self, step: int) -> Evaluation:
         """Measure the model with its current weights on all of validation."""

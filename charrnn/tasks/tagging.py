@@ -58,7 +58,6 @@ from charrnn.tasks.task import Prediction
 from charrnn.training.build import build_dropouts, build_stack, build_words
 from charrnn.training.text_windows import NOT_SCORED
 
-SHOWN = 3  # sentences in a sample
 SHOWN_TAGS = 20
 UNKNOWN_TAG = -1
 """The tag of a word whose tag does not occur in training."""
@@ -389,7 +388,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
         predicted, gold, seen = zip(*scored, strict=True)
         right = np.array([g == tag for g, tag in zip(predicted, gold, strict=True)])
         metrics = {"accuracy": float(right.mean())}
-        if not all(seen):
+        if "train" in self.data.splits and not all(seen):
             new = ~np.array(seen)
             metrics |= {"accuracy_unseen": float(right[new].mean()), "unseen": int(new.sum())}
         part = ""
@@ -432,7 +431,7 @@ class Tagging(TaskOnExamples[TaggingExample, TaggingBatch]):
 
     def sample(self, length: int) -> str:
         """Show the first sentences of validation with their most probable tags."""
-        examples = self.data.splits["validation"][:SHOWN]
+        examples = self.shown()
         lines = []
         sentences = in_order(self.outputs(self.model, examples, log_probabilities))
         for example, logs in zip(examples, sentences, strict=True):

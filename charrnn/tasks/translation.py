@@ -62,7 +62,6 @@ from charrnn.training.build import build_dropouts, build_lookup, build_stack
 from charrnn.training.memory import FLOATS_A_CELL, FLOATS_A_LOGIT
 from charrnn.training.text_windows import NOT_SCORED
 
-SHOWN = 3  # examples in a sample
 DECODED = 200  # examples decoded during training, since decoding takes one step per symbol
 
 
@@ -314,7 +313,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     def sample(self, length: int) -> str:
         """Show the first sources of validation, each with its greedy translation."""
-        examples = self.data.splits["validation"][:SHOWN]
+        examples = self.shown()
         written = self._translations(self.model, examples, never)
         pairs = zip(examples, written, strict=True)
         return "\n".join(f"{e.pair.source[:length]} -> {text[:length]}" for e, text in pairs)

@@ -73,7 +73,7 @@ def test_other_labelled_texts_are_scored_and_named(run: Run, tmp_path: Path) -> 
     tagged = json.loads(run("eval", "tagging", "other_tags.txt", "--json").out)
     assert (tagged["text"], tagged["tokens"]) == ("other_tags.txt", 2)
     assert sum(each["count"] for each in tagged["classes"].values()) == 3
-    assert "accuracy_unseen" not in tagged
+    assert "accuracy_unseen" not in tagged  # The training text was not read.
     for task, text in (("generation", "other.tsv"), ("translation", "pairs.tsv")):
         other = run("eval", task, text, "--json")
         assert other.code == 0, other.err

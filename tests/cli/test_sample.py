@@ -360,7 +360,7 @@ def test_greedy_inside_words_draws_only_where_a_word_may_begin(run: Run, golden:
         assert text[place] == likeliest
     words = run("sample", str(GOLDEN / "word"), "--greedy-inside-words")
     assert words.code == 2
-    assert "no inside" in words.err
+    assert "a model of words draws whole words" in words.err
 
 
 def test_a_penalty_goes_on_from_a_saved_state(run: Run, golden: str) -> None:
