@@ -459,16 +459,17 @@ class Session:
         """
         if not self.best or not self.validates or not self.plan.score_at_end:
             return None
+        budget = self.plan.budget
+        if budget.is_late(budget.costs.final_score):
+            return None
         seconds = self.experiment.final_seconds()
-        if seconds > max(60.0, LONG_SCORE * self.trained_seconds) or self.plan.budget.is_late(
-            seconds
-        ):
+        if seconds > max(60.0, LONG_SCORE * self.trained_seconds) or budget.is_late(seconds):
             return None
         weights = model_weights(self.run.load(self.best["step"]).tensors)
         described = self.about["corpus"]["described"]
         score = self.experiment.final(
             weights,
-            lambda: stop() or self.plan.budget.is_late(),
+            lambda: stop() or budget.is_late(),
             step=self.best["step"],
             text=described,
         )
