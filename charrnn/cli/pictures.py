@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from charrnn.errors import ConfigError, StorageError, require_extra
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from charrnn.evaluation.metrics import Confusion
 
 HALF = 0.5  # a cell with a larger share is too dark for black numbers
@@ -51,6 +50,8 @@ def save_confusion(path: Path, table: Confusion) -> None:
     Raises ConfigError for more classes than a picture can show, StorageError for a file that
     cannot be written.
     """
+    import numpy as np
+
     kept = [i for i, row in enumerate(table.counts) if row.sum() or table.counts[:, i].sum()]
     if len(kept) > MOST:
         raise ConfigError(
@@ -72,6 +73,7 @@ def _save(
     numbers: NDArray[Any] | None = None,
 ) -> None:
     """Draw a matrix; `about` names its columns, its rows and its values."""
+    import numpy as np
     from matplotlib.figure import Figure
 
     cell = CELL if numbers is None else 2 * CELL

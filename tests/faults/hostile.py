@@ -328,7 +328,7 @@ def strangers_checkpoint(effort: Effort, sabotaged: bool) -> Result:
     before = everything_in(folder)
 
     def attempt(words: list[object]) -> Ended:
-        return cold(*words, PYTHONPATH=path)
+        return cold(*words, PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="1")
 
     with ThreadPoolExecutor(2) as two:
         ended = list(two.map(attempt, cases))
