@@ -156,7 +156,8 @@ def split_examples(
 
     With `position`, the first examples are for training; their number is rounded down. With `hash`,
     the SHA-256 of the input text, as a number in [0, 1), decides: a text is always in the same
-    split, whatever other examples there are, and the sizes are close to the fractions. With
+    split, whatever other examples there are, and the sizes are close to the fractions. (Of so few
+    texts that a split would be empty, it gets one from training.) With
     `stratified`, the texts of each class are ordered by these numbers and then cut by the
     fractions, so that each split has the same share of each class; at least one text of a class is
     for training.
@@ -168,12 +169,10 @@ def split_examples(
         parts = split_positions(fractions, len(examples))
         splits = {name: [examples[i] for i in part] for name, part in parts.items()}
     else:
-        ends = boundaries(fractions)
         splits = {name: [] for name in names}
-        place = _strata(examples, fractions) if by == "stratified" else {}
+        place = (_strata if by == "stratified" else _hashed)(examples, fractions)
         for example in examples:
-            text = example.input
-            splits[place[text] if place else split_of(_place(text), ends)].append(example)
+            splits[place[example.input]].append(example)
     for name, part in splits.items():
         if not part:
             raise DataError(
@@ -181,6 +180,17 @@ def split_examples(
                 f"name separate files in data.validation"
             )
     return splits
+
+
+def _hashed(examples: Sequence[Example], fractions: Sequence[float]) -> dict[str, str]:
+    """Assign each text to a split by its hash; an empty split gets a text from training."""
+    ends = boundaries(fractions)
+    split = {text: split_of(_place(text), ends) for text in {e.input: None for e in examples}}
+    for name in NAMES[1 : len(fractions)]:
+        free = [text for text in split if split[text] == "train"]
+        if name not in split.values() and len(free) > 1:
+            split[max(free, key=_place)] = name
+    return split
 
 
 def _strata(examples: Sequence[Example], fractions: Sequence[float]) -> dict[str, str]:

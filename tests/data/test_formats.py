@@ -409,3 +409,13 @@ def test_pairs_of_english_and_french(shared_data: Path) -> None:
     }
     assert splits["train"][0][:2] == ("Go.", "Va !")
     assert splits["validation"][0].line == 8_001
+
+
+def test_few_texts_that_are_repeated_still_give_a_validation_split() -> None:
+    # The hashes of "a" (0.79) and "b" (0.24) are both below 0.9: all would be for training.
+    examples = pairs_of(*"ab" * 20)
+    splits = split_examples(examples, (0.9, 0.1))
+    assert {name: len(part) for name, part in splits.items()} == {"train": 20, "validation": 20}
+    assert not {e.input for e in splits["train"]} & {e.input for e in splits["validation"]}
+    with pytest.raises(DataError, match="the 20 examples leave none for the validation split"):
+        split_examples(pairs_of(*"a" * 20), (0.9, 0.1))
