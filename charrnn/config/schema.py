@@ -521,7 +521,7 @@ class Config(Section):
     """Precision of the matrix products in a training step; everything else is float32. auto is
     bfloat16 if the device supports it and the model is large enough to gain from it."""
     threads: PositiveInt | Auto = "auto"
-    """Number of CPU threads for torch."""
+    """Number of CPU threads for torch. auto is 1 if auto chose one process on a CPU."""
     processes: Annotated[int, Field(gt=0, le=128)] | Auto = "auto"
     """Number of processes that share the lanes of a training step on a CPU, with one thread each
     (Linux)."""

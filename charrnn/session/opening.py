@@ -316,6 +316,7 @@ def new_session(
     from charrnn.runs.environment import environment
     from charrnn.session.loop import Session
     from charrnn.tasks.task import task_of
+    from charrnn.training.hardware import prepare_process
     from charrnn.training.parameter_budget import plan_within_budget
 
     kind = task_of(config.task)
@@ -323,6 +324,7 @@ def new_session(
     config = plan_within_budget(
         lambda config: kind.plan(config, data, device), config, data.vocabulary_data
     )
+    prepare_process(config.threads)  # The plan may use fewer threads than torch does.
     planned = flatten(config.model_dump())
     about = {
         "corpus": {

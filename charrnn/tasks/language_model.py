@@ -40,7 +40,7 @@ class LanguageModelling:
         self.config = config
         self.corpus = corpus
         self.about = about
-        self.unit = corpus.unit
+        self.unit, self.noun = corpus.unit, f"{corpus.unit}s"
         self.guess = math.log(corpus.vocabulary.size)
         self.model = placed(self.build(config, {"text": corpus.vocabulary}), config)
         self.objective = build_objective(config, corpus)

@@ -127,7 +127,7 @@ def core_time(process_ids: Iterable[int]) -> CoreTime | None:
 
 
 def prepare_process(threads: int | str) -> None:
-    """Use `threads` CPU threads (`auto`: as many as torch does), and keep freed memory.
+    """Use `threads` CPU threads (`auto`: as many as now), and keep freed memory.
 
     Both settings hold for the whole process; `charrnn.session.process` restores the threads after
     training.

@@ -112,6 +112,8 @@ def plan(
     output_width = sum(widths) if model.skip_connections else widths[-1]
     threads = torch.get_num_threads() if config.threads == "auto" else config.threads
     processes = choose_processes(config.processes, device, lanes, threads)
+    if processes == 1 and config.processes == config.threads == "auto" and device.type == "cpu":
+        threads = 1  # two that sleep while they wait are slower: busy-machine.md
     lanes_times_width = lanes // processes * max(widths)
 
     choices: dict[str, Any] = {
