@@ -40,6 +40,7 @@ from charrnn.tasks.data import (
 if TYPE_CHECKING:
     import torch
 
+    from charrnn.config.resolved import ResolvedConfig
     from charrnn.inference.trained_model import TrainedModel
     from charrnn.session.loop import Session
     from charrnn.tasks.task import Data
@@ -285,8 +286,15 @@ def _open(
     if config.tensorboard:
         require_tensorboard()
     device = choose_device(config.device)
-    with process_settings(config, device):
-        session = new_session(config, data, device, name, described, clock)
+    planned = plan_run(config, data, device)
+    with process_settings(planned, device):
+        session = new_session(planned, data, name, described, clock)
+        before = flatten(config.model_dump())
+        session.chosen = {
+            key: value
+            for key, value in flatten(planned.model_dump()).items()
+            if before[key] == "auto" != value
+        }
         if isinstance(origin, Checkpoint):
             _restore(session, origin, run, warn)
         elif origin is not None:
@@ -299,15 +307,25 @@ def _open(
             yield session
 
 
+def plan_run(config: Config, data: Data, device: torch.device) -> ResolvedConfig:
+    """Decide the `auto` settings of a run on `data`, for a device. Raises ConfigError."""
+    from charrnn.tasks.task import task_of
+    from charrnn.training.parameter_budget import plan_within_budget
+
+    kind = task_of(config.task)
+    return plan_within_budget(
+        lambda config: kind.plan(config, data, device), config, data.vocabulary_data
+    )
+
+
 def new_session(
-    config: Config,
+    config: ResolvedConfig,
     data: Data,
-    device: torch.device,
     name: str,
     described: str,
     clock: Callable[[], float],
 ) -> Session:
-    """A session that trains on `data`, with the `auto` settings decided for `device`.
+    """A session that trains on `data`, with a planned configuration.
 
     `name` and `described` are a short and a long name of the text. Its `run` is not set.
     """
@@ -316,16 +334,7 @@ def new_session(
     from charrnn.runs.environment import environment
     from charrnn.session.loop import Session
     from charrnn.tasks.task import task_of
-    from charrnn.training.hardware import prepare_process
-    from charrnn.training.parameter_budget import plan_within_budget
 
-    kind = task_of(config.task)
-    before = flatten(config.model_dump())
-    config = plan_within_budget(
-        lambda config: kind.plan(config, data, device), config, data.vocabulary_data
-    )
-    prepare_process(config.threads)  # The plan may use fewer threads than torch does.
-    planned = flatten(config.model_dump())
     about = {
         "corpus": {
             "name": name,
@@ -333,15 +342,11 @@ def new_session(
             "sha256": data.sha256,
             "key": data.key,
             "splits": {split: len(part) for split, part in data.splits.items()},
-            **kind.facts(data),
+            **task_of(config.task).facts(data),
         },
-        "environment": environment(str(device), torch.get_num_threads()),
+        "environment": environment(config.device, torch.get_num_threads()),
     }
-    session = Session(config, data, about, clock)
-    session.chosen = {
-        key: value for key, value in planned.items() if before[key] == "auto" != value
-    }
-    return session
+    return Session(config, data, about, clock)
 
 
 def _restore(session: Session, checkpoint: Checkpoint, run: Run | None, warn: Warn) -> None:

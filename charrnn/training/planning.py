@@ -18,6 +18,7 @@ import torch
 from charrnn.config.merge import flatten, with_values
 from charrnn.config.resolved import ResolvedConfig, resolved
 from charrnn.config.schema import Config, ModelConfig, TrainingConfig
+from charrnn.nn.fast.threads import use_threads
 from charrnn.training.build import matrix_weights
 from charrnn.training.hardware import choose_precision, choose_processes, measure_speed
 
@@ -136,8 +137,10 @@ def plan(
     if "auto" in (model.dropout, model.output_dropout, model.input_dropout):
         weights = _weights(model, widths)
         operations = OPERATIONS_A_WEIGHT * (weights + output_width * vocabulary_size) * characters
+        with use_threads(threads):  # those that the run will have
+            in_time = _passes_in(max_time, operations, lanes, device) if max_time else math.inf
         passes = min(
-            _passes_in(max_time, operations, lanes, device) if max_time else math.inf,
+            in_time,
             epochs or math.inf,
             training.steps / steps_per_epoch if training.steps else math.inf,
         )

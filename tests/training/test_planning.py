@@ -258,7 +258,6 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     set_to: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    prepare_process("auto")
     prepare_process(3)
     prepare_process(10**9)
     assert set_to == [3, 8]
