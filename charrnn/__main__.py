@@ -1,5 +1,6 @@
 """The entry point of `python -m charrnn` and of the command `charrnn`."""
 
+import atexit
 import os
 import sys
 import time
@@ -14,10 +15,30 @@ def main() -> None:
     (docs/experiments/threads-and-processes.md). OpenMP reads the variable when torch loads it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    code: int | None = None
+
+    def leave() -> None:
+        """End the process at once: Python needs seconds to take torch's modules apart.
+
+        Registered first, this comes after all other exit handlers, and after other threads.
+        """
+        if code is None:
+            return
+        try:
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
+        except (OSError, ValueError):
+            return  # Python reports what could not be written.
+        os._exit(code)
+
+    atexit.register(leave)
     try:
         from charrnn.cli.main import main as run
 
         run(time.monotonic() - process_age())
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else None
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
 
