@@ -40,6 +40,7 @@ DECIDED_LATER = {
     "evaluation.every",
     "evaluation.first",
     "evaluation.lanes",
+    "evaluation.characters",
     "evaluation.best",
     "checkpoints.every",
 }

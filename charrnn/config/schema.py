@@ -480,11 +480,12 @@ class EvaluationConfig(Section):
     up to `every`. auto is two passes over a short text, or `every` if that is set."""
     lanes: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
     """Number of lanes of the estimate during training. auto is 64, or fewer, so that each lane
-    scores at least as many characters as it reads before (`warmup`)."""
+    scores at least as many characters as it reads before (`warmup`), and evaluations are short."""
     warmup: Annotated[int, Field(ge=0), Key("running text", "protocol")] = 1000
     """Characters that each lane reads before the estimate starts to count."""
-    characters: Annotated[PositiveInt, Key("running text", "protocol")] = 262_144
-    """Upper bound of the characters scored by the estimate."""
+    characters: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
+    """Upper bound of the characters scored by the estimate. auto is 262,144, or fewer with a time
+    budget, so that all evaluations together take about a tenth of the time."""
     window: Annotated[PositiveInt, Key("running text", "protocol")] = 1000
     """Characters computed at a time in the final score; it does not change the score."""
     best: Literal["auto", "validation", "last"] = "auto"

@@ -17,6 +17,8 @@ from charrnn.config.merge import with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.errors import ConfigError
 from charrnn.training.budget import (
+    EVALUATING,
+    EVALUATIONS,
     LONGEST_SILENCE,
     Costs,
     Intervals,
@@ -143,6 +145,14 @@ class Plan:
         last = min(began_at + self.config.training.warmup_steps, self._most_steps)
         return step >= last or self._clock() >= self.budget.seconds / 2
 
+    def characters_to_read(self, characters_a_step: int) -> float:
+        """Return how many characters an evaluation may read in its share of the time.
+
+        It reads them at least as fast as a step does. There is no bound without a time budget.
+        """
+        speed = characters_a_step / self.pace.step_seconds()
+        return self.budget.seconds * EVALUATING * speed / EVALUATIONS
+
     def fix_by_time(self, step: int, final_seconds: float) -> str:
         """Plan the steps that fit into the time; say why, if most of the time stays unused."""
         costs = self.budget.costs
@@ -207,7 +217,7 @@ class Plan:
         total = self.total_steps
         if total is None or step >= total:
             return False
-        self.budget.costs.step = self.pace.step_seconds()
+        self.budget.costs.rescale(self.pace.step_seconds())
         if not self.budget.is_missed(step, total, self.intervals, self.score_at_end):
             return False
         fitting, self.score_at_end = self.budget.steps_that_fit(step, self.intervals)

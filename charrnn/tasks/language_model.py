@@ -107,7 +107,7 @@ class LanguageModelling:
         evaluation = self.config.evaluation
         span = self.corpus.splits["validation"]
         lanes = int(evaluation.lanes)
-        most = max(1, evaluation.characters // lanes)
+        most = max(1, int(evaluation.characters) // lanes)
         batches = self.objective.in_lanes(span, lanes, evaluation.warmup, most)
         score = evaluate(self.model, self.objective, batches)
         protocol = f"{lanes} lane{'s' * (lanes > 1)}, warm-up {evaluation.warmup}"

@@ -109,6 +109,7 @@ class Task(Protocol):
     - `model`: the network; `objective`: its batches and its loss (`training.objective`).
     """
 
+    config: ResolvedConfig
     unit: str
     noun: str
     per_step: str

@@ -45,8 +45,8 @@ def autos(config: Config) -> list[str]:
 def test_everything_is_decided(characters: int, device: str, cell: str) -> None:
     planned = plan(configured(model__cell=cell), characters, 65, torch.device(device))
     assert autos(planned) == [
-        "evaluation.every", "evaluation.first", "evaluation.lanes", "evaluation.best",
-        "checkpoints.every",
+        "evaluation.every", "evaluation.first", "evaluation.lanes", "evaluation.characters",
+        "evaluation.best", "checkpoints.every",
     ]  # fmt: skip
     model, training = planned.model, planned.training
     window, lanes = training.window, training.batch_size
