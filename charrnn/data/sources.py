@@ -258,7 +258,8 @@ class _Finder:
         if argument == "-":
             self.temporary.append(_spool(_copy_standard_input))
             return self._file("standard input", self.temporary[-1].path / "text", None), argument
-        if os.path.exists(path) and path.is_fifo():  # The pipe of `<(command)` in a shell can be read only once.
+        # A shell's `<(command)` is a pipe, which can be read only once.
+        if os.path.exists(path) and path.is_fifo():
             self.temporary.append(_spool(lambda copy: _copy_pipe(path, copy)))
             return self._file(argument, self.temporary[-1].path / "text", None), "-"
         if "://" in argument:

@@ -1,6 +1,6 @@
 """Texts of every kind: valid, broken, and changing while they are read."""
 
-from __future__ import annotations
+from __future__ import gzip
 
 import codecs
 import contextlib
@@ -283,6 +283,7 @@ def unreadable(effort: Effort, sabotaged: bool) -> Result:
     os.chmod(where / "locked", 0)
     (where / "loop").symlink_to("loop")
     (where / "broken.txt.gz").write_bytes(b"\x1f\x8bno")
+    (where / "cut.txt.gz").write_bytes(gzip.compress(LINE.encode() * 20)[:-6])
     (where / "broken.txt.zst").write_bytes(b"\x28\xb5no")
     (where / "folder").mkdir()
     (where / "folder" / "dangling").symlink_to("nowhere")
@@ -305,6 +306,7 @@ def unreadable(effort: Effort, sabotaged: bool) -> Result:
             ("locked/text.txt", 7, "Permission denied"),
             ("loop", 3, "loop"),
             ("broken.txt.gz", 3, "damaged gzip"),
+            ("cut.txt.gz", 3, "cannot read"),
             ("broken.txt.zst", 3, "damaged zstd"),
             ("folder", 3, "no text files"),
             ("no\0thing", 3, "no file"),
