@@ -1,9 +1,10 @@
 """Texts of every kind: valid, broken, and changing while they are read."""
 
-from __future__ import gzip
+from __future__ import annotations
 
 import codecs
 import contextlib
+import gzip
 import json
 import math
 import os
