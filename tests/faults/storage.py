@@ -23,8 +23,9 @@ from unittest import mock
 
 import numpy as np
 
+from charrnn.data.cache import cache_folder
 from charrnn.data.corpus import load_corpus
-from charrnn.data.sources import cache_folder, find_sources
+from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, StorageError
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.directory import Run
