@@ -19,6 +19,7 @@ class Server(ThreadingHTTPServer):
         self.pages: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.parts: list[str] = []
+        self.logins: list[str] = []
         self.faults: list[str] = []
         self.marked = False
         self.released = threading.Event()
@@ -33,7 +34,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         server.requests.append(self.path)
-        server.parts.append(self.headers.get("Range", ""))
+        wanted = self.headers.get("Range", "")
+        server.parts.append(wanted)
+        server.logins.append(self.headers.get("Authorization", ""))
         fault = server.faults.pop(0) if server.faults else ""
         page = server.pages.get(self.path)
         if page is None:
@@ -43,14 +46,14 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(503)
             return
         tag, start = f'"{hash(page)}"', 0
-        if server.marked and self.headers.get("If-Range") == tag:
-            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        if server.marked and wanted and self.headers.get("If-Range", tag) == tag:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            start += fault == "shifted"
         self.send_response(206 if start else 200)
         if server.marked:
             self.send_header("ETag", tag)
         if start:
-            shown = start + 1 if fault == "shifted" else start
-            self.send_header("Content-Range", f"bytes {shown}-{len(page) - 1}/{len(page)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(page) - 1}/{len(page)}")
         rest = page[start:]
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()

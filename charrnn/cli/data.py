@@ -35,6 +35,11 @@ def list_corpora(as_json: bool) -> None:
     """List the named corpora with their sizes, symbols, splits and licences.
 
     A book of Project Gutenberg has its number in its name, as in gutenberg:1342.
+
+    \b
+    Examples:
+      charrnn data list
+      charrnn data list --json
     """
     from charrnn.data.corpora import BOOK, NAMED, cached_books, megabytes
 
@@ -85,6 +90,10 @@ def fetch(names: tuple[str, ...]) -> None:
     """Download corpora that are not in the cache, and print the paths of their texts.
 
     A download that was broken off goes on where it stopped.
+
+    \b
+    Examples:
+      charrnn data fetch enwik8 gutenberg:1342
     """
     from charrnn.data.corpora import fetch, named
 
@@ -96,7 +105,13 @@ def fetch(names: tuple[str, ...]) -> None:
 @data.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 def verify(names: tuple[str, ...]) -> None:
-    """Check the texts in the cache, or those of some corpora, against their checksums."""
+    """Check the texts in the cache, or those of some corpora, against their checksums.
+
+    \b
+    Examples:
+      charrnn data verify
+      charrnn data verify enwik8
+    """
     from charrnn.data.corpora import NAMED, cached_books, cached_text, named, texts_of
     from charrnn.errors import DataError
 
@@ -120,7 +135,12 @@ def verify(names: tuple[str, ...]) -> None:
 @data.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def remove(names: tuple[str, ...]) -> None:
-    """Delete corpora from the cache, with what an incomplete download has left."""
+    """Delete corpora from the cache, with what an incomplete download has left.
+
+    \b
+    Examples:
+      charrnn data remove enwik8
+    """
     from charrnn.data.corpora import megabytes, named, remove
 
     for corpus in [named(name) for name in names]:

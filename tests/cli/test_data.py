@@ -19,7 +19,7 @@ def play(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     server.pages["/play.txt"] = CONTENT
     text = Text("", f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
     files = (File((server.url("/play.txt"),), {"": text}),)
-    usual = {"data.vocabulary": "byte", "data.split": [0.8, 0.1, 0.1]}
+    usual = {"data.vocabulary": "byte", "data.split": [0.7, 0.2, 0.1]}
     for name in [*NAMED]:
         monkeypatch.delitem(NAMED, name)
     corpus = NamedCorpus("play", "a play", "free for all", 9_000_000, 9_000_000, files, usual)
@@ -29,7 +29,7 @@ def play(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 def test_a_corpus_from_its_first_to_its_last_day(run: Run, play: Server, cache: Path) -> None:
     table = run("data", "list").out.splitlines()
-    assert " ".join(table[1].split()) == "play 9.0 MB 9.0 MB bytes 80/10/10 % no free for all"
+    assert " ".join(table[1].split()) == "play 9.0 MB 9.0 MB bytes 70/20/10 % no free for all"
     fetched = run("data", "fetch", "play", "play")
     path = fetched.out.split()[0]
     assert fetched.out.split() == [path, path]
@@ -63,10 +63,10 @@ def test_a_command_that_reads_a_corpus_downloads_it_and_says_so(run: Run, play: 
     result = run("baseline", "play", "--order", "2", "--json")
     first = result.err.splitlines()[0]
     assert first == (
-        "play: a play; 9.0 MB to download, 9.0 MB unpacked; read as bytes, split 80/10/10 %; "
+        "play: a play; 9.0 MB to download, 9.0 MB unpacked; read as bytes, split 70/20/10 %; "
         "licence: free for all"
     )
-    assert json.loads(result.out)["characters"] == len(CONTENT) * 9 // 10 - len(CONTENT) * 8 // 10
+    assert json.loads(result.out)["characters"] == len(CONTENT) * 9 // 10 - len(CONTENT) * 7 // 10
     again = run("baseline", "play", "--order", "2", "--json", "--vocabulary", "character")
     assert "licence" not in again.err
     assert len(play.requests) == 1
@@ -76,4 +76,4 @@ def test_config_show_names_the_corpus_as_the_source(run: Run, play: Server) -> N
     shown = run("config", "show", "--set", "data.sources=[play]").out
     (line,) = [line for line in shown.splitlines() if line.startswith("data.split ")]
     assert line.endswith("the corpus play")
-    assert "[0.8, 0.1, 0.1]" in line
+    assert "[0.7, 0.2, 0.1]" in line

@@ -171,6 +171,7 @@ def test_addresses_with_spaces_letters_and_a_password(server: Server, tmp_path: 
     url = server.url("/käse a.txt#part").replace("http://", "http://me:secret@")
     download(url, tmp_path / "a.txt", retry_seconds=0)
     assert (tmp_path / "a.txt").read_bytes() == TEXT
+    assert server.logins == ["Basic bWU6c2VjcmV0"]
 
 
 # The cache ----------------------------------------------------------------------------------------
@@ -209,6 +210,8 @@ def test_a_file_comes_before_a_named_corpus(
     (tmp_path / "play").write_bytes(b"mine")
     monkeypatch.chdir(tmp_path)
     assert b"".join(find_sources(["play"]).documents[0].chunks()) == b"mine"
+    config = merge_settings([("sources", {"data.sources": ["play"]})], None, None, print)
+    assert config.data.vocabulary == "character"
     assert play.requests == []
 
 
