@@ -6,6 +6,7 @@ downloads, which can be read only once, are first copied into the cache folder.
 
 from __future__ import annotations
 
+import codecs
 import filecmp
 import glob
 import os
@@ -43,6 +44,7 @@ from charrnn.data.kinds import (
     compression_of,
     kind_of,
     looks_binary,
+    marked_encoding,
     unmarked_encoding,
 )
 from charrnn.data.rules import AS_BEFORE, Changes, Rules, natural_key
@@ -198,6 +200,10 @@ class _Finder:
         if argument == "-":
             self.temporary.append(spool(_copy_standard_input))
             return self._file("standard input", self.temporary[-1].path / "text", None), argument
+        # A shell's `<(command)` is a pipe, which can be read only once.
+        if os.path.exists(path) and path.is_fifo():
+            self.temporary.append(spool(lambda copy: _copy_pipe(path, copy)))
+            return self._file(argument, self.temporary[-1].path / "text", None), "-"
         if "://" in argument:
             self.temporary.append(spool(lambda path: download(argument, path, self._retry_seconds)))
             fetched = self.temporary[-1].path / "text"
@@ -263,7 +269,11 @@ class _Finder:
                 head = file.read(HEAD)
         except OSError as error:
             raise DataError(f"cannot read {document.name}: {error.strerror}") from error
-        document = replace(document, compression=compression_of(head))
+        named, document = document.compression, replace(document, compression=compression_of(head))
+        if named and not document.compression and _is_damaged(head):
+            return document, Kind(
+                f"a damaged {named} file", "fetch it again, or rename it if it is a text"
+            )
         if document.compression:
             head = document.head()
             if inner := compression_of(head):
@@ -311,6 +321,15 @@ class _Finder:
         entry = str(root / "/".join(parts[: depth + 1])), reason
         if entry not in self.left_out[-1:]:
             self.left_out.append(entry)
+
+
+def _is_damaged(head: bytes) -> bool:
+    """Whether the start of a file with the name of a compressed one is neither that nor a text."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return unmarked_encoding(head) is None and marked_encoding(head) is None
+    return looks_binary(head)
 
 
 def _files_below(root: Path) -> list[str]:
@@ -386,11 +405,25 @@ def _copy_standard_input(path: Path) -> None:
     """Copy standard input to a file. Raises DataError if that is not possible."""
     if sys.stdin is None:
         raise DataError("standard input is closed; name a file, or pipe a text in")
+    _copy_stream("standard input", sys.stdin.buffer, path)
+
+
+def _copy_pipe(pipe: Path, path: Path) -> None:
+    """Copy what a named pipe gives to a file. Raises DataError."""
+    try:
+        with pipe.open("rb") as stream:
+            _copy_stream(str(pipe), stream, path)
+    except OSError as error:
+        raise DataError(f"cannot read {pipe}: {error.strerror}") from error
+
+
+def _copy_stream(name: str, stream: BinaryIO, path: Path) -> None:
+    """Copy a stream to a file. Raises DataError."""
     try:
         with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file, CHUNK)
+            shutil.copyfileobj(stream, file, CHUNK)
     except OSError as error:
-        raise DataError(f"cannot copy standard input to {path}: {error.strerror}") from error
+        raise DataError(f"cannot copy {name} to {path}: {error.strerror}") from error
 
 
 def _check_zstd(path: Path, bounded: str | None) -> None:

@@ -5,6 +5,7 @@ import errno
 import gzip
 import io
 import lzma
+import os
 import re
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ import pytest
 import zstandard
 
 from charrnn.data.cache import cache_folder
+from charrnn.data.rules import Rules
 from charrnn.data.sources import Sources, builtin_corpus, find_sources
 from charrnn.errors import DataError, StorageError
 from tests.server import Server
@@ -64,6 +66,32 @@ def test_a_document_can_be_read_again(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(TEXT)
     sources = find_sources([str(tmp_path / "a.txt")])
     assert contents(sources) == contents(sources) == [TEXT]
+
+
+def test_a_pipe_is_read_once_and_copied(tmp_path: Path) -> None:
+    """As of `charrnn train <(zcat book.txt.gz)` in a shell."""
+    reading, writing = os.pipe()
+    os.write(writing, gzip.compress(TEXT))
+    os.close(writing)
+    sources = find_sources([f"/dev/fd/{reading}"], rules=Rules(kinds="content"))
+    os.close(reading)
+    assert contents(sources) == contents(sources) == [TEXT]
+    sources.discard()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"\x1f\x8bno", "gzip"), (b"\x28\xb5no", "zstd"), (b"BZ\0", "bz2")],
+)
+def test_a_damaged_start_of_a_compressed_file(tmp_path: Path, content: bytes, kind: str) -> None:
+    """Nobody is told to give the encoding of such a file."""
+    suffix = {"gzip": "gz", "zstd": "zst"}.get(kind, kind)
+    path = tmp_path / f"a.txt.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"damaged {kind} file"):
+        find_sources([str(path)], rules=Rules(kinds="content"))
+    path.write_bytes(TEXT)  # A text that was renamed by mistake is read.
+    assert contents(find_sources([str(path)], rules=Rules(kinds="content"))) == [TEXT]
 
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)
