@@ -239,6 +239,7 @@ READERS = {
 }
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", READERS)
 def test_a_killed_run_gives_one_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
