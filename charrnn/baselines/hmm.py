@@ -405,7 +405,7 @@ def _advance(
 
 
 def _blocks(ids: NDArray[np.int64], states: int) -> Iterator[NDArray[np.int64]]:
-    """Cut ids (T,) into blocks (length, lanes), each column a lane, about as many as steps."""
+    """Cut ids (T,) into blocks (length, lanes), with about as many lanes as steps."""
     most = max(1, NUMBERS // states)
     begin = 0
     while begin < len(ids):

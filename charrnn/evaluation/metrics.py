@@ -97,7 +97,7 @@ class Confusion(NamedTuple):
 
 
 def confused(predicted: Sequence[str], gold: Sequence[str], classes: Iterable[str]) -> Confusion:
-    """Count how often each class was taken for each, by name.
+    """Count how often each class was taken for each class, given by their names.
 
     Classes that the model does not have come last.
 

@@ -211,7 +211,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     @staticmethod
     def length(example: TranslationExample) -> int:
-        """Return the number of symbols of both, the end included."""
+        """Return the number of symbols of source and target, the target's end included."""
         return len(example.source) + len(example.labels)
 
     @staticmethod

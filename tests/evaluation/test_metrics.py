@@ -149,7 +149,7 @@ def test_bleu_punishes_what_is_short_and_only_that() -> None:
 
 
 def test_bleu_sums_over_the_corpus_before_it_divides() -> None:
-    """4-grams: 3 of 3 and 0 of 2, so 3 of 5; the lengths 6 + 5 against 6 + 6."""
+    """Of the 4-grams 3 of 3 and 0 of 2 match, so 3 of 5; the lengths are 6 + 5 and 6 + 6."""
     found = bleu([THE_CAT, tokens("no cat was on it")], [[THE_CAT], [THE_CAT]])
     assert found.precisions == (8 / 11, 5 / 9, 4 / 7, 3 / 5)
     assert (found.length, found.reference_length) == (11, 12)
@@ -171,7 +171,7 @@ def test_bleu_clips_by_the_largest_count_of_one_reference() -> None:
 def test_bleu_of_nothing_is_nothing() -> None:
     assert bleu([], []) == (0, (0, 0, 0, 0), 0, 0, 0)
     assert bleu([[]], [[THE_CAT]]).score == 0
-    assert bleu([["a", "b"]], [[["a", "b"]]]).score == 0  # No 4-grams: nothing is smoothed.
+    assert bleu([["a", "b"]], [[["a", "b"]]]).score == 0  # no 4-grams, and no smoothing
     with pytest.raises(ValueError, match=r"longer|shorter"):
         bleu([THE_CAT], [])
 
@@ -188,7 +188,7 @@ def test_bleu_is_between_0_and_1(references: list[list[str]], data: st.DataObjec
 @PROPERTY
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=5))
 def test_bleu_is_that_of_sacrebleu(rows: list[tuple[list[str], list[str], list[str]]]) -> None:
-    """Post 2018, without its tokeniser and its smoothing."""
+    """sacreBLEU (Post 2018) is used without its tokeniser and its smoothing."""
     candidates = [candidate for candidate, *_ in rows]
     theirs = sacrebleu.corpus_bleu(
         [" ".join(candidate) for candidate in candidates],
@@ -215,7 +215,7 @@ def test_each_class_by_hand() -> None:
     }
 
 
-# As seqeval 1.2.2 reads them, whose rules are those of conlleval.
+# The spans that seqeval 1.2.2 reads; its rules are those of conlleval.
 @pytest.mark.parametrize(
     ("tags", "spans"),
     [
