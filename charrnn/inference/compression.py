@@ -159,7 +159,7 @@ class Form(BaseModel):
 
     @classmethod
     def of(cls, content: bytes, cleaning: Cleaning) -> Form:
-        """Return the form of a file that can be undone byte for byte; the plain one if none can."""
+        """Return a form that can be undone to the same bytes, or the plain form if none can."""
         if b"\r" not in content and content.isascii():
             return cls()
         for form in cls._candidates(content, cleaning):

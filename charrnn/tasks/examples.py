@@ -299,7 +299,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         )
 
     def shown(self) -> list[Example]:
-        """Return the examples of a sample: the first of validation, or of training without one."""
+        """Return the examples of a sample: the first of validation, else of training."""
         splits = self.data.splits
         return list(splits.get("validation", splits["train"])[:SHOWN])
 

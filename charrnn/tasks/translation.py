@@ -340,7 +340,7 @@ def text_of(target: Vocabulary, hypothesis: Hypothesis) -> str:
 
 
 def shown(symbol: str | int) -> str:
-    """Return a symbol for a picture; bytes outside of ASCII as numbers.
+    """Return a symbol as a picture shows it; bytes outside of ASCII become numbers.
 
     >>> shown("a"), shown(97), shown(200)
     ('a', 'a', '0xc8')

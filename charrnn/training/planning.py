@@ -44,7 +44,7 @@ LONGEST_WINDOW_ON_GPU = 128
 SHORTEST_WINDOW = 8
 MOST_LANES = 32
 MOST_LANES_ON_GPU = 64
-LANES_A_ROOT_CHARACTER = 1 / 16  # more in less than HALF_A_MINUTE, too short for many passes
+LANES_A_ROOT_CHARACTER = 1 / 16  # more in runs shorter than HALF_A_MINUTE, which make few passes
 HALF_A_MINUTE = 30.0  # seconds
 WINDOWS_A_LANE = 8  # the fewest windows in a lane, if the user chose a long window
 

@@ -129,7 +129,7 @@ class TextWindows:
                 )
             self.batches_per_epoch = math.ceil(self.lane_length / window)
         self._all_lanes = batch_size
-        self._own_lanes = range(batch_size)  # `share` makes them fewer
+        self._own_lanes = range(batch_size)  # fewer after `share`
 
     def share(self, rank: int, count: int) -> TextWindows:
         """Return the same objective on share number `rank` of `count` equal shares of lanes."""
@@ -350,7 +350,7 @@ class TextWindows:
         return _pairs(self._ids_on_gpu[positions].long())
 
     def _is_document_start(self, positions: Positions) -> NDArray[np.bool_]:
-        """Whether a document begins at each of the positions, if that resets the state."""
+        """Say for each position whether the state is zeroed there, as a document begins."""
         if self._document_starts is None:
             return np.zeros(positions.shape, bool)
         after = np.searchsorted(self._document_starts, positions, side="right")

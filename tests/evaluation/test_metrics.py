@@ -125,8 +125,10 @@ def test_bleu_precisions_as_in_the_paper(candidate: str, unigrams: float, bigram
 
 
 def test_bleu_by_hand() -> None:
-    """Of "my cat is on the mat" all but `my` are there, of the bigrams `cat is` and `is on`, of the
-    trigrams `cat is on`; the lengths are equal, so at order 3 it is (5/6 x 2/5 x 1/4)^(1/3)."""
+    """Five of six words match, of the bigrams `cat is` and `is on`, of the trigrams `cat is on`.
+
+    The lengths are equal, so at order 3 the score is (5/6 x 2/5 x 1/4)^(1/3).
+    """
     found = bleu([tokens("my cat is on the mat")], [[tokens("the cat is on a mat")]], order=3)
     assert found.precisions == (5 / 6, 2 / 5, 1 / 4)
     assert found.score == pytest.approx((1 / 12) ** (1 / 3))

@@ -416,7 +416,7 @@ def strangers_examples(effort: Effort, sabotaged: bool) -> Result:
 
 
 def took(ended: Ended) -> float:
-    """Return the seconds it took: up to 5 s, the processor time if that is less."""
+    """Return its seconds, but no more than its processor time if it took at most 5 s."""
     return ended.seconds if ended.seconds > 5 else min(ended.seconds, ended.processor)
 
 

@@ -209,7 +209,7 @@ def changing_texts(effort: Effort, sabotaged: bool) -> Result:
     sabotage="each piece is decoded for itself, what is bad replaced",
 )
 def round_trips(effort: Effort, sabotaged: bool) -> Result:
-    """Check characters and bytes, with files read in pieces of 1 to 7 bytes and at once."""
+    """Check characters and bytes, with files read whole and in pieces of 1 to 7 bytes."""
 
     class Forgetful(codecs.IncrementalDecoder):
         def decode(self, chunk: Any, final: bool = False) -> str:
