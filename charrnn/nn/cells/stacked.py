@@ -14,8 +14,8 @@ class StackedCell(nn.Module):
 
     Known as MultiRNNCell in TensorFlow and StackedRNNCells in Keras. All cells take a step before
     any takes the next one. A `charrnn.Stack` of layers computes the same, one layer at a time and
-    with fused kernels. The output is the last cell's; the state has one entry for each cell, from the
-    bottom up. Raises ValueError if there are no cells.
+    with fused kernels. The output is the last cell's; the state has one entry for each cell, from
+    the bottom up. Raises ValueError if there are no cells.
 
     >>> import torch
     >>> from charrnn import GRUCell, LSTMCell
