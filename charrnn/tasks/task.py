@@ -102,7 +102,7 @@ class Task(Protocol):
     """A task with its data: the interface that a session relies on.
 
     - `unit`: one label of the loss, such as "character"; losses are in nats per unit;
-    - `per_step`: a text that says how large a training step is;
+    - `per_step`: the size of a training step in words;
     - `use`: the command that the trained model is for;
     - `guess`: the loss of a uniform guess in nats;
     - `model`: the network; `objective`: its batches and its loss (`training.objective`).
