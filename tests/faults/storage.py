@@ -24,8 +24,9 @@ from unittest import mock
 import numpy as np
 
 from charrnn.config.schema import Config
+from charrnn.data.cache import cache_folder
 from charrnn.data.corpus import load_corpus
-from charrnn.data.sources import cache_folder, find_sources
+from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, StorageError
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.directory import Run
