@@ -131,6 +131,11 @@ class FormatEntry(NamedTuple):
 
 
 FORMATS = {
+    "onnx": FormatEntry(
+        "one step of the network, for ONNX Runtime and others",
+        "charrnn.sharing.onnx_step:export",
+        ".onnx",
+    ),
     "torch": FormatEntry(
         "weights of torch.nn layers, with a script that samples",
         "charrnn.sharing.torch_layers:export",

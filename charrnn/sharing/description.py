@@ -24,7 +24,7 @@ def language_model_of(checkpoint: Checkpoint, format: str) -> TrainedModel:
 
 
 def description(model: TrainedModel) -> dict[str, Any]:
-    """Return the vocabulary and the sampling defaults of a model as plain data.
+    """Return the training step, the vocabulary and the sampling defaults of a model as plain data.
 
     `vocabulary.symbols` are the texts of the ids; a special symbol is empty, a byte is the
     character with its number. `pattern` is a regular expression whose matches are the symbols of a
@@ -36,6 +36,7 @@ def description(model: TrainedModel) -> dict[str, Any]:
     request = Request()
     choice = request.choice
     return {
+        "step": model.training_step,
         "vocabulary": {
             "kind": vocabulary.kind,
             "symbols": _texts(vocabulary),
