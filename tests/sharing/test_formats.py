@@ -74,7 +74,7 @@ def export_torch(run: Path, folder: Path) -> tuple[dict[str, Any], nn.Module, di
     return script, model, about
 
 
-@pytest.mark.parametrize("steps", [20, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [8, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("run", [name for name in RUNS if name not in NOT_IN_TORCH])
 def test_torch_layers(run: str, steps: int, tmp_path: Path) -> None:
     script, model, about = export_torch(GOLDEN / run, tmp_path / "m")
