@@ -27,6 +27,7 @@ Count = Annotated[int, Field(ge=0, lt=2**62)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
+MOST_ROWS, ROW = 2_000, 7  # of the training steps of a run (`session.history`)
 MOMENTS = {
     "adam": {"step", "exp_avg", "exp_avg_sq"},
     "adamw": {"step", "exp_avg", "exp_avg_sq"},
@@ -80,6 +81,10 @@ class _Session(_Part):
     score_at_end: bool
     trained_seconds: Annotated[Finite, Field(ge=0)]
     trained_characters: Count
+    rows: Annotated[
+        list[Annotated[list[Finite], Field(min_length=ROW, max_length=ROW)]],
+        Field(max_length=MOST_ROWS),
+    ] = []
 
 
 class _Corpus(_Part):

@@ -6,6 +6,8 @@
       config.yaml        every setting, none left to be chosen: a config that repeats the run
       environment.json   one entry for each start or resume: versions, device, threads, command line
       metrics.jsonl      one line for each evaluation, one of `"kind": "final"` for the last score
+      steps.jsonl        the training steps, as at most 2,000 lines (`session.history`)
+      samples.jsonl      the sample of each evaluation
       checkpoints/step-00000500.safetensors
       best.json          the step and the score of the best checkpoint
       lock, owner.json   held while a trainer runs
@@ -20,7 +22,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -263,12 +265,13 @@ class Run:
         """
         return [
             {"kind": "final" if "final" in line else "evaluation"} | line
-            for line in self._recorded_metrics()
+            for line in self.records("metrics")
         ]
 
-    def _recorded_metrics(self) -> list[dict[str, Any]]:
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The lines of `<name>.jsonl` that are whole and have a step."""
         lines = []
-        path = self.path / "metrics.jsonl"
+        path = self.path / f"{name}.jsonl"
         for text in path.read_bytes().splitlines() if path.is_file() else []:
             with contextlib.suppress(ValueError, RecursionError):
                 line = json.loads(text)
@@ -278,9 +281,13 @@ class Run:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl. Raises StorageError."""
-        path = self.path / "metrics.jsonl"
         kind = "final" if "final" in line else "evaluation"
-        text = json.dumps({"schema": SCHEMA, "kind": kind, **line}, allow_nan=False) + "\n"
+        self.append_records("metrics", [{"schema": SCHEMA, "kind": kind, **line}])
+
+    def append_records(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines to `<name>.jsonl`. Raises StorageError."""
+        path = self.path / f"{name}.jsonl"
+        text = _json_lines(lines)
         if path.exists() and not path.is_file():
             raise StorageError(f"cannot write {path}: it is not a regular file; remove it")
         try:
@@ -294,20 +301,22 @@ class Run:
             ) from error
 
     def cut_metrics(self, step: int) -> None:
-        """Drop the final score and the lines after `step`, because training continues there.
+        """Drop the final score, and the lines and samples after `step`: training continues there.
 
         A line that a crash cut off is dropped as well; otherwise the next line would be appended
         to it.
         """
-        path = self.path / "metrics.jsonl"
-        kept = [
-            line
-            for line in self._recorded_metrics()
-            if line["step"] <= step and "final" not in line
-        ]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        if path.is_file() and path.read_bytes() != text.encode():
-            write_atomically(path, text.encode())
+        for name in ("metrics", "samples"):
+            lines = self.records(name)
+            kept = [line for line in lines if line["step"] <= step and "final" not in line]
+            if (self.path / f"{name}.jsonl").is_file():
+                self.write_records(name, kept)
+
+    def write_records(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the lines of `<name>.jsonl`. Raises StorageError."""
+        path, content = self.path / f"{name}.jsonl", _json_lines(lines).encode()
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content)
 
 
 def claim_run(name: str, root: Path = Path("runs")) -> Run:
@@ -381,6 +390,10 @@ def find_checkpoint(
     if step is not None:
         return run.load(step)
     return run.latest(warn) if last else run.best(warn)
+
+
+def _json_lines(lines: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
 
 def _json(value: Any) -> str:

@@ -34,6 +34,7 @@ from charrnn.session.events import (
     Saved,
     Stepped,
 )
+from charrnn.session.history import History
 from charrnn.session.plan import Plan
 from charrnn.session.tensorboard import event_writer
 from charrnn.tasks.task import Data, Task, task_of
@@ -45,6 +46,8 @@ from charrnn.training.trainer import Report, Score, Trainer
 HOPELESS = 10.0  # times the loss of a uniform guess: a run with more does not recover
 FEWEST_TO_CHOOSE_BY = 30  # examples: with fewer in validation, no checkpoint is chosen by its score
 MOST_LANES = 64  # of the estimate of validation
+LIVE = 2.0  # seconds between two additions to steps.jsonl
+UNREAD = 1_000  # steps on a GPU after which their losses are read, between two evaluations
 OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
 
@@ -120,6 +123,8 @@ class Session:
         self.since_drop = 0
         self.trained_seconds = 0.0
         self.trained_characters = 0
+        self.history = History(key_unit(self.experiment.unit))
+        self._written_at = 0.0
         self._has_restarted = False
         self._core_time: CoreTime | None = None
         self._saved_step = -1
@@ -157,6 +162,7 @@ class Session:
             self.plan.score_at_end = session["score_at_end"]
             self.trained_seconds = session["trained_seconds"]
             self.trained_characters = session["trained_characters"]
+            self.history.load(session.get("rows", []))  # Older checkpoints have none.
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"the tensors of {checkpoint.path} do not fit its config: {error}"
@@ -193,6 +199,7 @@ class Session:
             reason = yield from self._train_through_divergence(stop)
             if self._saved_step != self.trainer.progress.step:
                 self._save()
+            self._write_steps(at_end=True)
             characters = self.trained_characters - before
             speed = characters / max(self.clock() - began, 1e-9)
             yield self._finish(reason, speed, stop)
@@ -278,6 +285,7 @@ class Session:
             seconds = plan.pace.count(report.scored)
             self.trained_seconds += seconds
             self.trained_characters += report.scored
+            self._record_step(report)
             yield Stepped(report.step, report.scored)
             if plan.is_due(report.step, began_at):
                 yield from self._evaluate_and_save(report)
@@ -301,6 +309,7 @@ class Session:
             final_seconds = self.experiment.final_seconds() if self.validates else 0.0
             note = plan.fix_by_time(report.step, final_seconds)
             yield self._planned(report.scored / plan.budget.costs.step, note)
+        self.run.append_records("samples", [{"step": report.step, "sample": text}])
         self._save()
         self._write_event(line)
         yield Evaluated(line, score, is_best, plan.seconds_left(report.step), text)
@@ -325,6 +334,7 @@ class Session:
         far. Raises DivergedError for a loss far above the loss of a uniform guess.
         """
         progress = self.trainer.progress
+        self._write_steps()
         train = self.trainer.interval_score()
         validation = self.estimate() if self.validates else None
         unit, guess = self.experiment.unit, self.experiment.guess
@@ -384,6 +394,28 @@ class Session:
             self.since_drop = 0
         return False
 
+    # Recording steps ---------------------------------------------------------------------------
+
+    def _record_step(self, report: Report) -> None:
+        """Remember a step, and write the steps every now and then.
+
+        On a GPU the losses are read less often, because the GPU must finish for that.
+        """
+        self.history.take(report, self.trained_seconds)
+        if self.config.device == "cpu":
+            is_due = self.clock() - self._written_at >= LIVE
+        else:
+            is_due = len(self.history.unmeasured) >= UNREAD
+        if is_due:
+            self._write_steps()
+
+    def _write_steps(self, at_end: bool = False) -> None:
+        """Bring the history and steps.jsonl up to date. Raises DivergedError and StorageError."""
+        self.trainer.check()
+        self.history.measure(self.trainer.losses_and_norms())
+        self.history.write(self.run, at_end)
+        self._written_at = self.clock()
+
     # Saving ------------------------------------------------------------------------------------
 
     def _save_first(self) -> None:
@@ -398,6 +430,7 @@ class Session:
     def _save(self) -> None:
         """Save a checkpoint. Raises DivergedError if a tensor is not finite."""
         step = self.trainer.progress.step
+        self._write_steps()
         tensors = self.trainer.tensors()
         for name, value in tensors.items():
             if not torch.isfinite(value).all():
@@ -425,6 +458,7 @@ class Session:
                 "score_at_end": self.plan.score_at_end,
                 "trained_seconds": self.trained_seconds,
                 "trained_characters": self.trained_characters,
+                "rows": self.history.rows,
             },
             **self.about,
         }

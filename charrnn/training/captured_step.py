@@ -61,8 +61,9 @@ class CapturedStep(Generic[Batch]):
             self._graph = self._capture(batch, carry)
         torch.manual_seed(seed)
         self._set_rate(self._rate)
-        total, carry = cast(tuple[Tensor, State], self._graph((_tensors(batch), carry)))
-        return Loss(total, self._scored, carry, self._rate)
+        outputs = self._graph((_tensors(batch), carry))
+        total, norm, carry = cast(tuple[Tensor, Tensor, State], outputs)
+        return Loss(total, self._scored, carry, self._rate, norm)
 
     def _take_plainly(self, batch: Batch, form: list[Any], seed: int) -> Loss:
         """Take a step without the graph, on a side stream, as is needed before capturing."""
@@ -81,7 +82,8 @@ class CapturedStep(Generic[Batch]):
             parts = (next(tensors) if isinstance(part, Tensor) else part for part in batch)
             loss = self._step(type(batch)(*parts), before)
             self._scored, self._rate = loss.scored, loss.rate
-            return loss.total.detach(), loss.carry or ()
+            assert loss.gradient_norm is not None
+            return loss.total.detach(), loss.gradient_norm, loss.carry or ()
 
         return Captured(step, (_tensors(batch), carry), warmups=0)
 

@@ -28,6 +28,8 @@ class Loss(NamedTuple):
     """The state at the start of the next batch, detached."""
     rate: float = 1.0
     """A factor for the learning rate of this step."""
+    gradient_norm: Tensor | None = None
+    """The norm of the gradient before it was clipped, once the step has been taken."""
 
 
 class Objective(Protocol[Batch]):

@@ -141,6 +141,7 @@ class Trainer(Generic[Batch]):
         device = next(model.parameters()).device
         precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64.
         self.interval_nats = torch.zeros((), dtype=precise, device=device)
+        self._unread: list[Tensor] = []  # the loss and gradient norm of each step, on the device
         # 1 once a loss or gradient was not finite. A fused optimizer on a GPU reads it and then
         # changes no weight, without a wait for the GPU at each step.
         self.not_finite: Tensor | None = None
@@ -190,6 +191,8 @@ class Trainer(Generic[Batch]):
         self.carry = loss.carry
         self.interval_nats += loss.total.detach()
         self.progress.interval_characters += loss.scored
+        assert loss.gradient_norm is not None
+        self._unread.append(torch.stack([loss.total.detach(), loss.gradient_norm]))
         return loss.scored, self._rate(loss.rate)
 
     def _plain_step(self, batch: Batch, seed: int) -> Loss:
@@ -198,10 +201,10 @@ class Trainer(Generic[Batch]):
             loss = self._seeded_gradient(self.objective, batch, self.carry, seed)
         else:
             loss = self._shared_gradient(batch, seed)
-        self._clip_gradient(loss)
+        norm = self._clip_gradient(loss)
         self._set_rate(loss.rate)
         self.optimizer.step()
-        return loss
+        return loss._replace(gradient_norm=norm)
 
     def _gradient(self, objective: Objective[Batch], batch: Batch, carry: State | None) -> Loss:
         """Run the forward and backward pass; leave the mean loss's gradient in the parameters."""
@@ -213,8 +216,11 @@ class Trainer(Generic[Batch]):
         (loss.total / max(1, loss.scored)).backward()  # type: ignore[no-untyped-call]
         return loss
 
-    def _clip_gradient(self, loss: Loss) -> None:
-        """Scale the gradient down to the norm `clip`, and check that it and the loss are finite."""
+    def _clip_gradient(self, loss: Loss) -> Tensor:
+        """Scale the gradient down to the norm `clip`, and check that it and the loss are finite.
+
+        Returns the norm before scaling.
+        """
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         if self.not_finite is not None:
             bad = (~torch.isfinite(norm + loss.total.detach())).to(self.not_finite.dtype)
@@ -225,6 +231,7 @@ class Trainer(Generic[Batch]):
                 f"at step {self.progress.step + 1:,} (loss {nats:.4g} nats per character, "
                 f"gradient norm {float(norm):.4g})"
             )
+        return norm
 
     def _rate(self, factor: float) -> float:
         return self.schedule(self.progress.step) * self.progress.learning_rate_factor * factor
@@ -258,9 +265,9 @@ class Trainer(Generic[Batch]):
         """The part of a step that a graph can contain: all but setting the seed and the rate."""
         self.model.train()
         loss = self._gradient(self.objective, batch, carry)
-        self._clip_gradient(loss)
+        norm = self._clip_gradient(loss)
         self.optimizer.step()
-        return loss
+        return loss._replace(gradient_norm=norm)
 
     def process_ids(self) -> list[int]:
         """This process, and those that share the lanes."""
@@ -283,6 +290,15 @@ class Trainer(Generic[Batch]):
         """
         if self.not_finite is not None and float(self.not_finite):
             raise _diverged(f"at or before step {self.progress.step:,}")
+
+    def losses_and_norms(self) -> list[tuple[float, float]]:
+        """Return each step's summed loss and gradient norm since the last call.
+
+        On a GPU this waits for the steps.
+        """
+        pairs = torch.stack(self._unread).tolist() if self._unread else []
+        self._unread.clear()
+        return [(nats, norm) for nats, norm in pairs]
 
     def interval_score(self) -> Score:
         """Return the training loss since the last call, and start a new sum.
@@ -366,6 +382,7 @@ class Trainer(Generic[Batch]):
         self._load_optimizer(tensors)
         self._load_carry(tensors)
         self.interval_nats.copy_(tensors["interval_nats"])
+        self._unread.clear()
         self.progress = Progress(**progress)
         if self.not_finite is not None:
             self.not_finite.zero_()

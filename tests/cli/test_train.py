@@ -20,6 +20,7 @@ def test_train_prints_the_run_and_writes_its_files(run: Run, tmp_path: Path) -> 
     folder = tmp_path / "runs" / "book-1"
     assert {path.name for path in folder.iterdir()} == {
         "best.json", "checkpoints", "config.yaml", "environment.json", "lock", "metrics.jsonl",
+        "samples.jsonl", "steps.jsonl",
     }  # fmt: skip
     for part in ("text    book.txt", "model   2 x LSTM 8", "device  cpu", "plan    ", "run     "):
         assert part in result.err

@@ -317,7 +317,7 @@ def resume(folder: Path, run: str = "run", *arguments: object) -> Callable[[], o
     return command("resume", folder / run, *arguments)
 
 
-TIMES = {"trained_seconds"}  # What two equal runs may differ in.
+TIMES = {"trained_seconds", "rows"}  # What two equal runs may differ in.
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -338,7 +338,7 @@ def record(path: Path) -> dict[str, Any]:
     last = load_checkpoint(run.checkpoint_path(run.steps()[-1]))
     metrics = [
         {k: v for k, v in line.items() if k not in {"seconds", "characters_per_second"}}
-        for line in run.metrics()
+        for line in [*run.metrics(), *run.records("steps"), *run.records("samples")]
     ]
     return {
         "checkpoint": fingerprint(last),

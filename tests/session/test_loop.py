@@ -34,8 +34,10 @@ def fingerprint(run: Run, step: int) -> str:
 
 
 def metrics(run: Run) -> list[dict[str, Any]]:
+    """Return the lines of the run's records without their times."""
     clock = ("seconds", "characters_per_second")
-    return [{k: v for k, v in line.items() if k not in clock} for line in run.metrics()]
+    lines = [*run.metrics(), *run.records("steps"), *run.records("samples")]
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
