@@ -87,6 +87,14 @@ def test_a_missing_package_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyP
     assert "needs the package onnx; run pip install 'charrnn-trainer[onnx]'" in refused.err
 
 
+def test_weights_that_no_file_holds(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charrnn.sharing.onnx_step.require_extra", lambda *_: None)
+    monkeypatch.setattr("charrnn.sharing.onnx_step.MOST_BYTES", 1000)
+    refused = run("export", GOLDEN / "lstm", "--format", "onnx")
+    assert (refused.code, refused.out) == (2, "")
+    assert "an ONNX file holds 2 GiB; use another format" in refused.err
+
+
 def test_every_format_has_a_name_of_its_own() -> None:
     entries: list[FormatEntry] = [*FORMATS.values()]
     assert len({entry.suffix for entry in entries}) == len(entries)
