@@ -1,6 +1,7 @@
 """An exported model gives the numbers and the texts of the run that it comes from."""
 
 import getpass
+import logging
 import re
 import runpy
 import socket
@@ -163,13 +164,21 @@ FEW = [("mlstm", 60), ("words-beside", 20)]
     [*FEW, *[pytest.param(run, 1000, marks=pytest.mark.slow) for run in RUNS]],
 )
 def test_one_step_in_onnx(
-    run: str, steps: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: str,
+    steps: int,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import onnx
     import onnxruntime
 
+    monkeypatch.setattr(logging.getLogger("torch"), "handlers", [caplog.handler])
     (file,) = charrnn.export(GOLDEN / run, "onnx", tmp_path / "m.onnx")
-    assert capfd.readouterr() == ("", "")  # The exporter's own messages are for its developers.
+    # The exporter's own messages are for its developers.
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert_nothing_of_this_machine(file.read_bytes())
     session = onnxruntime.InferenceSession(file)
     names = [one.name for one in session.get_inputs()]
