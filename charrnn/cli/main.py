@@ -32,6 +32,7 @@ USUAL = {
     "classify": "predict",
     "compare": "eval --compare",
     "continue": "resume",
+    "convert": "export",
     "evaluate": "eval",
     "fit": "train",
     "generate": "sample",
@@ -40,6 +41,7 @@ USUAL = {
     "inspect": "info",
     "ls": "list",
     "ngram": "baseline",
+    "onnx": "export",
     "perplexity": "eval",
     "runs": "list",
     "score": "eval",
@@ -102,6 +104,7 @@ def _add_commands() -> None:
     from charrnn.cli.compress import compress, decompress
     from charrnn.cli.config import config
     from charrnn.cli.evaluate import evaluate
+    from charrnn.cli.export import export
     from charrnn.cli.help import help_command
     from charrnn.cli.inspect import info, list_runs, vocab
     from charrnn.cli.predict import predict
@@ -117,6 +120,7 @@ def _add_commands() -> None:
         baseline,
         compress,
         decompress,
+        export,
         info,
         list_runs,
         config,

@@ -24,14 +24,14 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from charrnn.errors import CheckpointError, StorageError
+from charrnn.errors import CheckpointError, ConfigError, StorageError
 
 FORMAT = 1
 SUFFIX = ".safetensors"
 MAX_HEADER = 16 << 20
 MAX_VALUES = 100_000  # values in the header's JSON: a bound on the work of parsing it
 SCHEMA = 1  # the version of the JSON that commands print, and of metrics.jsonl
-_TEMPORARY = ".writing-"
+TEMPORARY = ".writing-"
 _ZEROS = "0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
@@ -102,7 +102,7 @@ def write_atomically(
     `verify`, and renamed; then the folder is synced. Raises StorageError naming the path and the
     bytes needed.
     """
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -127,9 +127,20 @@ def write_atomically(
             temporary.unlink(missing_ok=True)
 
 
+def check_target(path: Path) -> None:
+    """Raise ConfigError if a file or folder exists at `path`, or the folder for it does not."""
+    if path.exists():
+        raise ConfigError(f"{path} exists already; delete it, or choose another path")
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"cannot write {path}: there is no folder {path.parent}; make the folder, or choose "
+            f"another path"
+        )
+
+
 def sweep(folder: Path) -> None:
     """Delete half-written files of killed processes. No other process may be writing here."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
+    for leftover in folder.glob(f"{TEMPORARY}*"):
         leftover.unlink(missing_ok=True)
 
 
