@@ -24,6 +24,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from charrnn.data.kinds import HEAD, kind_of_model
 from charrnn.errors import CheckpointError, ConfigError, StorageError
 
 FORMAT = 1
@@ -168,12 +169,19 @@ def _verified(file: BinaryIO, check: Check | None) -> dict[str, Any]:
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    if len(start) < 8 or not 2 <= length <= size - 8:
+    if len(start) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+        if kind := kind_of_model(start + file.read(HEAD)):
+            raise ValueError(f"it is {kind.name}, which charrnn does not read; {kind.remedy}")
+        if MAX_HEADER < length <= size - 8:
+            raise ValueError(f"its header of {length:,} bytes is larger than {MAX_HEADER:,}")
         raise ValueError("its header is damaged, or it is not a safetensors file")
-    if length > MAX_HEADER:
-        raise ValueError(f"its header of {length:,} bytes is larger than {MAX_HEADER:,}")
     header = file.read(length)
     entries = _json(header.decode())
+    if "charrnn" not in entries.get("__metadata__", {}):
+        raise ValueError(
+            "it has the weights of another program, or exported ones; name a run, or a checkpoint "
+            "that charrnn has saved"
+        )
     metadata = {name: _json(text) for name, text in entries.pop("__metadata__").items()
                 if name != "sha256"}  # fmt: skip
     version = metadata.pop("charrnn")["format"]
