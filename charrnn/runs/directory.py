@@ -367,14 +367,14 @@ def find_run(name: str) -> Run | Path:
     Raises CheckpointError with the most similar name.
     """
     if is_hub_address(name):
-        return weights_in(download(name))
+        return download(name)
     for path in (Path(name).expanduser(), Path("runs") / name):
         if (path / "checkpoints").is_dir():
             return Run(path)
         if path.is_file():
             return path
-        if path.is_dir() and weights_in(path).is_file():
-            return weights_in(path)
+        if path.is_dir() and (weights := weights_in(path)):
+            return weights
     names = [run.name for run in all_runs()]
     hint = did_you_mean(Path(name).name, names, cutoff=0.6) or "charrnn list shows the runs here"
     raise CheckpointError(f"no run or checkpoint {name!r}; {hint}")

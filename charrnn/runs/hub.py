@@ -28,6 +28,7 @@ WEIGHTS = "model.safetensors"
 COPIES = {"config.json": "config", "vocabulary.json": "vocabulary"}
 """The files that repeat a part of the metadata, and the name of that part."""
 EXTRA = "hub"
+OTHER_MODELS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".t7", ".gguf", ".onnx", ".h5", ".keras"}
 REFRESH = "CHARRNN_HUB_REFRESH"
 _PART = r"[A-Za-z0-9][\w.-]*"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}", re.ASCII)
@@ -37,13 +38,22 @@ _ADDRESS = re.compile(rf"hf://({_PART}/{_PART}?)(?:@([\w.-]+(?:/[\w.-]+)*))?/?",
 # A folder ----------------------------------------------------------------------------------------
 
 
-def weights_in(folder: Path) -> Path:
-    """Return the path of the weights in a folder, whether they exist or not.
+def weights_in(folder: Path) -> Path | None:
+    """Return the path of the weights in a folder; None if it has none.
 
-    Raises CheckpointError for a link that leads out of the folder. The links of the cache of
-    huggingface_hub, from `snapshots/COMMIT` to `blobs`, are followed.
+    Raises CheckpointError for a folder that has the model of another program instead, and for a
+    link that leads out of the folder. The links of the cache of huggingface_hub, from
+    `snapshots/COMMIT` to `blobs`, are followed.
     """
     path = folder / WEIGHTS
+    if not os.path.lexists(path):
+        others = [file.name for file in folder.iterdir() if file.suffix in OTHER_MODELS]
+        if others:
+            raise CheckpointError(
+                f"{folder} has no {WEIGHTS}, but {min(others)}, which charrnn does not read; name "
+                f"a run, or a folder that charrnn has exported"
+            )
+        return None
     inside = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
         inside.append(folder.resolve().parents[1] / "blobs")
@@ -94,7 +104,7 @@ def check_repository(name: str) -> None:
 
 
 def download(address: str) -> Path:
-    """Return a folder with the model of `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`.
+    """Return the file with the model of `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`.
 
     A revision is a branch (`main` if there is none), a tag or a commit. What was downloaded once is
     taken from the cache folder without a connection, unless the environment variable
@@ -110,15 +120,15 @@ def download(address: str) -> Path:
     repository, revision = match[1], match[2] or "main"
     shelf = cache_folder() / "hub" / repository.replace("/", "--")
     commits = _read(shelf / "revisions.json")
-    known = shelf / str(commits.get(revision, revision))
-    if (known / WEIGHTS).is_file() and not os.environ.get(REFRESH):
+    known = shelf / str(commits.get(revision, revision)) / WEIGHTS
+    if known.is_file() and not os.environ.get(REFRESH):
         return known
     require_extra("huggingface_hub", EXTRA, address)
     commit = _fetch(address, repository, revision, shelf)
     if commits.get(revision) != commit:
         content = json.dumps({**commits, revision: commit}, indent=1)
         write_atomically(shelf / "revisions.json", content.encode())
-    return shelf / commit
+    return shelf / commit / WEIGHTS
 
 
 def _fetch(address: str, repository: str, revision: str, shelf: Path) -> str:
@@ -136,10 +146,11 @@ def _fetch(address: str, repository: str, revision: str, shelf: Path) -> str:
         with tempfile.TemporaryDirectory(dir=shelf, prefix=TEMPORARY) as folder:
             draft = Path(folder) / commit
             draft.mkdir()
-            there = {file.rfilename for file in info.siblings or ()}
-            for name in (WEIGHTS, *COPIES):
-                if name == WEIGHTS or name in there:
-                    files.get_file(f"{repository}@{commit}/{name}", str(draft / name))
+            names = {file.rfilename for file in info.siblings or ()} & {WEIGHTS, *COPIES}
+            if WEIGHTS not in names:
+                raise ValueError(f"it has no {WEIGHTS}, so it is not a model of charrnn")
+            for name in sorted(names):
+                files.get_file(f"{repository}@{commit}/{name}", str(draft / name))
             if not (shelf / commit).exists():
                 draft.rename(shelf / commit)
     except Exception as error:  # The errors of the client's transport differ between versions.
