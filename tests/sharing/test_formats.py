@@ -14,11 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import charrnn
 from charrnn.errors import ConfigError
 from charrnn.inference.torch_stepper import TorchStepper
+from charrnn.nn.cells.standard import GRUCell
+from charrnn.nn.layers import Recurrent, Stack
+from charrnn.nn.models import LanguageModel
+from charrnn.sharing.onnx_step import _compare, _exported, _Step
 from tests.golden.cases import CASES
 from tests.tiny import TINY
 
@@ -74,7 +78,7 @@ def export_torch(run: Path, folder: Path) -> tuple[dict[str, Any], nn.Module, di
     return script, model, about
 
 
-@pytest.mark.parametrize("steps", [20, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [8, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("run", [name for name in RUNS if name not in NOT_IN_TORCH])
 def test_torch_layers(run: str, steps: int, tmp_path: Path) -> None:
     script, model, about = export_torch(GOLDEN / run, tmp_path / "m")
@@ -161,6 +165,7 @@ FEW = [("mlstm", 60), ("words-beside", 20)]
 def test_one_step_in_onnx(
     run: str, steps: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    import onnx
     import onnxruntime
 
     (file,) = charrnn.export(GOLDEN / run, "onnx", tmp_path / "m.onnx")
@@ -184,6 +189,10 @@ def test_one_step_in_onnx(
     assert sampled(file, temperature=0) == PROMPT + greedy(GOLDEN / run)
     drawn = charrnn.load(GOLDEN / run).sample_text(200, PROMPT, temperature=0.8, seed=3)
     assert sampled(file, temperature=0.8) == PROMPT + drawn
+    other = _Step(charrnn.load(GOLDEN / run).model).eval()
+    other.network.head.bias.data += 0.01
+    with pytest.raises(ConfigError, match="gives other numbers than in torch"):
+        _compare(onnx.load(file), other, run)
 
 
 def sampled(file: Path, temperature: float) -> str:
@@ -194,6 +203,23 @@ def sampled(file: Path, temperature: float) -> str:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.removesuffix("\n")
+
+
+class Branching(GRUCell):
+    """A cell that looks at the numbers in its state."""
+
+    def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(inputs, state / 2 if state.sum().item() > 0 else state)
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_a_cell_that_cannot_be_exported(capfd: pytest.CaptureFixture[str]) -> None:
+    stack = Stack([Recurrent(Branching(4, 3))])
+    step = _Step(LanguageModel(nn.Embedding(5, 4), stack, nn.Linear(3, 5))).eval()
+    with pytest.raises(ConfigError, match="torch cannot export the cell odd as ONNX; use another"):
+        _exported(step, "odd")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_script_for_onnx_has_30_lines() -> None:
