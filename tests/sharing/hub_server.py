@@ -91,21 +91,17 @@ class Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": name} for name in state[1]]
             self.send_json({"id": repository, "sha": state[0], "siblings": siblings})
 
-    def paths(self, body: bytes, repository: str, revision: str) -> None:
-        from urllib.parse import parse_qs
-
-        asked = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode())["paths"]
+    def tree(self, _: bytes, repository: str, revision: str) -> None:
         if state := self.files(repository, revision):
-            found = [(name, state[1][name]) for name in asked if name in state[1]]
             self.send_json(
                 [
                     {
                         "type": "file",
                         "path": name,
-                        "size": len(one),
-                        "oid": hashlib.sha1(one).hexdigest(),
+                        "size": len(content),
+                        "oid": hashlib.sha1(content).hexdigest(),
                     }
-                    for name, one in found
+                    for name, content in state[1].items()
                 ]
             )
 
@@ -154,7 +150,7 @@ ROUTES: list[tuple[str, Any]] = [
     (r"/api/validate-yaml", Handler.validate),
     (rf"/api/models/{NAME}/preupload/(\w+)", Handler.modes),
     (rf"/api/models/{NAME}/commit/(\w+)", Handler.receive),
-    (rf"/api/models/{NAME}/paths-info/(\w+)", Handler.paths),
+    (rf"/api/models/{NAME}/tree/(\w+)", Handler.tree),
     (rf"/api/models/{NAME}(?:/revision/(\w+))?", Handler.about),
     (rf"/{NAME}/resolve/(\w+)/(.+)", Handler.resolve),
 ]
