@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from charrnn.cli.main import main
+from tests.server import Server, running_server
 
 TEXT = "".join(f"line {i}: the quick brown fox {i * i % 7}\n" for i in range(60))
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -51,6 +52,12 @@ def run(
         return Result(code, captured.out.decode(), captured.err.decode())
 
     return call
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running_server() as running:
+        yield running
 
 
 @pytest.fixture

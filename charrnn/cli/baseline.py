@@ -122,11 +122,11 @@ def _check_options(
 def _read(*options: tuple[str, str, Any]) -> tuple[Corpus, str]:
     """Read the text that options (flag, key, value) describe; return it with its description."""
     from charrnn.config.merge import Layer, build_config, environment_layers
-    from charrnn.tasks.data import find_texts, read_corpus
+    from charrnn.tasks.data import find_texts, read_corpus, with_corpus_settings
 
     layers: list[Layer] = environment_layers(os.environ)
     layers += [(flag, {f"data.{key}": value}) for flag, key, value in options if value]
-    config, _ = build_config(layers)
+    config, _ = build_config(with_corpus_settings(layers))
     with find_texts(config, warn) as texts:
         return read_corpus(config, texts), texts["sources"].described
 

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from charrnn.config.schema import Config
+    from charrnn.data.download import Progress, Watch
     from charrnn.evaluation.score import Evaluation
+
+BETWEEN_LINES = 10.0  # seconds between two lines about a download, without a terminal
 
 
 def is_terminal(stream: Any) -> bool:
@@ -272,13 +276,13 @@ class Bar:
 
             self._bar = tqdm(
                 total=total, initial=done, unit=self._unit, file=sys.stderr, leave=False,
-                dynamic_ncols=True, smoothing=0.1, mininterval=0.2,
+                dynamic_ncols=True, smoothing=0.1, mininterval=0.2, unit_scale=self._unit == "B",
             )  # fmt: skip
 
-    def advance(self) -> None:
-        """Count one step more."""
+    def advance(self, steps: int = 1) -> None:
+        """Count one step more, or several."""
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(steps)
 
     def aim_at(self, total: int) -> None:
         """Change the total."""
@@ -298,3 +302,28 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def download_display() -> Watch:
+    """Return a function that shows downloads: a bar on a terminal, or else a line now and then."""
+    bar, name, shown, said = Bar(True, "B"), "", 0, 0.0
+
+    def show_event(event: str | Progress) -> None:
+        nonlocal name, shown, said
+        if isinstance(event, str) or event.done == event.total:
+            bar.close()
+            name = ""
+            if isinstance(event, str):
+                say(event)
+            return
+        if event.name != name:
+            name, shown, said = event.name, event.done, time.monotonic()
+            bar.start(event.total, event.done)
+        bar.advance(event.done - shown)
+        shown = event.done
+        if not is_terminal(sys.stderr) and time.monotonic() - said > BETWEEN_LINES:
+            said = time.monotonic()
+            total = f" of {event.total / 1e6:,.1f}" if event.total else ""
+            say(f"{name}: {event.done / 1e6:,.1f}{total} MB")
+
+    return show_event

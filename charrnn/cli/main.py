@@ -14,7 +14,13 @@ from typing import Any
 
 import click
 
-from charrnn.cli.display import accept_all_text, one_line, say, warn_of_unshown
+from charrnn.cli.display import (
+    accept_all_text,
+    download_display,
+    one_line,
+    say,
+    warn_of_unshown,
+)
 from charrnn.cli.flags import in_flags
 from charrnn.errors import CharrnnError, ExitCode, did_you_mean, is_out_of_memory
 
@@ -33,6 +39,9 @@ USUAL = {
     "compare": "eval --compare",
     "continue": "resume",
     "convert": "export",
+    "corpora": "data list",
+    "datasets": "data list",
+    "download": "data fetch",
     "evaluate": "eval",
     "fit": "train",
     "generate": "sample",
@@ -73,6 +82,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors of the library then name settings by the command's flags."""
+        from charrnn.data.download import watch
+
+        watch.set(download_display())
         try:
             return super().invoke(ctx)
         except CharrnnError as error:
@@ -103,6 +115,7 @@ def _add_commands() -> None:
     from charrnn.cli.baseline import baseline
     from charrnn.cli.compress import compress, decompress
     from charrnn.cli.config import config
+    from charrnn.cli.data import data
     from charrnn.cli.evaluate import evaluate
     from charrnn.cli.export import export
     from charrnn.cli.help import help_command
@@ -124,6 +137,7 @@ def _add_commands() -> None:
         info,
         list_runs,
         config,
+        data,
         vocab,
         help_command,
     ):

@@ -125,9 +125,9 @@ def train(
 ) -> int:
     """Train a model on DATA, or else on Python's standard library.
 
-    DATA is files, folders, patterns, URLs, `-` for standard input, or the named corpus
-    `shakespeare`; compressed files and archives are unpacked. Settings that you do not give
-    are chosen from the text and the machine. Prints the run directory.
+    DATA is files, folders, patterns, URLs, `-` for standard input, or a named corpus such as
+    `enwik8` (charrnn data list); compressed files and archives are unpacked. Settings that you do
+    not give are chosen from the text and the machine. Prints the run directory.
 
     \b
     Examples:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.data.cache import Scratch
 from charrnn.data.encodings import likeliest
 from charrnn.data.id_cache import (
     ABOUT_FILE,
@@ -38,7 +39,7 @@ from charrnn.data.id_cache import (
 )
 from charrnn.data.kinds import looks_binary, marked_encoding, unmarked_encoding
 from charrnn.data.rules import AS_BEFORE, AS_IT_IS, cut, split_text
-from charrnn.data.sources import Document, Scratch, Sources
+from charrnn.data.sources import Document, Sources
 from charrnn.data.splits import split_positions
 from charrnn.data.vocabulary import (
     END,

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from charrnn.data.sources import cache_folder
+from charrnn.data.cache import cache_folder
 from charrnn.errors import CheckpointError, ConfigError, StorageError, require_extra
 from charrnn.runs.checkpoint import MAX_HEADER, TEMPORARY, Checkpoint, write_atomically
 

@@ -35,6 +35,7 @@ from charrnn.tasks.data import (
     hints,
     read_data,
     with_absolute_paths,
+    with_corpus_settings,
 )
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def merge_settings(
 ) -> Config:
     """Merge the configuration of a new run: `layers`, the environment, a file, the defaults.
 
-    Earlier ones take precedence. The shape of `source`, the model to start from, comes right before
-    the defaults. Raises ConfigError.
+    Earlier ones take precedence. Right before the defaults come the shape of `source`, the model to
+    start from, and then the usual settings of a named corpus. Raises ConfigError.
     """
     before: list[Layer] = []
     if source is not None:
@@ -89,7 +90,7 @@ def merge_settings(
     if file is not None:
         before.append(file_layer(Path(file)))
     before += environment_layers(os.environ)
-    config, origins = build_config([*before, *layers])
+    config, origins = build_config(with_corpus_settings([*before, *layers]))
     if file is not None and origins["data.sources"] == "default":
         warn(
             f"{os.fspath(file)} names no text, so this trains on the source of Python's standard "

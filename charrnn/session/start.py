@@ -122,7 +122,7 @@ def train(
     This is `charrnn train`: the same arguments give the same checkpoints, bit for bit.
 
     Args:
-        data: files, folders, patterns, URLs or the named corpus `shakespeare`; the source of
+        data: files, folders, patterns, URLs or named corpora such as `shakespeare`; the source of
             Python's standard library if there are none
         config: a YAML file with settings
         out: the run directory; `runs/<text>-<n>` if it is not given

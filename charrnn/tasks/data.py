@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO, cast
 
-from charrnn.config.merge import with_values
-from charrnn.config.schema import Config
+from charrnn.config.merge import Layer, with_values
+from charrnn.config.schema import Config, unused_keys
+from charrnn.data.corpora import corpus_settings
 from charrnn.data.corpus import (
     CONVERT,
     REMEDY,
@@ -35,7 +36,7 @@ from charrnn.data.sources import (
 )
 from charrnn.data.vocabulary import Vocabulary, read_vocabulary
 from charrnn.errors import DataError
-from charrnn.registry import reader_of
+from charrnn.registry import TASKS, reader_of
 from charrnn.runs.checkpoint import Checkpoint
 
 Warn = Callable[[str], None]
@@ -73,6 +74,16 @@ def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
     finally:
         for part in texts.values():
             part.discard()
+
+
+def with_corpus_settings(layers: Sequence[Layer]) -> list[Layer]:
+    """Put the usual settings of a named corpus below all layers, if it is their only text."""
+    merged = {key: value for _, layer in layers for key, value in layer.items()}
+    name, usual = corpus_settings(merged)
+    task = str(merged.get("task"))
+    idle = unused_keys(task) if task in TASKS else frozenset()
+    layer = {key: value for key, value in usual.items() if key not in idle}
+    return [(f"the corpus {name}", layer), *layers] if layer else list(layers)
 
 
 def rules_of(config: Config) -> Rules:

@@ -302,6 +302,7 @@ def killed_before_patience(effort: Effort, sabotaged: bool) -> Result:
         "training.schedule": "plateau",
         "training.plateau_patience": 1,
         "training.patience": 2,
+        "evaluation.best": "validation",
         "training.learning_rate": 0.1,
         "evaluation.every": 5,
         "checkpoints.every": 5,

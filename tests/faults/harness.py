@@ -317,7 +317,7 @@ def resume(folder: Path, run: str = "run", *arguments: object) -> Callable[[], o
     return command("resume", folder / run, *arguments)
 
 
-TIMES = {"trained_seconds", "rows"}  # What two equal runs may differ in.
+TIMES = {"trained_seconds"}  # What two equal runs may differ in.
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -328,6 +328,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         digest.update(value.tobytes())
     metadata = {k: v for k, v in checkpoint.metadata.items() if k != "environment"}
     metadata["session"] = {k: v for k, v in metadata["session"].items() if k not in TIMES}
+    metadata["session"]["rows"] = [row[:-1] for row in metadata["session"].get("rows", [])]
     digest.update(json.dumps(metadata, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -336,13 +337,17 @@ def record(path: Path) -> dict[str, Any]:
     """Return what two equal runs share: last checkpoint, best score, metrics without times."""
     run = Run(path)
     last = load_checkpoint(run.checkpoint_path(run.steps()[-1]))
-    metrics = [
-        {k: v for k, v in line.items() if k not in {"seconds", "characters_per_second"}}
-        for line in [*run.metrics(), *run.records("steps"), *run.records("samples")]
-    ]
+    metrics, steps, samples = (
+        [
+            {k: v for k, v in line.items() if k not in {"seconds", "characters_per_second"}}
+            for line in lines
+        ]
+        for lines in (run.metrics(), run.records("steps"), run.records("samples"))
+    )
     return {
         "checkpoint": fingerprint(last),
         "steps": run.steps(),
         "best": run.read_best(),
         "metrics": metrics,
+        "records": [steps, samples],
     }

@@ -860,14 +860,15 @@ def fuzzed(
     examples: st.SearchStrategy[Any], judge: Callable[[Any], object], seconds: float
 ) -> tuple[int, int, str]:
     """Fuzz `judge` for some seconds; return how many it got and accepted, and a failure or ''."""
-    began, count, taken, slowest = time.monotonic(), 0, 0, 0.0
+    began, count, taken, slowest = 0.0, 0, 0, 0.0
 
     def once(example: Any) -> None:
-        nonlocal count, taken, slowest
-        if time.monotonic() - began > seconds:
+        nonlocal began, count, taken, slowest
+        start = time.monotonic()
+        began = began or start  # Hypothesis takes seconds before the first example.
+        if start - began > seconds:
             raise Enough
         count += 1
-        start = time.monotonic()
         try:
             judge(example)
             taken += 1

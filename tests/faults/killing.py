@@ -398,10 +398,14 @@ no_carry = mock.patch.object(
 )
 
 
+# A resumed run reads these from its checkpoint; here it starts from the configuration given.
+DECIDED = {"evaluation__first": 4, "checkpoints__every": 4}
+
+
 def ends_of_all_starts(cell: str, stops: range) -> tuple[str, list[str]]:
     """Return fingerprints of the end of an unbroken run and of runs that resumed at each step."""
     where = folder()
-    config, corpus = tiny_config(model__cell=cell), tiny_corpus(where)
+    config, corpus = tiny_config(model__cell=cell, **DECIDED), tiny_corpus(where)
     straight = start(where / "straight", config, corpus)
     drive(straight)
     expected = fingerprint(straight.run.latest(str))
@@ -431,7 +435,8 @@ def resume_everywhere(effort: Effort, sabotaged: bool) -> Result:
 def unnoticed_omissions(extra: list[str]) -> tuple[int, list[str]]:
     """Return the number of parts of a checkpoint, and the parts whose loss changes nothing."""
     where = folder()
-    config, corpus = tiny_config(training__schedule="plateau"), tiny_corpus(where)
+    config = tiny_config(training__schedule="plateau", **DECIDED)
+    corpus = tiny_corpus(where)
     straight = start(where / "straight", config, corpus)
     drive(straight)
     expected = fingerprint(straight.run.latest(str))
@@ -486,6 +491,7 @@ def five_kills(effort: Effort, sabotaged: bool) -> Result:
         "training.plateau_patience": 1,
         "training.patience": 40,
         "training.learning_rate": 0.05,
+        "evaluation.best": "validation",
     }
     with patched(mock.patch.object(Session, "restore", forgetful_restore), when=sabotaged):
         straight, where = folder(), folder()

@@ -44,7 +44,7 @@ def explore(examples: int) -> dict[str, Any]:
     """Run the machine, and return how often each rule ran."""
     base = folder()
     corpus = tiny_corpus(base)
-    config = tiny_config(checkpoints__keep_last=2, checkpoints__every=2)
+    config = tiny_config(checkpoints__keep_last=2, checkpoints__every=2, evaluation__first=4)
     straight = start(base / "straight", config, corpus)
     drive(straight)
     expected = fingerprint(straight.run.latest(str))

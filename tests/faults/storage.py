@@ -23,11 +23,14 @@ from unittest import mock
 
 import numpy as np
 
+from charrnn.config.schema import Config
+from charrnn.data.cache import cache_folder
 from charrnn.data.corpus import load_corpus
-from charrnn.data.sources import cache_folder, find_sources
+from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, StorageError
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.directory import Run
+from charrnn.tasks.data import rules_of
 from charrnn.training.trainer import Trainer
 from tests.faults.harness import (
     Effort,
@@ -421,7 +424,8 @@ def id_cache(effort: Effort, sabotaged: bool) -> Result:
 
     def renew() -> None:
         shutil.rmtree(cache_folder())
-        ended = fork(lambda: load_corpus(find_sources([str(folder / "text.txt")]))).wait()
+        text, rules = str(folder / "text.txt"), rules_of(Config())
+        ended = fork(lambda: load_corpus(find_sources([text], rules=rules))).wait()
         if ended.code:
             raise RuntimeError(ended.errors)
 
