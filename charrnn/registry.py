@@ -141,6 +141,11 @@ FORMATS = {
         "charrnn.sharing.torch_layers:export",
         "-torch",
     ),
+    "hub": FormatEntry(
+        "a folder for the Hugging Face Hub, with a model card, which charrnn reads as well",
+        "charrnn.sharing.hub:export",
+        "-hub",
+    ),
 }
 
 LAYER_NORM_CELLS = {
