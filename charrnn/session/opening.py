@@ -194,7 +194,7 @@ def resume_run(
             if checkpoint.metadata.get("weights_only"):
                 raise CheckpointError(
                     f"{place} holds weights without the optimizer's state, so it cannot be "
-                    f"resumed; start a new run from its weights with charrnn train --from"
+                    f"resumed; start a new run from its weights with start_from"
                 )
         with _reopen(checkpoint, layers, clock, target, warn) as session:
             yield session
