@@ -1,4 +1,4 @@
-"""Print for people: lines, which are wrapped on a terminal, and a progress bar."""
+"""Print for people: lines (wrapped on a terminal) and a progress bar."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def columns_of(stream: Any) -> int | None:
 def wrap_for(stream: Any, text: str) -> str:
     """Wrap lines between words to the width of `stream`, if it is a terminal.
 
-    The second and later parts of a line stand below its text if it begins with a label, such as
-    `model   2 x LSTM`, and four columns from the left if not. A word that is longer than a line,
-    such as a path, is not broken.
+    If a line begins with a label, such as `model` before `2 x LSTM`, its later parts are aligned
+    with the text behind the label; otherwise they are indented by four columns. A word that is
+    longer than a line, such as a path, is not broken.
     """
     columns = columns_of(stream)
     if columns is None:

@@ -194,8 +194,8 @@ def resume(
     """Continue RUN where it stopped, as if it had never stopped.
 
     RUN is a run directory, its name under runs/, or a checkpoint file (which begins a new run
-    directory). A new budget counts from the start of the run for --steps and --epochs, and from
-    now for --max-time.
+    directory). A new budget of --steps or --epochs counts from the start of the run, one of
+    --max-time from now.
 
     \b
     Examples:

@@ -135,7 +135,7 @@ LEVELS: dict[Level, str] = {
     "research": "for experiments on the model and on how it learns",
     "protocol": "how a run is measured and repeated; scores are comparable where these agree",
 }
-"""How often a user needs a key, in the order in which keys are listed."""
+"""How often a user needs a key; keys are listed in this order."""
 
 
 class Key(NamedTuple):
@@ -184,13 +184,13 @@ class DataConfig(Section):
     """Layout of labelled texts: one file for each class, one folder for each class, rows of a
     table, or lines without a class (to write texts). `detect` chooses by looking at the files."""
     reading: Annotated[Literal["recognise", "plain"], Key("examples", "protocol")] = "recognise"
-    """How files are read: recognise tables, headers, columns and folders of splits; or plain, as
-    rows of text, tab and class, or source, tab and target."""
+    """How files are read: `recognise` finds tables, headers, columns and folders of splits;
+    `plain` reads each row as text, tab and class, or as source, tab and target."""
     text_column: Annotated[
         Column | Annotated[list[Column], Field(min_length=1)] | None, Key("classes")
     ] = None
-    """The column of a table that holds the text, by its name or its number from 1, or several to be
-    joined; if it is not set, it is recognised by names and content."""
+    """The column of a table that holds the text, by its name or its number from 1, or a list of
+    columns to join; if not set, it is recognised by names and content."""
     label_column: Annotated[Column | None, Key("classes")] = None
     """The column of a table that holds the class."""
     source_column: Annotated[Column | None, Key("pairs")] = None
@@ -235,8 +235,9 @@ class DataConfig(Section):
     """Order of the files of a folder, an archive or a pattern: natural (`Chapter 2` before `Chapter
     10`), or by the code points of their paths."""
     kinds: Annotated[Literal["content", "name"], PROTOCOL] = "content"
-    """How compressed files, archives, pictures and documents are recognised: by their first bytes,
-    or only compressed ones by their names, so that every other file is read as it is."""
+    """How files are recognised: `content` recognises compressed files, archives, pictures and
+    documents by their first bytes; `name` recognises only compressed files, by their names, and
+    reads all others as they are."""
 
     @field_validator("split")
     @classmethod
