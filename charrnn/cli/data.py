@@ -127,8 +127,8 @@ def verify(names: tuple[str, ...]) -> None:
         click.echo(f"{corpus.name}: {'damaged or incomplete' if wrong else corpus.verdict}")
     if damaged:
         raise DataError(
-            f"damaged or incomplete in the cache: {', '.join(damaged)}; charrnn data fetch "
-            f"{' '.join(damaged)} downloads what is wrong again"
+            f"damaged or incomplete in the cache: {', '.join(damaged)}; download again with "
+            f"charrnn data fetch {' '.join(damaged)}"
         )
 
 

@@ -317,7 +317,7 @@ def _adapted(model: Any, options: Options) -> tuple[Any, str]:
 
 
 def _prompt(vocabulary: Any, options: Options) -> str:
-    """Return the text of --prompt or --prompt-file, read as any text is."""
+    """Return the text of --prompt or --prompt-file, read by the rules for any text."""
     if options.prompt_file is None:
         return (options.prompt or "").removeprefix("\ufeff")
     from charrnn.tasks.data import read_for

@@ -123,7 +123,7 @@ def train(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Train a model on DATA, or else on Python's standard library.
+    """Train a model on DATA (default: Python's standard library).
 
     DATA is files, folders, patterns, URLs, `-` for standard input, or a named corpus such as
     `enwik8` (charrnn data list); compressed files and archives are unpacked. Settings that you do

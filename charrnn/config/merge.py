@@ -146,7 +146,7 @@ def _check_bytes(config: Config, by_hand: Mapping[str, Any], sources: Mapping[st
 
 
 def _check_layers(config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Refuse a number of layers that is not the length of the list of widths."""
+    """Refuse a number of layers that differs from the number of widths."""
     layers, widths = by_hand.get("model.layers"), config.model.hidden_size
     if isinstance(layers, int) and isinstance(widths, list) and layers != len(widths):
         raise ConfigError(

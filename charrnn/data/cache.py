@@ -27,7 +27,7 @@ class Scratch:
     """
 
     def __init__(self, parent: Path) -> None:
-        import filelock  # Here, since it takes long to import, and shell completion needs no lock.
+        import filelock  # Imported late: it is slow, and shell completion needs no lock.
 
         parent.mkdir(parents=True, exist_ok=True)
         for folder in parent.glob("scratch-*"):

@@ -21,7 +21,7 @@ Order = Literal["natural", "path"]
 Kinds = Literal["content", "name"]
 
 BLANK = "blank"  # the separator for blank lines
-DASHES = 3  # equal marks: a separator of at least so many also matches longer lines
+DASHES = 3  # equal marks: a separator of at least this many also matches longer lines
 # Characters that are never composed with the one before: a text may be cut before them.
 _STARTS = re.compile("[\0-\u02ff\u3400-\u9fff\uac00-\ud7a3]")
 

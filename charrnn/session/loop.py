@@ -47,7 +47,7 @@ HOPELESS = 10.0  # times the loss of a uniform guess: a run with more does not r
 FEWEST_TO_CHOOSE_BY = 30  # examples: with fewer in validation, no checkpoint is chosen by its score
 MOST_LANES = 64  # of the estimate of validation
 LIVE = 2.0  # seconds between two additions to steps.jsonl
-UNREAD = 1_000  # steps on a GPU after which their losses are read, between two evaluations
+UNREAD = 1_000  # steps on a GPU, between evaluations, after which losses are read
 OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
 
@@ -57,7 +57,7 @@ def never() -> bool:
 
 
 def _choose_evaluation(config: ResolvedConfig, held_out: int, kind: type[Task]) -> ResolvedConfig:
-    """Decide how to evaluate, on a validation split of a length, if that is `auto`."""
+    """Decide the `auto` settings of evaluation for a validation split of length `held_out`."""
     fewest = getattr(kind, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
     chosen = {
         "evaluation.best": "validation" if held_out >= fewest else "last",
@@ -225,7 +225,7 @@ class Session:
         )
 
     def _follow_plan(self) -> None:
-        """Train by the plan as it is now, and record it."""
+        """Set the trainer to the current plan, and write the configuration."""
         self.trainer.schedule = self.plan.schedule()
         self.trainer.clip = self.plan.now.training.clip
         self.run.write_config(dump_yaml(self.config))
@@ -402,7 +402,7 @@ class Session:
     def _record_step(self, report: Report) -> None:
         """Remember a step, and write the steps every now and then.
 
-        On a GPU the losses are read less often, because the GPU must finish for that.
+        On a GPU the losses are read less often, because reading them waits for the GPU.
         """
         self.history.take(report, self.trained_seconds)
         if self.config.device == "cpu":

@@ -98,8 +98,7 @@ def merge_settings(
         )
     if source is not None and config.data.unknown != "error":
         raise ConfigError(
-            "a new run takes its vocabulary from its own text, and symbols that the model to start "
-            "from lacks are added; leave out data.unknown"
+            "a new run adds the symbols that the model to start from lacks; leave out data.unknown"
         )
     if isinstance(config.model.parameters, str):
         from charrnn.training.parameter_budget import count_parameters_of_run

@@ -216,5 +216,5 @@ class Plan:
         return fitting != total
 
     def seconds_left(self, step: int) -> float:
-        """The seconds until the last step, evaluations left out."""
+        """The seconds until the last step, without evaluations."""
         return ((self.total_steps or step) - step) * self.pace.step_seconds()
