@@ -26,10 +26,10 @@ class Batches:
     one, and none is larger than `batch_size`. The result is a pure function of (seed, epoch, batch
     number).
 
-    If `batch_size` examples of a length have more than `most_symbols`, examples of that length get
-    smaller batches: sorted by length, they are cut into batches of at most `most_symbols`, padding
-    included (a single example may have more). These batches are the same in each epoch, in another
-    order.
+    If `batch_size` examples of a length have more than `most_symbols` together, examples of that
+    length get smaller batches: sorted by length, they are cut into batches of at most
+    `most_symbols`, padding included (a single example may have more). These batches are the same
+    in each epoch, in another order.
 
     Raises ValueError if there are no examples or `batch_size` is not positive.
 

@@ -410,7 +410,7 @@ def fetch(corpus: NamedCorpus, retry_seconds: float = 1.0) -> dict[str, Path]:
 
 
 def remove(corpus: NamedCorpus) -> int:
-    """Delete the texts of a corpus from the cache, and downloads in part; return their bytes."""
+    """Delete the texts and incomplete downloads of a corpus from the cache; return their bytes."""
     size = 0
     with locked(_folder() / f"{_label(corpus)}.lock", corpus.name):
         paths = [path for part in corpus.parts for path in texts_of(corpus, part)]

@@ -108,7 +108,7 @@ class Document:
 class Sources:
     """Documents in order, with a short name and a description of all of them together.
 
-    `arguments` finds the same documents again, with absolute paths; `left_out` are the files that
+    `arguments`, with absolute paths, name the same documents again; `left_out` are the files that
     were left out, each with the reason. `changes` is filled while the documents are read.
     """
 

@@ -264,7 +264,7 @@ def expected_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
 
 
 def _built_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
-    """Build the network without allocating its weights, and list its tensors. Raises ConfigError."""
+    """List the tensors of the network, built without allocating its weights. Raises ConfigError."""
     import torch
 
     from charrnn.config.resolved import resolved

@@ -64,7 +64,7 @@ Warn = Callable[[str], None]
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers; if one of them sets a budget, add a layer that removes all older ones.
 
-    `training.epochs` becomes `auto`, so that planning bounds the passes of a time budget.
+    `training.epochs` becomes `auto`, so that planning limits the passes within a time budget.
     """
     if any(key in BUDGETS for _, layer in layers for key in layer):
         removed: dict[str, Any] = dict.fromkeys(BUDGETS)

@@ -203,7 +203,7 @@ class Plan:
         return bool(is_numbered) or silent_seconds > LONGEST_SILENCE
 
     def correct(self, step: int) -> bool:
-        """Change the number of steps if they would miss the time; return whether it changed."""
+        """Change the number of steps if they do not fit the time; return whether it changed."""
         total = self.total_steps
         if total is None or step >= total:
             return False
