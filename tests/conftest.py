@@ -66,7 +66,7 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest first, so that at the end no process waits for another.
+    # The longest files run first, so that at the end no process waits for another.
     items.sort(key=lambda item: item.path.name not in ("test_docs.py", "test_adding.py"))
     missing = {}
     if not SHARED.is_dir():

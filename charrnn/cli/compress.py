@@ -131,17 +131,10 @@ def _naming(file: Path) -> Iterator[None]:
 
 def _check(target: Path) -> None:
     """Raise ConfigError, before any work, for a target that cannot be written."""
-    from charrnn.errors import ConfigError
+    from charrnn.runs.checkpoint import check_target
 
-    if str(target) == "-":
-        return
-    if target.exists():
-        raise ConfigError(f"{target} exists already; delete it, or use another --out")
-    if not target.parent.is_dir():
-        raise ConfigError(
-            f"cannot write {target}: there is no folder {target.parent}; make the folder, or use "
-            f"another --out"
-        )
+    if str(target) != "-":
+        check_target(target)
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -38,6 +38,7 @@ USUAL = {
     "classify": "predict",
     "compare": "eval --compare",
     "continue": "resume",
+    "convert": "export",
     "corpora": "data list",
     "datasets": "data list",
     "download": "data fetch",
@@ -49,6 +50,7 @@ USUAL = {
     "inspect": "info",
     "ls": "list",
     "ngram": "baseline",
+    "onnx": "export",
     "perplexity": "eval",
     "runs": "list",
     "score": "eval",
@@ -115,6 +117,7 @@ def _add_commands() -> None:
     from charrnn.cli.config import config
     from charrnn.cli.data import data
     from charrnn.cli.evaluate import evaluate
+    from charrnn.cli.export import export
     from charrnn.cli.help import help_command
     from charrnn.cli.inspect import info, list_runs, vocab
     from charrnn.cli.predict import predict
@@ -130,6 +133,7 @@ def _add_commands() -> None:
         baseline,
         compress,
         decompress,
+        export,
         info,
         list_runs,
         config,

@@ -178,7 +178,7 @@ def environment_layers(environment: Mapping[str, str]) -> list[Layer]:
     layers: list[Layer] = []
     for variable, value in sorted(environment.items()):
         name = variable.removeprefix("CHARRNN_")
-        if name != variable and name not in {"CACHE_DIR"}:
+        if name != variable and name not in {"CACHE_DIR", "HUB_REFRESH"}:
             key = known.get(name, name.replace("__", ".").lower())
             layers.append((variable, {key: parse_yaml(value, variable)}))
     return layers

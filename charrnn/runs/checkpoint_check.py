@@ -112,6 +112,8 @@ class _Metadata(_Part):
     session: _Session
     corpus: _Corpus
     environment: _Environment
+    weights_only: bool = False
+    score: _Score | None = None
 
 
 def loss_in(record: Mapping[str, Any]) -> tuple[float, str] | None:
@@ -145,9 +147,13 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     _check_corpus(parts.corpus, vocabularies)
-    _check_shapes(layout, expected, config.training.average > 0)
-    _check_complete_state(layout, expected, MOMENTS[config.training.optimizer])
-    _check_complete_weights(layout, expected, config.training.average > 0)
+    averaged = config.training.average > 0 and not parts.weights_only
+    _check_shapes(layout, expected, averaged)
+    if parts.weights_only:
+        _check_only_weights(layout)
+    else:
+        _check_complete_state(layout, expected, MOMENTS[config.training.optimizer])
+    _check_complete_weights(layout, expected, averaged)
 
 
 def _check_metadata(metadata: Mapping[str, Any]) -> _Metadata:
@@ -215,6 +221,13 @@ def _check_complete_state(layout: Layout, expected: Expected, moments: set[str])
     carried = sum(name.startswith("carry/") for name in layout)
     if not whole or carried not in (0, len(expected.carry)) or "interval_nats" not in layout:
         raise CheckpointError("the optimizer's state, the carried state or the loss is incomplete")
+
+
+def _check_only_weights(layout: Layout) -> None:
+    """Refuse any tensor that is not a weight of the model."""
+    for name in layout:
+        if not name.startswith("model/"):
+            raise CheckpointError(f"it should hold weights alone, and has the tensor {name}")
 
 
 def _check_complete_weights(layout: Layout, expected: Expected, averaged: bool) -> None:

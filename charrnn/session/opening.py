@@ -25,7 +25,7 @@ from charrnn.config.merge import (
     with_values,
 )
 from charrnn.config.schema import CHANGEABLE, Config
-from charrnn.errors import ConfigError
+from charrnn.errors import CheckpointError, ConfigError
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
 from charrnn.runs.directory import Run, claim_run, find_checkpoint, find_run
@@ -191,6 +191,11 @@ def resume_run(
             checkpoint = place.latest(warn)
         else:
             checkpoint = load_checkpoint(place, check_layout)
+            if checkpoint.metadata.get("weights_only"):
+                raise CheckpointError(
+                    f"{place} holds weights without the optimizer's state, so it cannot be "
+                    f"resumed; start a new run from its weights with charrnn train --from"
+                )
         with _reopen(checkpoint, layers, clock, target, warn) as session:
             yield session
 

@@ -50,7 +50,7 @@ def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
 
     Standard input and URLs are copied, since they can be read only once, and archives are unpacked;
     the copies are deleted at the end of the context. Files that were left out are reported at once,
-    and changes made in reading at the end.
+    and changes made while reading are reported at the end.
     """
     texts: Texts = {}
     rules = rules_of(config)
@@ -116,7 +116,7 @@ def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
 
 
 def hints(config: Config, texts: Texts, data: Any) -> Iterator[str]:
-    """Give a hint about what else a language model would learn, or about an unfit vocabulary."""
+    """Yield hints about extra text, such as a licence, and about an unfit vocabulary."""
     if isinstance(data, Corpus):
         documents = texts["sources"].documents
         for hint in (hint_of_text(documents, config.data.encoding), hint_of_corpus(data)):
@@ -191,7 +191,7 @@ def data_of_checkpoint(
             raise DataError(
                 f"{error}; if the run's text has moved, name it with data.sources"
             ) from error
-        data = read_data(config, texts)  # Read as by the run, so the cache usually has it.
+        data = read_data(config, texts)  # The run read it so, and usually cached it.
         if data.vocabulary_data != vocabulary:
             data = read_data(config, texts, vocabulary)
     if data.sha256 != sha256:

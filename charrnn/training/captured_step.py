@@ -22,12 +22,13 @@ PLAIN_STEPS = 4  # consecutive steps on batches of one form before a step is cap
 class CapturedStep(Generic[Batch]):
     """Takes training steps by replaying a graph if the batch allows it, and without one if not::
 
-        step        1      2      3      4      5         6       7       8 (shorter)  9
-        taken     plain  plain  plain  plain  captured  replay  replay  plain        replay
-                                              + replay
+        step    1 to 4   5          6        7        8 (shorter)   9 to 11   12
+        taken   plain    captured   replay   replay   plain         plain     replay
+                         + replay
 
     A graph fixes the shapes of its tensors and every value that is not a tensor. So a graph
-    serves batches of one form (shapes and other values); a batch of another form runs without it.
+    serves batches of one form (shapes and other values); a batch of another form, and the three
+    steps after it, run without it.
     Two things differ from step to step and are done before each replay: torch's generator is
     seeded, and the learning rate is written into its tensor on the GPU.
 

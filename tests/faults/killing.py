@@ -59,7 +59,7 @@ def folder() -> Path:
 
 
 def train(where: Path, steps: int = 100, **changes: object) -> Callable[[], object]:
-    """Return `charrnn train` of the tiny run. All read the same text: its path is part of a run."""
+    """Return `charrnn train` of a tiny run. All read one text, since its path is part of a run."""
     text = write_text(Path(tempfile.gettempdir()), changes.get("task"))
     return command("train", text, "--out", where / "run", *tiny_arguments(steps, **changes))
 
@@ -160,7 +160,7 @@ def killed_at_random(
     """Kill `count` runs once each, after one of the steps `at` or at any moment, and resume them.
 
     A sabotage shows only if the kill comes after a checkpoint and before the end. A few random
-    moments of a short run can all miss that; chosen steps cannot.
+    moments of a short run can all lie outside; chosen steps cannot.
     """
     moments = random.Random(7)
     good, problems, most_lost = 0, [], 0
@@ -466,7 +466,7 @@ def unnoticed_omissions(extra: list[str]) -> tuple[int, list[str]]:
             if fingerprint(again.run.latest(str)) == expected:
                 unnoticed.append(part)
         except CharrnnError:
-            continue  # Noticed: refused in one sentence.
+            continue  # The loss was noticed.
     return len(parts), unnoticed
 
 

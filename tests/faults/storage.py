@@ -409,7 +409,7 @@ def id_cache(effort: Effort, sabotaged: bool) -> Result:
     count = 0
 
     def note(case: str, ended: Ended, run: str = "", codes: Sequence[int] = (0,)) -> None:
-        """Count a start that must end with one of `codes`, and in the same weights if it trains."""
+        """Count a start that must end with one of `codes`, and with equal weights if it trains."""
         nonlocal count
         count += 1
         last = (ended.errors.splitlines() or [""])[-1]
@@ -520,7 +520,7 @@ def unchecked_cache(sabotaged: bool) -> Iterator[None]:
         if sabotaged:
             real = hashlib.sha256
             hidden = stack.enter_context(believing("data.id_cache"))
-            hidden.sha256 = real  # The key of the entry is one, too.
+            hidden.sha256 = real  # It also makes the key of the entry.
             stack.enter_context(mock.patch("charrnn.data.id_cache.IdFile._read", read_unchecked))
         yield
 

@@ -98,7 +98,7 @@ def texts(effort: Effort, sabotaged: bool) -> Result:
     cases.append(("a folder of binaries", command("train", binaries), 3, "3 binary files"))
     cases.append(("no such text", command("train", binaries / "x"), 3, "no file"))
     if sabotaged:
-        cases = [case for case in cases if case[2]]  # The others are accepted in any case.
+        cases = [case for case in cases if case[2]]  # Valid texts are accepted in any case.
     with patched(*loose, when=sabotaged):
         for name, function, code, said in cases:
             ended = fork(inside(folder(), function)).wait()
@@ -139,7 +139,7 @@ CHANGES = (extended, exchanged, shortened, spoiled, removed)
 def changed_at(
     change: Callable[[Path], None], reading: int, middle: bool
 ) -> contextlib.AbstractContextManager[Any]:
-    """Return a patch that calls `change` before the read of this number, or in its middle."""
+    """Return a patch that calls `change` before read number `reading`, or in its middle."""
     begun = 0
 
     def chunks(document: Document, whole: Any = Document.chunks) -> Iterator[bytes]:
@@ -209,7 +209,7 @@ def changing_texts(effort: Effort, sabotaged: bool) -> Result:
     sabotage="each piece is decoded for itself, what is bad replaced",
 )
 def round_trips(effort: Effort, sabotaged: bool) -> Result:
-    """Check characters and bytes, with files read in pieces of 1 to 7 bytes and at once."""
+    """Check characters and bytes, with files read whole and in pieces of 1 to 7 bytes."""
 
     class Forgetful(codecs.IncrementalDecoder):
         def decode(self, chunk: Any, final: bool = False) -> str:
@@ -331,7 +331,7 @@ def unreadable(effort: Effort, sabotaged: bool) -> Result:
 @check("a text of one line of 1 GB", sabotage="read in one piece", slow=True)
 def one_long_line(effort: Effort, sabotaged: bool) -> Result:
     where = folder()
-    size = 1 << (28 if sabotaged else 30)  # A quarter is more than enough in one piece.
+    size = 1 << (28 if sabotaged else 30)  # A quarter, read at once, is too much.
     block = ("To be, or not to be, that is the question: " * 25000).encode()[: 1 << 20]
     with (where / "line.txt").open("wb") as file:
         for _ in range(size // len(block)):
