@@ -44,6 +44,7 @@ NEWER = {
     "data.tag_column",
     "data.bad_rows",
     "training.class_weights",
+    "logging",
 }
 """All keys that the configuration of an older run may lack."""
 
@@ -86,7 +87,7 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     sources: dict[str, str] = {}
     assumed: set[str] = set()
     for source, layer in layers:
-        for key, value in layer.items():
+        for key, value in map(_renamed, layer, layer.values()):
             if value is None and key in Config.model_fields:
                 continue  # A section with all its keys commented out.
             _check_key(key, source)
@@ -120,6 +121,13 @@ def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
     known = [name for name in all_keys() if name.rpartition(".")[0] == section]
     known = [name for name in known if name not in NEWER]
     return 2 * sum(name in layer for name in known) > len(known)
+
+
+def _renamed(key: str, value: Any) -> tuple[str, Any]:
+    """Return a key and its value by its present name: older runs have `tensorboard: true`."""
+    if key != "tensorboard":
+        return key, value
+    return "logging", ["tensorboard"] if value else []
 
 
 def _unused(key: str, value: Any, source: str, task: str) -> str:

@@ -95,6 +95,11 @@ def parse_count(value: Any) -> Any:
     return round(float(match[1]) * {"k": 10**3, "m": 10**6}[match[2].lower()])
 
 
+def as_list(value: Any) -> Any:
+    """Return a list of one string for a string, and anything else unchanged."""
+    return [value] if isinstance(value, str) else value
+
+
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -103,6 +108,7 @@ Width = Annotated[int, Field(gt=0, le=65536)]
 Seconds = Annotated[PositiveFloat, BeforeValidator(parse_duration)]
 RunName = Annotated[str, Field(min_length=1)]
 Words = Literal["lookup", "recurrent", "convolving"]
+LoggerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Column = PositiveInt | Annotated[str, Field(min_length=1)]
 
 
@@ -529,8 +535,9 @@ class Config(Section):
     """Capture a training step on a GPU as one CUDA graph."""
     deterministic: Annotated[bool, PROTOCOL] = False
     """Use only operations with repeatable results on a GPU, bit for bit."""
-    tensorboard: bool = False
-    """Also write TensorBoard events (needs the extra `tensorboard`)."""
+    logging: Annotated[list[LoggerName], BeforeValidator(as_list)] = []
+    """Programs that the evaluations and training steps are also published to; each needs the extra
+    of its name."""
 
 
 @functools.cache

@@ -35,8 +35,8 @@ from charrnn.session.events import (
     Stepped,
 )
 from charrnn.session.history import History
+from charrnn.session.loggers import Loggers
 from charrnn.session.plan import Plan
-from charrnn.session.tensorboard import event_writer
 from charrnn.tasks.task import Data, Task, task_of
 from charrnn.training.budget import LONG_SCORE
 from charrnn.training.build import build_optimizer
@@ -83,6 +83,7 @@ class Session:
     """
 
     run: Run
+    warn: Callable[[str], None]
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class Session:
         self.data = data
         self.about = about
         self.clock = clock
+        self.warn = lambda _: None  # Set by `session.opening`.
         torch.manual_seed(config.training.seed)
         kind, held_out = task_of(config.task), len(data.splits.get("validation", ()))
         config = _choose_evaluation(config, held_out, kind)
@@ -188,8 +190,8 @@ class Session:
         half the learning rate, once. Raises DivergedError before anything bad is saved,
         StorageError if a file cannot be written, ConfigError if there is no budget.
         """
-        writes_events = self.config.tensorboard
-        self._write_event = event_writer(self.run.path) if writes_events else lambda _: None
+        settings = flatten(self.config.model_dump())
+        self.loggers = Loggers(self.config.logging, self.run, settings, self.warn)
         try:
             if self.plan.begin(self.trainer.progress.step, self.trained_seconds):
                 yield self._planned(None)
@@ -205,6 +207,7 @@ class Session:
             yield self._finish(reason, speed, stop)
         finally:
             self.trainer.close()
+            self.loggers.close()
 
     # Planning ----------------------------------------------------------------------------------
 
@@ -311,7 +314,7 @@ class Session:
             yield self._planned(report.scored / plan.budget.costs.step, note)
         self.run.append_records("samples", [{"step": report.step, "sample": text}])
         self._save()
-        self._write_event(line)
+        self.loggers.publish()
         yield Evaluated(line, score, is_best, plan.seconds_left(report.step), text)
         plan.pace.skip()
 

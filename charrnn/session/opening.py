@@ -50,7 +50,7 @@ TEXTS = ("data.sources", "data.validation", "data.test")
 MAY_CHANGE = {
     *BUDGETS,
     *CHANGEABLE,
-    *("device", "threads", "processes", "precision", "graph", "deterministic", "tensorboard"),
+    *("device", "threads", "processes", "precision", "graph", "deterministic", "logging"),
     *("evaluation.sample_length", "checkpoints.keep_last"),
 }
 """The settings that may change when a run is resumed, besides the texts."""
@@ -194,7 +194,7 @@ def resume_run(
             if checkpoint.metadata.get("weights_only"):
                 raise CheckpointError(
                     f"{place} holds weights without the optimizer's state, so it cannot be "
-                    f"resumed; start a new run from its weights with charrnn train --from"
+                    f"resumed; start a new run from its weights with start_from"
                 )
         with _reopen(checkpoint, layers, clock, target, warn) as session:
             yield session
@@ -285,11 +285,8 @@ def _open(
 ) -> Iterator[Session]:
     """Build a session, restore it or adopt weights, and hold its run directory."""
     from charrnn.session.process import process_settings
-    from charrnn.session.tensorboard import require_tensorboard
     from charrnn.training.hardware import choose_device
 
-    if config.tensorboard:
-        require_tensorboard()
     device = choose_device(config.device)
     with process_settings(config, device):
         session = new_session(config, data, device, name, described, clock)
@@ -298,6 +295,7 @@ def _open(
         elif origin is not None:
             session.adopt_weights(origin)
         session.run = run or claim_run(name)
+        session.warn = warn
         with session.run.lock():
             session.run.cut_metrics(session.trainer.progress.step)
             session.run.record_environment(session.about["environment"])
