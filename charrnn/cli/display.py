@@ -100,9 +100,10 @@ def show(text: str) -> None:
     click.echo(wrap_for(sys.stdout, visible(text)))
 
 
-# Control characters (C0 but tab and line feed, C1), format characters, which change the order or
-# the look of the characters around them, line and paragraph separators, and lone surrogates. The
-# joiners U+200C and U+200D are allowed: Persian words and emoji are written with them.
+# Control characters (C1, and C0 without tab and line feed), format characters, which change the
+# order or the look of the characters around them, line and paragraph separators, and lone
+# surrogates. The joiners U+200C and U+200D are allowed: Persian words and emoji are written with
+# them.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"

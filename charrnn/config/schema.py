@@ -405,8 +405,8 @@ class TrainingConfig(Section):
     steps: PositiveInt | None = None
     """Budget: optimizer steps. The budget that is reached first ends the run."""
     epochs: PositiveFloat | Auto | None = "auto"
-    """Budget: passes over the training text. auto is as many as help, 25 for 30 KB and 50 for 1 MB;
-    and none if `steps` is set."""
+    """Budget: passes over the training text. auto is as many as improve the model (25 for 30 KB,
+    50 for 1 MB), or none if `steps` is set."""
     max_time: Seconds | Auto | None = "auto"
     """Budget: wall-clock time of the whole command, as 90s, 10m or 1h30m."""
     batch_size: PositiveInt | Auto = "auto"
@@ -427,9 +427,9 @@ class TrainingConfig(Section):
     learning_rate: PositiveFloat | Auto = "auto"
     """The highest learning rate of the schedule."""
     schedule: Literal["constant", "linear", "cosine", "plateau"] = "cosine"
-    """How the rate falls after warm-up: constant does not, linear and cosine fall to zero, plateau
-    multiplies it by `plateau_factor` when validation has not improved for `plateau_patience`
-    evaluations."""
+    """How the rate changes after warm-up: constant keeps it, linear and cosine lower it to zero,
+    plateau multiplies it by `plateau_factor` when validation has not improved for
+    `plateau_patience` evaluations."""
     warmup_steps: Annotated[int, Field(ge=10), RESEARCH] = 100
     """Steps in which the rate rises from zero; `max_time` also measures the speed in them."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1), RESEARCH] = 0.5
@@ -487,7 +487,7 @@ class EvaluationConfig(Section):
     up to `every`. auto is two passes over a short text, or `every` if that is set."""
     lanes: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
     """Number of lanes of the estimate during training. auto is 64, or fewer, so that each lane
-    scores at least as many characters as it reads before (`warmup`)."""
+    scores at least as many characters as it reads for `warmup`."""
     warmup: Annotated[int, Field(ge=0), Key("running text", "protocol")] = 1000
     """Characters that each lane reads before the estimate starts to count."""
     characters: Annotated[PositiveInt, Key("running text", "protocol")] = 262_144

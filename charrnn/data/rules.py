@@ -88,7 +88,7 @@ class Rules:
     - `order`: the documents of a folder in natural order (`natural`: 2 before 10), or in the order
       of their code points (`path`).
     - `kinds`: compressed files, archives and files that are no texts are recognised by their first
-      bytes (`content`); or only compressed files are, by their names (`name`).
+      bytes (`content`); or only compressed files are recognised, by their names (`name`).
     - `separator`: a line that ends a document inside a file.
     """
 

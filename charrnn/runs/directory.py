@@ -3,7 +3,7 @@
 ::
 
     runs/<name>/
-      config.yaml        every setting, none left to be chosen: a config that repeats the run
+      config.yaml        every setting, without `auto`: a config that repeats the run
       environment.json   one entry for each start or resume: versions, device, threads, command line
       metrics.jsonl      one line for each evaluation, one of `"kind": "final"` for the last score
       steps.jsonl        the training steps, as at most 2,000 lines (`session.history`)

@@ -1,7 +1,7 @@
 """The training steps of a run as at most 2,000 rows, which `steps.jsonl` shows.
 
-While a run is short, each row is one step. Whenever twice as many steps have been taken, each two
-rows become one, so that all rows stand for the same number of steps::
+While a run is short, each row is one step. Whenever the number of steps has doubled, each two rows
+become one, so that all rows stand for the same number of steps::
 
     steps 1 to 2,000      one step in a row
     steps to 4,000        two steps in a row

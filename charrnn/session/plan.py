@@ -80,8 +80,8 @@ class Plan:
         batches_per_epoch: the steps in one pass over the data
         clock: seconds since the command began
 
-    `config` is the configuration to record, `now` the settings that hold at the current step, which
-    differ while a run with recorded changes is repeated.
+    `config` is the configuration to record, `now` the settings that hold at the current step; the
+    two differ while a run with recorded changes is repeated.
     """
 
     def __init__(
