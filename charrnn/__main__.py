@@ -10,7 +10,7 @@ def main() -> None:
     """Run the command line. Even Ctrl-C during the imports prints no traceback.
 
     Threads that wait for other threads sleep instead of spinning. If another program runs, a
-    spinning thread takes the core that the other thread needs
+    spinning thread takes a core from the thread that it waits for
     (docs/experiments/threads-and-processes.md). OpenMP reads the variable when torch loads it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

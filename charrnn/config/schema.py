@@ -505,7 +505,7 @@ class CheckpointConfig(Section):
     """The checkpoints that are kept on disk."""
 
     every: PositiveInt | Auto = "auto"
-    """Steps between checkpoints, besides those of evaluations; auto is at most four minutes."""
+    """Steps between checkpoints, apart from those at evaluations; auto is at most four minutes."""
     keep_last: PositiveInt = 2
     """Number of latest checkpoints to keep besides the best one."""
 

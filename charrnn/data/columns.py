@@ -120,7 +120,7 @@ def labelled_columns(
 def pair_columns(
     table: Table, source: Column | None, target: Column | None, name: str
 ) -> tuple[int, int]:
-    """Choose the columns of source and target: those that are named, else the first two of text.
+    """Choose the columns of source and target: those that are named, else the first two with texts.
 
     A column of numbers, such as the ids of Tatoeba, is no text. Raises DataError.
     """

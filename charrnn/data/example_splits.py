@@ -61,8 +61,8 @@ def load_examples(
     }
     if main and "test" in parts and test is None and len(fractions) == 3:
         raise DataError(
-            f"{main.described} has a test set of its own, and data.split a third fraction; leave "
-            f"the fraction out"
+            f"{main.described} has a test set of its own, so data.split must not have a third "
+            f"fraction; leave it out"
         )
     splits: dict[str, list[Example]] = {}
     for name, part in parts.items():

@@ -297,7 +297,7 @@ _STATES = threading.Lock()  # loggers.json is read and written by several thread
 def new_values(run: Run, after: int) -> list[Line]:
     """Return the values of each recorded step after step `after`, by the names of the metrics.
 
-    Lines of steps.jsonl give `steps/...`; those of metrics.jsonl the others, such as
+    Lines of steps.jsonl give `steps/...`; lines of metrics.jsonl give the other names, such as
     `validation/nats_per_character`.
     """
     values: dict[int, dict[str, float]] = {}
