@@ -431,7 +431,7 @@ class TrainingConfig(Section):
     plateau multiplies it by `plateau_factor` when validation has not improved for
     `plateau_patience` evaluations."""
     warmup_steps: Annotated[int, Field(ge=10), RESEARCH] = 100
-    """Steps in which the rate rises from zero; `max_time` also measures the speed in them."""
+    """Steps in which the rate rises from zero; with `max_time`, they also measure the speed."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1), RESEARCH] = 0.5
     """Factor of the rate for the schedule plateau."""
     plateau_patience: Annotated[PositiveInt, RESEARCH] = 2

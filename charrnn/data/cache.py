@@ -43,7 +43,7 @@ class Scratch:
                 self._lock.acquire()
                 return
             except (FileNotFoundError, filelock.Timeout):
-                continue  # Another process deleted it before it was locked.
+                continue  # Another process deleted the folder before it was locked.
 
     def discard(self) -> None:
         """Delete the folder."""
