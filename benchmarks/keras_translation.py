@@ -10,8 +10,8 @@ with spaces to the longest, and padding counts as a target like any other charac
 
 Two validation losses are printed for each epoch. `padded` is Keras's own: the mean over all
 positions, padding included. `masked` is nats per real character, the end of each target included,
-as charrnn reports. A model that predicts padding perfectly has padded = masked x the share of real
-positions, which the first line gives.
+as charrnn reports. For a model that predicts padding perfectly, `padded` is `masked` times the
+share of real positions, which the first printed line gives.
 """
 
 from __future__ import annotations

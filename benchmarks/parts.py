@@ -1,8 +1,8 @@
 """Measure the parts of a training step: `python benchmarks/parts.py [--cell lstm] [--width 256]`.
 
-Prints the median time of each part on the CPU and its share of the whole step, for one of the
-processes that a run would use: with its share of the lanes, on one thread if there are several
-processes, in the precision that a run would choose.
+Prints the median time of each part on the CPU and its share of the whole step. It measures one of
+the processes that a run would use: with its share of the lanes, in the precision that a run would
+choose, and on one thread if there are several processes.
 """
 
 from __future__ import annotations

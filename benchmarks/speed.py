@@ -4,7 +4,7 @@ Every figure is the median over several rounds; in a round, each contestant runs
 process. All use two layers, 65 symbols and an embedding of 64. A training step is one step of Adam
 on lanes x window characters. A sampling step includes the softmax and the random draw. Ratios are
 to a loop around `torch.nn` as tutorials write it. Run this on an idle machine: another process that
-uses a core slows torch's threads several times.
+uses a core makes torch's threads several times slower.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SYMBOLS, EMBEDDING, LAYERS, WINDOW = 65, 64, 2, 64
 
 
 def repeat(step: Callable[[], object], seconds: float) -> float:
-    """Return calls per second: after three calls to warm up, the median of all that fit in."""
+    """Return calls per second, from the median time of a call; three calls warm up before."""
     for _ in range(3):
         step()
     times: list[float] = []

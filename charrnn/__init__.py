@@ -37,6 +37,7 @@ _REFERENCES = (
     "charrnn.session.start:TrainedRun",
     "charrnn.session.start:resume",
     "charrnn.session.start:train",
+    "charrnn.sharing.export:export",
 )
 _PUBLIC = {reference.partition(":")[2]: reference for reference in _REFERENCES}
 

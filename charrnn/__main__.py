@@ -10,8 +10,8 @@ from pathlib import Path
 def main() -> None:
     """Run the command line. Even Ctrl-C during the imports prints no traceback.
 
-    Threads that wait for other threads sleep instead of spinning. A spinning thread takes a core
-    from the one it waits for as soon as another program runs
+    Threads that wait for other threads sleep instead of spinning. If another program runs, a
+    spinning thread takes a core from the thread that it waits for
     (docs/experiments/threads-and-processes.md). OpenMP reads the variable when torch loads it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

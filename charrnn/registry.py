@@ -1,4 +1,4 @@
-"""The tables of cells and tasks by name, and the one function that loads code by name.
+"""The tables of cells, tasks and formats by name, and the one function that loads code by name.
 
 `CELLS` and `TASKS` hold our own entries and those of installed packages. A package adds a cell or
 a task with one line in its `pyproject.toml`::
@@ -117,6 +117,37 @@ CELLS: Table[CellEntry] = Table(
     lambda name, reference: CellEntry(name.replace("{", "{{").replace("}", "}}"), reference),
 )
 
+
+class FormatEntry(NamedTuple):
+    """One format of `charrnn export`."""
+
+    title: str
+    """A sentence of the command's help."""
+    export: str
+    """The reference of the function that writes it, with a `charrnn.runs.checkpoint.Checkpoint` and
+    the path of a new file or folder."""
+    suffix: str
+    """The end of the default name, after the name of the run."""
+
+
+FORMATS = {
+    "onnx": FormatEntry(
+        "one step of the network, for ONNX Runtime and others",
+        "charrnn.sharing.onnx_step:export",
+        ".onnx",
+    ),
+    "torch": FormatEntry(
+        "weights of torch.nn layers, with a script that samples",
+        "charrnn.sharing.torch_layers:export",
+        "-torch",
+    ),
+    "hub": FormatEntry(
+        "a folder for the Hugging Face Hub, with a model card, which charrnn reads as well",
+        "charrnn.sharing.hub:export",
+        "-hub",
+    ),
+}
+
 LAYER_NORM_CELLS = {
     "vanilla": "charrnn.nn.cells.layer_norm:LayerNormVanillaCell",
     "lstm": "charrnn.nn.cells.layer_norm:LayerNormLSTMCell",
@@ -132,7 +163,7 @@ def one_of(names: Iterable[str]) -> str:
 
 
 class TaskEntry(NamedTuple):
-    """One task. A field that is left out is an attribute of the task's class."""
+    """One task. If a field is left out, the task's class has it as an attribute."""
 
     task: str
     """The reference of its class (`charrnn.tasks.task.Task`)."""

@@ -72,7 +72,7 @@ html_theme_options = {
 class Source(SphinxDirective):
     """The present source of `package.module:Name`, with its file and line.
 
-    `body` leaves out its docstring. What is not found fails the build.
+    `body` leaves out its docstring. A name that is not found fails the build.
     """
 
     required_arguments = 1

@@ -203,7 +203,7 @@ def pages(folder: str) -> list[Path]:
 
 
 def run_folder(folder: str, scratch: Path) -> Iterator[tuple[Path, str, str]]:
-    """Yield for every block of a folder's pages: the page, the block, and the updated block."""
+    """For every block of a folder's pages, yield the page, the block and the updated block."""
     session = Session(scratch)
     for page in pages(folder):
         session.names = {}

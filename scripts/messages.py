@@ -1,4 +1,4 @@
-"""List every error and warning of the package with its file and line, for reading them together.
+"""List every error and warning of the package with its file and line.
 
 python scripts/messages.py [FILE OR FOLDER]...
 """

@@ -2,8 +2,8 @@
 
     python scripts/picture.py TEXT [--max-time 60s] [--out docs/session.svg]
 
-It trains on TEXT by the command line, counts the Kneser-Ney score to beat, samples, and draws what
-the commands printed next to the losses of `metrics.jsonl`.
+It trains on TEXT by the command line, computes the Kneser-Ney score to beat, and samples. Then it
+draws what the commands printed next to the losses of `metrics.jsonl`.
 """
 
 from __future__ import annotations

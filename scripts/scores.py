@@ -4,8 +4,8 @@
     python scripts/scores.py --write    # write them into the pages that have their markers
 
 A config begins with lines `# Key: value`; a line that begins with `#   ` continues the one before.
-The keys are What, Command (one or more), Scored on, Score (one for each seed), Machine and, where
-there is more to say, Notes. A score is a list of figures and the seed of the run:
+The keys are What, Command (one or more), Scored on, Score (one for each seed), Machine and,
+optionally, Notes. A score is a list of figures and the seed of the run:
 
     # Score: 0.5862 nats per name, accuracy 0.8226 (seed 1)
 
@@ -133,7 +133,7 @@ def fill(page: str, blocks: dict[str, str]) -> str:
 
 
 def generate() -> dict[str, str]:
-    """Make all blocks, by the name of their markers."""
+    """Build all blocks, by the names of their markers."""
     recipes = read_recipes()
     return {"scores": score_table(recipes), "commands": command_list(recipes)}
 

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from charrnn.cli.main import main
+from tests.server import Server, running_server
 
 TEXT = "".join(f"line {i}: the quick brown fox {i * i % 7}\n" for i in range(60))
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -54,12 +55,18 @@ def run(
 
 
 @pytest.fixture
+def server() -> Iterator[Server]:
+    with running_server() as running:
+        yield running
+
+
+@pytest.fixture
 def shared_data() -> Path:
     return SHARED
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest first, so that at the end no process waits for another.
+    # The longest files run first, so that at the end no process waits for another.
     items.sort(key=lambda item: item.path.name not in ("test_docs.py", "test_adding.py"))
     missing = {}
     if not SHARED.is_dir():

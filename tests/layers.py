@@ -85,7 +85,7 @@ def everything(
 ) -> dict[str, np.ndarray]:
     """Return outputs, final state, and gradients of inputs, initial state and all parameters.
 
-    The gradients are of a weighted sum, with another weight for each number.
+    The gradients are those of a weighted sum, with a different weight for each number.
     """
     inputs = inputs.clone().requires_grad_()
     state = map_state(lambda leaf: leaf.clone().requires_grad_(), state)

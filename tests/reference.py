@@ -98,7 +98,7 @@ def normed(x: Array, gain: Array, bias: Array | float = 0.0) -> Array:
 
 
 def normed_vanilla_step(w: Any, x: Array, state: Sequence[Array]) -> tuple[Array, ...]:
-    p = vars(w)  # The names of the norms' weights have a point.
+    p = vars(w)  # The names of the norms' weights contain a dot.
     total = p["weight_ih"] @ x + p["bias_ih"] + p["weight_hh"] @ state[0] + p["bias_hh"]
     return (np.tanh(normed(total, p["norm.weight"], p["norm.bias"])),)
 

@@ -190,7 +190,7 @@ def halves(place: int) -> tuple[slice, slice]:
     return slice(place), slice(place, None)
 
 
-# Every cell of the registry obeys these.
+# The tests that every cell of the registry must pass.
 CONTRACTS = [
     "tests/contracts/test_cells_and_layers.py",
     "tests/nn/test_models.py",

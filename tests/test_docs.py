@@ -78,7 +78,8 @@ def options(command: click.Command) -> set[str]:
 @pytest.mark.parametrize("page", [name for name in PAGES if name.split("/")[0] in ("learn", "use")])
 def test_options_keys_and_commands_that_are_named_exist(page: str) -> None:
     _add_commands()
-    others = {"--help", "--version", "--index-url", "--count"}  # Of click, pip and docs/examples.
+    # From click, pip, docs/examples and TensorBoard.
+    others = {"--help", "--version", "--index-url", "--count", "--logdir"}
     text = re.sub(r"^.*python benchmarks/.*$", "", PAGES[page], flags=re.M)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= options(cli) | others
     sections = {key.split(".")[0] for key in all_keys() if "." in key}
@@ -92,7 +93,7 @@ def test_options_keys_and_commands_that_are_named_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_are_named_exist(page: str) -> None:
     folders = "configs|benchmarks|scripts|data|docs|charrnn"
-    elsewhere = {  # In another repository, and files that the reader makes.
+    elsewhere = {  # Files of another repository, and files that the reader makes.
         "data/tinyshakespeare/input.txt",
         "charrnn/nn/cells/mgu.py",
         "charrnn/tasks/counting.py",

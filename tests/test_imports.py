@@ -27,7 +27,7 @@ FLOORS = [
     ["evaluation"],
     ["inference"],
     ["tasks"],
-    ["session"],
+    ["session", "sharing"],
     ["cli", "__init__", "__main__"],
 ]
 # The trainer and the sampler know no task, no vocabulary and no configuration.

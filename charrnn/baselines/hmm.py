@@ -39,7 +39,7 @@ entries of two states (Birkhoff 1957), and in practice the states agree after so
     lane 1, first reading     guess  .    .    .    .    end
     lane 1, second reading    end of lane 0  .    .  = agrees, stop
 
-A lane whose state changes up to its end changes the start of the next lane, which is then read
+If the second reading changes the last state of a lane, the next lane has a new start and is read
 again. The result equals one unbroken pass, up to `AGREEMENT`.
 
 Baum, Petrie, Soules and Weiss (1970), A maximization technique occurring in the statistical
@@ -405,7 +405,7 @@ def _advance(
 
 
 def _blocks(ids: NDArray[np.int64], states: int) -> Iterator[NDArray[np.int64]]:
-    """Cut ids (T,) into blocks (length, lanes), each column a lane, about as many as steps."""
+    """Cut ids (T,) into blocks (length, lanes), with about as many lanes as steps."""
     most = max(1, NUMBERS // states)
     begin = 0
     while begin < len(ids):

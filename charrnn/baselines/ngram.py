@@ -131,7 +131,7 @@ class NgramModel:
         parents = keys // self.vocabulary_size
 
         def summed(values: NDArray[Any]) -> NDArray[np.float64]:
-            """Sum values of n-grams over those with the same context."""
+            """Sum the values of the n-grams that have the same context."""
             return np.bincount(parents, values, contexts).astype(np.float64)
 
         total, taken, left = summed(counts), np.zeros(len(keys)), np.zeros(contexts)

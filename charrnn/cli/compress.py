@@ -36,9 +36,10 @@ def compress(
 ) -> None:
     """Compress FILE with the probabilities of RUN's best model.
 
-    The size is about the model's score in bits. FILE is any file, or - for standard input;
-    characters that the vocabulary lacks are escaped. Decompression needs the same model on the same
-    kind of machine. Both commands need the package `constriction` (`pip install constriction`).
+    The compressed file has about as many bits as the model's score of FILE. FILE is any file, or -
+    for standard input; characters that the vocabulary lacks are escaped. Decompression needs the
+    same model on the same kind of machine. Both commands need the package `constriction` (`pip
+    install constriction`).
 
     \b
     Examples:
@@ -131,17 +132,10 @@ def _naming(file: Path) -> Iterator[None]:
 
 def _check(target: Path) -> None:
     """Raise ConfigError, before any work, for a target that cannot be written."""
-    from charrnn.errors import ConfigError
+    from charrnn.runs.checkpoint import check_target
 
-    if str(target) == "-":
-        return
-    if target.exists():
-        raise ConfigError(f"{target} exists already; delete it, or use another --out")
-    if not target.parent.is_dir():
-        raise ConfigError(
-            f"cannot write {target}: there is no folder {target.parent}; make the folder, or use "
-            f"another --out"
-        )
+    if str(target) != "-":
+        check_target(target)
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -41,10 +41,11 @@ def show(path: Path | None, overrides: tuple[str, ...]) -> None:
         file_layer,
         flatten,
     )
+    from charrnn.tasks.data import with_corpus_settings
 
     layers = [file_layer(path)] if path else []
     layers += environment_layers(os.environ) + override_layers(overrides)
-    built, sources = build_config(layers)
+    built, sources = build_config(with_corpus_settings(layers))
     shown = {key: json.dumps(value) for key, value in flatten(built.model_dump()).items()}
     width, value_width = max(map(len, shown)), min(40, max(map(len, shown.values())))
     _print_by_level(

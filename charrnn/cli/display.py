@@ -1,4 +1,4 @@
-"""Print for people: lines, which are wrapped on a terminal, and a progress bar."""
+"""Print for people: lines (wrapped on a terminal) and a progress bar."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from charrnn.config.schema import Config
+    from charrnn.data.download import Progress, Watch
     from charrnn.evaluation.score import Evaluation
+
+BETWEEN_LINES = 10.0  # seconds between two lines about a download, without a terminal
 
 
 def is_terminal(stream: Any) -> bool:
@@ -43,9 +47,9 @@ def columns_of(stream: Any) -> int | None:
 def wrap_for(stream: Any, text: str) -> str:
     """Wrap lines between words to the width of `stream`, if it is a terminal.
 
-    The second and later parts of a line stand below its text if it begins with a label, such as
-    `model   2 x LSTM`, and four columns from the left if not. A word that is longer than a line,
-    such as a path, is not broken.
+    If a line begins with a label, such as `model` before `2 x LSTM`, its later parts are aligned
+    with the text behind the label; otherwise they are indented by four columns. A word that is
+    longer than a line, such as a path, is not broken.
     """
     columns = columns_of(stream)
     if columns is None:
@@ -96,9 +100,10 @@ def show(text: str) -> None:
     click.echo(wrap_for(sys.stdout, visible(text)))
 
 
-# Control characters (C0 but tab and line feed, C1), format characters, which change the order or
-# the look of the characters around them, line and paragraph separators, and lone surrogates. The
-# joiners U+200C and U+200D are allowed: Persian words and emoji are written with them.
+# Control characters (C1, and C0 without tab and line feed), format characters, which change the
+# order or the look of the characters around them, line and paragraph separators, and lone
+# surrogates. The joiners U+200C and U+200D are allowed: Persian words and emoji are written with
+# them.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
@@ -272,13 +277,13 @@ class Bar:
 
             self._bar = tqdm(
                 total=total, initial=done, unit=self._unit, file=sys.stderr, leave=False,
-                dynamic_ncols=True, smoothing=0.1, mininterval=0.2,
+                dynamic_ncols=True, smoothing=0.1, mininterval=0.2, unit_scale=self._unit == "B",
             )  # fmt: skip
 
-    def advance(self) -> None:
-        """Count one step more."""
+    def advance(self, steps: int = 1) -> None:
+        """Count one step more, or several."""
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(steps)
 
     def aim_at(self, total: int) -> None:
         """Change the total."""
@@ -298,3 +303,28 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def download_display() -> Watch:
+    """Return a function that shows downloads: a bar on a terminal, or else a line now and then."""
+    bar, name, shown, said = Bar(True, "B"), "", 0, 0.0
+
+    def show_event(event: str | Progress) -> None:
+        nonlocal name, shown, said
+        if isinstance(event, str) or event.done == event.total:
+            bar.close()
+            name = ""
+            if isinstance(event, str):
+                say(event)
+            return
+        if event.name != name:
+            name, shown, said = event.name, event.done, time.monotonic()
+            bar.start(event.total, event.done)
+        bar.advance(event.done - shown)
+        shown = event.done
+        if not is_terminal(sys.stderr) and time.monotonic() - said > BETWEEN_LINES:
+            said = time.monotonic()
+            total = f" of {event.total / 1e6:,.1f}" if event.total else ""
+            say(f"{name}: {event.done / 1e6:,.1f}{total} MB")
+
+    return show_event

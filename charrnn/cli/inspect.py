@@ -44,12 +44,11 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
       charrnn info step-00000500.safetensors --json
     """
     from charrnn.config.merge import config_from_data
-    from charrnn.runs.directory import Run, find_checkpoint, find_run
+    from charrnn.runs.directory import find_checkpoint
 
     checkpoint = find_checkpoint(run, warn, step, last)
-    owner = find_run(run)
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
-    facts = _facts(checkpoint, config, owner.read_best() if isinstance(owner, Run) else {})
+    facts = _facts(checkpoint, config)
     if as_json:
         click.echo(json.dumps(facts))
         return
@@ -58,9 +57,7 @@ def info(run: str, step: int | None, last: bool, as_json: bool) -> None:
     _show_training(facts, config)
 
 
-def _facts(
-    checkpoint: Checkpoint, config: Config, recorded_best: Mapping[str, Any]
-) -> dict[str, Any]:
+def _facts(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
     """Collect the record that `info --json` prints."""
     from charrnn.data.vocabulary import read_vocabularies
     from charrnn.runs.checkpoint import SCHEMA
@@ -84,7 +81,7 @@ def _facts(
         "parameters": {**parameters, "total": sum(parameters.values())},
         "vocabulary": sizes["text"] if list(sizes) == ["text"] else sizes,
         "best": session["best"] or {},
-        "score": recorded_best.get("score") if recorded_best.get("step") == step else None,
+        "score": metadata.get("score"),
         "text": metadata["corpus"],
         "trained": {
             "seconds": seconds,
@@ -194,9 +191,9 @@ def _show_training(facts: Mapping[str, Any], config: Config) -> None:
 def list_runs(root: Path, as_json: bool) -> None:
     """List the runs below ROOT (runs/) with their models, scores and states.
 
-    The score of a finished run is that of its best checkpoint on the whole validation split; until
-    then, it is that of the best evaluation. A run is running (a process is training it), finished,
-    or stopped (charrnn resume continues it).
+    The score of a finished run is that of its best checkpoint on the whole validation split;
+    before that, the score of the best evaluation is shown. A run is running (a process is training
+    it), finished, or stopped (charrnn resume continues it).
 
     \b
     Examples:
@@ -326,7 +323,7 @@ def _columns_on_lines(widths: Sequence[int], room: int | None) -> list[list[int]
 
 
 def _spoken(unit: str | None, vocabulary: str | None) -> str:
-    """Name the unit of a score; a byte, not a character, if the vocabulary is one of bytes."""
+    """Name the unit of a score: byte instead of character for a byte vocabulary."""
     unit = unit or "character"
     return "byte" if (unit, vocabulary) == ("character", "byte") else unit
 

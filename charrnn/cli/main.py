@@ -14,7 +14,13 @@ from typing import Any
 
 import click
 
-from charrnn.cli.display import accept_all_text, one_line, say, warn_of_unshown
+from charrnn.cli.display import (
+    accept_all_text,
+    download_display,
+    one_line,
+    say,
+    warn_of_unshown,
+)
 from charrnn.cli.flags import in_flags
 from charrnn.errors import CharrnnError, ExitCode, did_you_mean, is_out_of_memory
 
@@ -32,6 +38,10 @@ USUAL = {
     "classify": "predict",
     "compare": "eval --compare",
     "continue": "resume",
+    "convert": "export",
+    "corpora": "data list",
+    "datasets": "data list",
+    "download": "data fetch",
     "evaluate": "eval",
     "fit": "train",
     "generate": "sample",
@@ -40,6 +50,7 @@ USUAL = {
     "inspect": "info",
     "ls": "list",
     "ngram": "baseline",
+    "onnx": "export",
     "perplexity": "eval",
     "runs": "list",
     "score": "eval",
@@ -71,6 +82,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors of the library then name settings by the command's flags."""
+        from charrnn.data.download import watch
+
+        watch.set(download_display())
         try:
             return super().invoke(ctx)
         except CharrnnError as error:
@@ -101,7 +115,9 @@ def _add_commands() -> None:
     from charrnn.cli.baseline import baseline
     from charrnn.cli.compress import compress, decompress
     from charrnn.cli.config import config
+    from charrnn.cli.data import data
     from charrnn.cli.evaluate import evaluate
+    from charrnn.cli.export import export
     from charrnn.cli.help import help_command
     from charrnn.cli.inspect import info, list_runs, vocab
     from charrnn.cli.predict import predict
@@ -117,9 +133,11 @@ def _add_commands() -> None:
         baseline,
         compress,
         decompress,
+        export,
         info,
         list_runs,
         config,
+        data,
         vocab,
         help_command,
     ):

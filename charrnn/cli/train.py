@@ -123,11 +123,11 @@ def train(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Train a model on DATA, or else on Python's standard library.
+    """Train a model on DATA (default: Python's standard library).
 
-    DATA is files, folders, patterns, URLs, `-` for standard input, or the named corpus
-    `shakespeare`; compressed files and archives are unpacked. Settings that you do not give
-    are chosen from the text and the machine. Prints the run directory.
+    DATA is files, folders, patterns, URLs, `-` for standard input, or a named corpus such as
+    `enwik8` (charrnn data list); compressed files and archives are unpacked. Settings that you do
+    not give are chosen from the text and the machine. Prints the run directory.
 
     \b
     Examples:
@@ -194,8 +194,8 @@ def resume(
     """Continue RUN where it stopped, as if it had never stopped.
 
     RUN is a run directory, its name under runs/, or a checkpoint file (which begins a new run
-    directory). A new budget counts from the start of the run for --steps and --epochs, and from
-    now for --max-time.
+    directory). A new budget of --steps or --epochs counts from the start of the run, one of
+    --max-time from now.
 
     \b
     Examples:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.data.cache import Scratch
 from charrnn.data.encodings import likeliest
 from charrnn.data.id_cache import (
     ABOUT_FILE,
@@ -38,7 +39,7 @@ from charrnn.data.id_cache import (
 )
 from charrnn.data.kinds import looks_binary, marked_encoding, unmarked_encoding
 from charrnn.data.rules import AS_BEFORE, AS_IT_IS, cut, split_text
-from charrnn.data.sources import Document, Scratch, Sources
+from charrnn.data.sources import Document, Sources
 from charrnn.data.splits import split_positions
 from charrnn.data.vocabulary import (
     END,
@@ -476,8 +477,8 @@ def _write_ids(
 ) -> dict[str, Any]:
     """Write the ids of all documents to a file and return their positions and their SHA-256.
 
-    With an `end`, the id of `</s>`, a document starts with the end before it, as a text that is
-    sampled does. Raises DataError if there are no ids.
+    If there is an `end` (the id of `</s>`), a document starts with the `</s>` before it, because
+    sampling starts with `</s>`. Raises DataError if there are no ids.
     """
     count = 0
     file_starts: list[int] = []

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.sources import cache_folder
+from charrnn.data.cache import cache_folder
 from charrnn.data.vocabulary import Ids, Vocabulary, read_vocabulary
 from charrnn.errors import CheckpointError, DataError
 

@@ -1,4 +1,4 @@
-"""Recognise a file by its first bytes: compressed, an archive, or no text at all."""
+"""Recognise a file by its first bytes: compressed, an archive, a model, or no text at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPRESSIONS = {
 
 
 class Kind(NamedTuple):
-    """A kind of file that is no text: its name, and a remedy for the user."""
+    """A kind of file that cannot be read: its name, and a remedy for the user."""
 
     name: str
     remedy: str
@@ -43,8 +43,30 @@ NOT_TEXTS: list[tuple[bytes, Kind]] = [
     (rb".{4}ftyp(?:heic|heix|mif1|avif)", Kind("a picture", _PICTURE)),
     (rb"RIFF.{4}(?:WAVE|AVI )|ID3(?=.*\0)|OggS\0|fLaC\0|.{4}ftyp", Kind("sound or film", _PICTURE)),
 ]
+_CHECKPOINT = "name a run, or a checkpoint that charrnn has saved (.safetensors)"
+_ZIPPED = rb"PK\x03\x04.{26}"  # The name of the first file follows.
+MODELS: list[tuple[bytes, Kind]] = [
+    (
+        # First the type of the object (3 or 4), then its number, 1.
+        rb"[\x03\x04]\0\0\0\x01\0\0\0|4\n1\n\d+\nV \d",
+        Kind("a model of Torch7 (.t7)", _CHECKPOINT),
+    ),
+    (rb"GGUF", Kind("a GGUF model", _CHECKPOINT)),
+    (
+        _ZIPPED + rb"[^/\0]+/(?:data\.pkl|data/|\.format_version|\.data|byteorder|version|code/)",
+        Kind("a pickled model of PyTorch (.pt, .pth, .ckpt)", _CHECKPOINT),
+    ),
+    (rb"\x80[\x02-\x05]|\([dl]p\d|ccopy_reg\n", Kind("a pickle (.pkl, .pt, .pth)", _CHECKPOINT)),
+    (rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]", Kind("an ONNX model", _CHECKPOINT)),
+    (
+        _ZIPPED + rb"(?:metadata\.json|config\.json|model\.weights\.h5)",
+        Kind("a Keras model (.keras)", _CHECKPOINT),
+    ),
+    (rb"\x89HDF\r\n\x1a\n", Kind("an HDF5 file, such as a Keras model (.h5)", _CHECKPOINT)),
+]
 _COMPRESSIONS = {name: re.compile(pattern, re.DOTALL) for name, pattern in COMPRESSIONS.items()}
 _NOT_TEXTS = [(re.compile(pattern, re.DOTALL), kind) for pattern, kind in NOT_TEXTS]
+_MODELS = [(re.compile(pattern, re.DOTALL), kind) for pattern, kind in MODELS]
 _MARKS = {
     b"\xff\xfe\0\0": "utf-32",
     b"\0\0\xfe\xff": "utf-32",
@@ -65,6 +87,15 @@ def kind_of(head: bytes) -> Kind | None:
     'a PDF'
     """
     return next((kind for each, kind in _NOT_TEXTS if each.match(head)), None)
+
+
+def kind_of_model(head: bytes) -> Kind | None:
+    """Return the kind of a model of another program, or None.
+
+    >>> kind_of_model(b"GGUF\\x03").name
+    'a GGUF model'
+    """
+    return next((kind for each, kind in _MODELS if each.match(head)), None)
 
 
 def marked_encoding(head: bytes) -> str | None:

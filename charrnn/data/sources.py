@@ -6,28 +6,21 @@ downloads, which can be read only once, are first copied into the cache folder.
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import codecs
 import filecmp
 import glob
-import hashlib
 import os
 import platform
 import shutil
 import sys
 import sysconfig
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import filelock
-import fsspec
 import fsspec.compression
-import platformdirs
 import zstandard
 from fsspec.utils import infer_compression
 
@@ -40,6 +33,9 @@ from charrnn.data.archives import (
     unpack_tar,
     unpack_zip,
 )
+from charrnn.data.cache import Scratch, spool
+from charrnn.data.corpora import BOOK, NAMED, corpus_text, find_corpus
+from charrnn.data.download import download
 from charrnn.data.kinds import (
     HEAD,
     TAR,
@@ -48,31 +44,14 @@ from charrnn.data.kinds import (
     compression_of,
     kind_of,
     looks_binary,
+    marked_encoding,
     unmarked_encoding,
 )
 from charrnn.data.rules import AS_BEFORE, Changes, Rules, natural_key
-from charrnn.errors import DataError, StorageError, did_you_mean
+from charrnn.errors import DataError, did_you_mean
 
 CHUNK = 1 << 20
 ZSTD_PIECE = 4096  # bytes of a .zst file at a time: a few bytes may unpack to very many
-
-
-@dataclass(frozen=True)
-class NamedCorpus:
-    """A text with a known address and a known SHA-256."""
-
-    url: str
-    sha256: str
-    about: str
-
-
-NAMED: dict[str, NamedCorpus] = {
-    "shakespeare": NamedCorpus(
-        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        "Tiny Shakespeare, 1.1 MB (Karpathy 2015)",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -129,7 +108,7 @@ class Document:
 class Sources:
     """Documents in order, with a short name and a description of all of them together.
 
-    `arguments` finds the same documents again, with absolute paths; `left_out` are the files that
+    `arguments`, with absolute paths, name the same documents again; `left_out` are the files that
     were left out, each with the reason. `changes` is filled while the documents are read.
     """
 
@@ -150,41 +129,6 @@ class Sources:
         """Delete the copies of standard input and of downloads."""
         for scratch in self.temporary:
             scratch.discard()
-
-
-class Scratch:
-    """A temporary folder that is locked while its process lives.
-
-    Before a new one is made, folders that killed processes left behind are deleted.
-    """
-
-    def __init__(self, parent: Path) -> None:
-        parent.mkdir(parents=True, exist_ok=True)
-        for folder in parent.glob("scratch-*"):
-            with contextlib.suppress(filelock.Timeout, OSError):
-                lock = filelock.FileLock(folder / "lock", timeout=0)
-                lock.acquire()
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.release()
-        while True:
-            self.path = Path(tempfile.mkdtemp(dir=parent, prefix="scratch-"))
-            try:
-                self._lock = filelock.FileLock(self.path / "lock", timeout=0)
-                self._lock.acquire()
-                return
-            except (FileNotFoundError, filelock.Timeout):
-                continue  # Another process deleted it before it was locked.
-
-    def discard(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.release()
-
-
-def cache_folder() -> Path:
-    """Return `CHARRNN_CACHE_DIR` if it is set, else the platform's cache folder for charrnn."""
-    chosen = os.environ.get("CHARRNN_CACHE_DIR")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("charrnn")
 
 
 def find_sources(
@@ -226,7 +170,7 @@ class _Finder:
             kept.append(remembered)
         first = arguments[0]
         base = os.path.basename(first.rstrip("/")).split(".")[0]
-        name = {"-": "stdin"}.get(first, base) or "text"
+        name = {"-": "stdin"}.get(first, base).replace(":", "-") or "text"
         described = first if len(arguments) == 1 else f"{first} and {len(arguments) - 1} more"
         if len(documents) > 1:
             described += f" ({len(documents):,} documents)"
@@ -235,8 +179,8 @@ class _Finder:
         )
 
     def of_copy(self, name: str, copy: Callable[[Path], None]) -> Sources:
-        """Find the documents of something that is copied first, since it is read only once."""
-        self.temporary.append(_spool(copy))
+        """Copy a text that can be read only once, and find its documents."""
+        self.temporary.append(spool(copy))
         documents = self._file(name, self.temporary[-1].path / "text", None)
         return self.with_rules(Sources(documents, name, name, [], self.temporary, self.left_out))
 
@@ -254,10 +198,14 @@ class _Finder:
         if not argument:
             raise DataError("an empty name is not a text; leave it out")
         if argument == "-":
-            self.temporary.append(_spool(_copy_standard_input))
+            self.temporary.append(spool(_copy_standard_input))
             return self._file("standard input", self.temporary[-1].path / "text", None), argument
+        # A shell's `<(command)` is a pipe, which can be read only once.
+        if os.path.exists(path) and path.is_fifo():
+            self.temporary.append(spool(lambda copy: _copy_pipe(path, copy)))
+            return self._file(argument, self.temporary[-1].path / "text", None), "-"
         if "://" in argument:
-            self.temporary.append(download(argument, retry_seconds=self._retry_seconds))
+            self.temporary.append(spool(lambda path: download(argument, path, self._retry_seconds)))
             fetched = self.temporary[-1].path / "text"
             return self._file(argument, fetched, _compression(argument)), argument
         absolute = str(path.absolute())
@@ -269,8 +217,8 @@ class _Finder:
             files = [Path(match) for match in self._ordered(matches) if Path(match).is_file()]
             each = (self._file(str(file), file, _compression(str(file))) for file in files)
             return [document for documents in each for document in documents], absolute
-        if argument in NAMED:
-            return [Document(argument, named_corpus(argument, self._retry_seconds))], argument
+        if corpus := find_corpus(argument):
+            return [Document(argument, corpus_text(*corpus, self._retry_seconds))], argument
         raise DataError(_no_such(argument))
 
     def _ordered(self, paths: Iterable[str]) -> list[str]:
@@ -296,7 +244,7 @@ class _Finder:
                     left_out = unpack_tar(file, name, size, folder)
             self.left_out += [(f"{name}/{member}", reason) for member, reason in left_out]
 
-        self.temporary.append(_spool(unpack))
+        self.temporary.append(spool(unpack))
         return self._members(name, self.temporary[-1].path / "text")
 
     def _members(self, name: str, folder: Path) -> list[Document]:
@@ -321,7 +269,11 @@ class _Finder:
                 head = file.read(HEAD)
         except OSError as error:
             raise DataError(f"cannot read {document.name}: {error.strerror}") from error
-        document = replace(document, compression=compression_of(head))
+        named, document = document.compression, replace(document, compression=compression_of(head))
+        if named and not document.compression and _is_damaged(head):
+            return document, Kind(
+                f"a damaged {named} file", "fetch it again, or rename it if it is a text"
+            )
         if document.compression:
             head = document.head()
             if inner := compression_of(head):
@@ -371,6 +323,15 @@ class _Finder:
             self.left_out.append(entry)
 
 
+def _is_damaged(head: bytes) -> bool:
+    """Whether a file with the name of a compressed one starts like no text (it is damaged)."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return unmarked_encoding(head) is None and marked_encoding(head) is None
+    return looks_binary(head)
+
+
 def _files_below(root: Path) -> list[str]:
     """List the files below a folder, in order, by their relative paths with slashes."""
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
@@ -397,7 +358,7 @@ def say_left_out(sources: Sources, most: int = 10) -> str | None:
 
 
 def shared_documents(sources: Sources, other: Sources) -> list[Document]:
-    """Return the documents of `other` with the content of a document of `sources`."""
+    """Return the documents of `other` whose content is that of a document of `sources`."""
     by_size: dict[int, list[Path]] = {}
     for document in sources.documents:
         by_size.setdefault(document.path.stat().st_size, []).append(document.path)
@@ -424,89 +385,6 @@ def builtin_corpus() -> Sources:
     return Sources(documents, "python", f"{described} ({len(chosen):,} files)", [], [])
 
 
-def named_corpus(name: str, retry_seconds: float = 1.0) -> Path:
-    """Return the path of a named corpus in the cache; download and verify it if necessary."""
-    corpus = NAMED[name]
-    target = cache_folder() / "corpora" / f"{name}-{corpus.sha256[:16]}.txt"
-    if not target.exists() or _sha256(target) != corpus.sha256:
-        fetched = download(corpus.url, corpus.sha256, retry_seconds)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(fetched.path / "text", target)
-        except OSError as error:
-            raise StorageError(f"cannot write {target}: {error.strerror}") from error
-        finally:
-            fetched.discard()
-    return target
-
-
-def download(url: str, sha256: str | None = None, retry_seconds: float = 1.0) -> Scratch:
-    """Fetch `url` into the file `text` of a temporary folder, in up to three attempts.
-
-    Raises DataError if it cannot be fetched or its SHA-256 is not `sha256`.
-    """
-
-    def fetch(path: Path) -> None:
-        options = {}
-        if url.startswith(("http:", "https:")):
-            from aiohttp import ClientTimeout
-
-            # A large text may take long; only a pause without any data ends the download.
-            options["client_kwargs"] = {
-                "timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)
-            }
-        filesystem, remote = fsspec.core.url_to_fs(url, **options)
-        filesystem.get_file(remote, str(path))
-        if sha256 and (actual := _sha256(path)) != sha256:
-            raise DataError(
-                f"{url} has SHA-256 {actual}, not {sha256}: it changed or was damaged; try again"
-            )
-
-    attempts = 3
-    for attempt in range(attempts):
-        try:
-            return _spool(fetch)
-        except (StorageError, KeyboardInterrupt):
-            raise
-        except ImportError as error:
-            raise DataError(f"cannot open {url}: {error}") from error
-        except Exception as error:
-            # Every remote file system has its own errors, so all are caught here. The last one is
-            # the cause of the error that is raised.
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise StorageError(
-                    f"no room in {cache_folder()} for {url}; free some, or set CHARRNN_CACHE_DIR "
-                    "to another folder"
-                ) from error
-            if attempt + 1 == attempts or isinstance(error, FileNotFoundError):
-                reason = error if str(error) else type(error).__name__
-                raise DataError(f"cannot fetch {url}: {reason}") from error
-            time.sleep(retry_seconds * 2**attempt)
-    raise AssertionError("unreachable")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _spool(fill: Callable[[Path], None]) -> Scratch:
-    """Make a temporary folder with the file `text`, written by `fill`; delete it if that fails."""
-    folder = cache_folder() / "incoming"
-    try:
-        scratch = Scratch(folder)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write to the cache folder {folder}: {error.strerror}"
-        ) from error
-    try:
-        fill(scratch.path / "text")
-    except BaseException:
-        scratch.discard()
-        raise
-    return scratch
-
-
 def spooled(content: BinaryIO, name: str, rules: Rules) -> Sources:
     """Copy what is left of a stream, and find the documents in it. Raises DataError."""
 
@@ -527,11 +405,25 @@ def _copy_standard_input(path: Path) -> None:
     """Copy standard input to a file. Raises DataError if that is not possible."""
     if sys.stdin is None:
         raise DataError("standard input is closed; name a file, or pipe a text in")
+    _copy_stream("standard input", sys.stdin.buffer, path)
+
+
+def _copy_pipe(pipe: Path, path: Path) -> None:
+    """Copy what a named pipe gives to a file. Raises DataError."""
+    try:
+        with pipe.open("rb") as stream:
+            _copy_stream(str(pipe), stream, path)
+    except OSError as error:
+        raise DataError(f"cannot read {pipe}: {error.strerror}") from error
+
+
+def _copy_stream(name: str, stream: BinaryIO, path: Path) -> None:
+    """Copy a stream to a file. Raises DataError."""
     try:
         with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file, CHUNK)
+            shutil.copyfileobj(stream, file, CHUNK)
     except OSError as error:
-        raise DataError(f"cannot copy standard input to {path}: {error.strerror}") from error
+        raise DataError(f"cannot copy {name} to {path}: {error.strerror}") from error
 
 
 def _check_zstd(path: Path, bounded: str | None) -> None:
@@ -567,5 +459,5 @@ def _no_such(argument: str) -> str:
     hint = did_you_mean(name, (), paths, cutoff=0.6)
     return (
         f"no file, folder or pattern {argument!r}, and no named corpus of that name "
-        f"({', '.join(NAMED)}){f'; {hint}' if hint else ''}"
+        f"({', '.join(NAMED)}, {BOOK}NUMBER){f'; {hint}' if hint else ''}"
     )

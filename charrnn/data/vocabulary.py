@@ -30,7 +30,7 @@ Unknown = Literal["error", "skip"]
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SPECIALS = (UNKNOWN, START, END)
-MOST_TOKENS = 1 << 16  # tokens: the header of a checkpoint has room for so many
+MOSTTOKENS = 1 << 16  # tokens: the header of a checkpoint has room for this many
 
 
 def id_type(size: int) -> np.dtype[Any]:
@@ -327,8 +327,8 @@ class TokenVocabulary:
             raise ValueError(
                 "the symbols of a token vocabulary must be distinct texts that are not empty"
             )
-        if len(kept) > MOST_TOKENS:
-            raise ValueError(f"it has {len(kept):,} tokens, but at most {MOST_TOKENS:,} fit")
+        if len(kept) > MOSTTOKENS:
+            raise ValueError(f"it has {len(kept):,} tokens, but at most {MOSTTOKENS:,} fit")
         self._ids = {token: i for i, token in enumerate(kept)}
 
     @classmethod
@@ -386,10 +386,10 @@ def _frequent(
         raise DataError(
             f"no token occurs {minimum_count:,} times; give more text, or lower data.minimum_count"
         )
-    if len(kept) > MOST_TOKENS:
+    if len(kept) > MOSTTOKENS:
         raise DataError(
             f"{len(kept):,} different tokens occur at least {minimum_count:,} times, more than the "
-            f"{MOST_TOKENS:,} that fit in a vocabulary; raise data.minimum_count"
+            f"{MOSTTOKENS:,} that fit in a vocabulary; raise data.minimum_count"
         )
     return sorted(kept, key=lambda token: (-counts[token], token))
 
@@ -397,9 +397,7 @@ def _frequent(
 # A space belongs to the token after it. A word is a run of letters, digits, underscores and
 # combining accents, with apostrophes inside; every other character, such as a line end, is a token.
 # The <unk> of texts that were prepared for word models is one token.
-_TOKEN = re.compile(
-    r" ?(?:<unk>|\w[\w\u0300-\u036f]*(?:['\u2019]\w[\w\u0300-\u036f]*)*|[^\w\s])|\s"
-)
+TOKEN = re.compile(r" ?(?:<unk>|\w[\w\u0300-\u036f]*(?:['\u2019]\w[\w\u0300-\u036f]*)*|[^\w\s])|\s")
 
 
 def split_words(text: str) -> list[str]:
@@ -411,7 +409,7 @@ def split_words(text: str) -> list[str]:
     >>> split_words("To be,\n")
     ['To', ' be', ',', '\n']
     """
-    return _TOKEN.findall(text)
+    return TOKEN.findall(text)
 
 
 class WordVocabulary:

@@ -98,9 +98,9 @@ def choose_reading(
     choose_decay: bool = False,
     choose_temperature: bool = False,
 ) -> Reading:
-    """Return the `reading` with the chosen numbers that score the beginning of a split best.
+    """Choose the numbers of `reading` that score the beginning of a split best.
 
-    The learning rate comes first, then the decay, then the temperature, each among a few values;
+    The learning rate is chosen first, then the decay, then the temperature, from a few values each;
     numbers that are already set stay. n-grams play no part in the choice. Raises ConfigError
     for a model that carries no state.
     """

@@ -46,7 +46,7 @@ class Rates:
 
     @classmethod
     def of(cls, learning: float | None, decay: float | None) -> Rates:
-        """Replace None by values that do well on most texts."""
+        """Make rates; None stands for a value that does well on most texts."""
         return cls(LEARNING if learning is None else learning, DECAY if decay is None else decay)
 
     def __str__(self) -> str:

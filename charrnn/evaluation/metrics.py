@@ -97,7 +97,7 @@ class Confusion(NamedTuple):
 
 
 def confused(predicted: Sequence[str], gold: Sequence[str], classes: Iterable[str]) -> Confusion:
-    """Count how often each class was taken for each, by name.
+    """Count how often each class was taken for each class, given by their names.
 
     Classes that the model does not have come last.
 
@@ -190,7 +190,7 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
 
     (Tjong Kim Sang and Buchholz 2000, `conlleval`; the schemes IOB1, IOB2 and IOBES, in which L and
     U are other names of E and S.) B and S begin a span; I and E begin one after O, after the end of
-    a span, and after another type. Any other tag than O, B, I, E and S is O.
+    a span, and after another type. Any other tag counts as O.
 
     >>> [tuple(span) for span in spans_of(["B-PER", "I-PER", "O", "I-LOC", "B-LOC"])]
     [('PER', 0, 2), ('LOC', 3, 4), ('LOC', 4, 5)]
@@ -219,8 +219,7 @@ class Spans(NamedTuple):
 
 
 def by_span(predicted: Iterable[Sequence[str]], gold: Iterable[Sequence[str]]) -> Spans:
-    """Measure the spans that the tags of sentences mark. A span is right if its type and its ends
-    are.
+    """Measure the spans that tags mark. A span is right if its type and both its ends are right.
 
     >>> by_span([["B-PER", "I-PER", "O"]], [["B-PER", "I-PER", "B-LOC"]]).all.recall
     0.5

@@ -232,7 +232,7 @@ def _longest(sample: Points, train: Points) -> tuple[int, int]:
 
 
 def _first(sample: Points, train: Points, length: int) -> int | None:
-    """Find the first span of the sample that occurs in the training text, comparing few of them."""
+    """Find the first span of the sample that occurs in the training text; compare few spans."""
     begins = _candidates(sample, train, length)
     for span in np.flatnonzero(begins >= 0).tolist():
         begin = int(begins[span])

@@ -39,7 +39,7 @@ class Hypothesis(NamedTuple):
     ended: bool
 
     def score(self, alpha: float) -> float:
-        """Return the rank of the hypothesis: log-probability / length**alpha.
+        """Return the score that ranks hypotheses: log-probability / length**alpha.
 
         The length counts the end symbol. Alpha 0 does not normalise; 1 takes the mean per symbol.
 
@@ -81,7 +81,7 @@ def beam_search(
     """Return for each lane of `state` up to `width` sequences from `start` to `end`, best first.
 
     `start` is the id before the sequences, one for all lanes or one for each, (L,). A sequence also
-    ends if `stops`, called with its ids so far (t,), is true; its last symbol then belongs to it.
+    ends if `stops`, called with its ids so far (t,), is true; its last id then belongs to it.
 
     A lane is finished when it has `width` ended hypotheses, when no unfinished hypothesis can reach
     a better score, or at its limit of symbols, the end symbol included. Hypotheses that did not end
@@ -143,7 +143,7 @@ def _begin(state: Any, start: int | Places, lanes: int, width: int) -> _Beams:
 
 
 def _extend(beams: _Beams, logits: NDArray[np.floating[Any]]) -> _Extensions:
-    """Return the 2 * width best extensions of each lane: at most half of them are the end."""
+    """Return the 2 * width best extensions of each lane; at most `width` are the end symbol."""
     lanes, width = beams.totals.shape
     logs = _log_softmax(logits).reshape(lanes, width, -1)
     return _best(beams.totals[:, :, None] + logs, 2 * width)

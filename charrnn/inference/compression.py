@@ -49,7 +49,7 @@ LEAST = 2.0**-22  # the least probability that the coder's 24 bits can hold
 
 Encoding = Literal["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
 Newline = Literal["\n", "\r\n", "\r"]
-MARKS: dict[Encoding, bytes] = {  # the longer ones first, since one begins with another
+MARKS: dict[Encoding, bytes] = {  # longer ones first: UTF-32's begins with UTF-16's
     "utf-32-le": codecs.BOM_UTF32_LE,
     "utf-32-be": codecs.BOM_UTF32_BE,
     "utf-16-le": codecs.BOM_UTF16_LE,
@@ -137,7 +137,7 @@ def decompress(model: TrainedModel, packed: bytes, progress: Progress) -> bytes:
         raise DataError(OTHERWISE) from error
     content = b"".join(pieces)
     if header.form is not None:
-        with contextlib.suppress(UnicodeError):  # The checksum then says that it is another text.
+        with contextlib.suppress(UnicodeError):  # The checksum below reports it.
             content = header.form.write(content)
     if hashlib.sha256(content).hexdigest() != header.sha256:
         raise DataError(OTHERWISE)
@@ -159,7 +159,7 @@ class Form(BaseModel):
 
     @classmethod
     def of(cls, content: bytes, cleaning: Cleaning) -> Form:
-        """Return the form of a file that can be undone byte for byte; the plain one if none can."""
+        """Return a form that can be undone to the same bytes, or the plain form if none can."""
         if b"\r" not in content and content.isascii():
             return cls()
         for form in cls._candidates(content, cleaning):
@@ -262,7 +262,7 @@ def fingerprint(model: TrainedModel) -> str:
 
 
 class _Predictor:
-    """Predicts V symbols and the escape; with `rates`, the model learns from each segment."""
+    """A model over V symbols and the escape; with `rates`, it learns from each segment."""
 
     def __init__(self, model: TrainedModel, rates: Rates | None) -> None:
         self._model = model

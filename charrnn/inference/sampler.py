@@ -36,8 +36,8 @@ class Choice:
 
     First, `repetition_penalty` (theta) lowers the probability p of each of the last
     `repetition_window` ids read or written to p**theta; then all are normalised again. This is the
-    penalty of CTRL (Keskar et al. 2019) applied to log-probabilities, all of which it lowers;
-    applied to logits, it would raise those below 0.
+    penalty of CTRL (Keskar et al. 2019), but on log-probabilities: it lowers all of them, while on
+    logits it would raise those below 0.
 
     Then `temperature` divides the logits (0 takes the largest). Then the filters are applied in
     this order: `top_k` keeps the k most probable ids, `top_p` the fewest whose probabilities sum to

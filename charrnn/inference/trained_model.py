@@ -189,6 +189,14 @@ class TrainedModel:
         return int(step) if step is not None else None
 
     @property
+    def first(self) -> int:
+        """The id after which a text without a prompt starts."""
+        if self.end is not None:
+            return self.end
+        most_frequent = int(self.metadata.get("corpus", {}).get("most_frequent", 0))
+        return starting_id(self.vocabulary, most_frequent)
+
+    @property
     def has_lines(self) -> bool:
         """Whether a text may have several lines."""
         return has_line_ends(self.vocabulary)
@@ -203,12 +211,12 @@ class TrainedModel:
         On a CPU, numpy computes the cells of `numpy_stepper`; torch computes all others.
         """
         logits, state = self._stepper.step(token, state)
-        if self._unwritten is not None and not self.writes_unknown:
-            logits[:, self._unwritten] = -np.inf
+        if self.unwritten is not None and not self.writes_unknown:
+            logits[:, self.unwritten] = -np.inf
         return logits, state
 
     @cached_property
-    def _unwritten(self) -> int | None:
+    def unwritten(self) -> int | None:
         """The id of the `<unk>` of characters, which stands for no text that could be written."""
         vocabulary = self.vocabulary
         return vocabulary.unknown if vocabulary.kind == "character" else None
@@ -219,7 +227,7 @@ class TrainedModel:
         kind = (model.cell, model.activation)
         plain = not (model.layer_norm or model.zoneout or model.zoneout_cell)
         if self.device == "cpu" and plain and NumpyModel.fits(self.weights, *kind):
-            return NumpyModel(self._looked_up(), *kind, model.skip_connections, self.clamps)
+            return NumpyModel(self.looked_up(), *kind, model.skip_connections, self.clamps)
         from charrnn.inference.torch_stepper import TorchStepper
 
         if not self.clamps:
@@ -259,7 +267,7 @@ class TrainedModel:
         model.clamps = {layer: dict(units) for layer, units in clamps.items()}
         return model
 
-    def _looked_up(self) -> Mapping[str, NDArray[Any]]:
+    def looked_up(self) -> Mapping[str, NDArray[Any]]:
         """Return the weights with a table of one vector per symbol in place of composed words."""
         if self.config.model.word_parts == ["lookup"]:
             return self.weights
@@ -313,11 +321,8 @@ class TrainedModel:
         end. Raises DataError for characters that the vocabulary lacks, unless `unknown` is "skip".
         """
         ids = self.vocabulary.encode(prompt, unknown).astype(np.int64)
-        if self.end is not None:
-            ids = np.insert(ids, 0, self.end)
-        if len(ids) == 0:
-            most_frequent = int(self.metadata.get("corpus", {}).get("most_frequent", 0))
-            ids = np.array([starting_id(self.vocabulary, most_frequent)])
+        if self.end is not None or len(ids) == 0:
+            ids = np.insert(ids, 0, self.first)
         return prime(self, np.tile(ids, (samples, 1)))
 
     def labels(self, draws: Draws, label: str | None = None) -> list[str]:

@@ -33,7 +33,7 @@ def map_state(function: Callable[..., Any], *states: State) -> State:
             raise ValueError("states differ in structure: one has a leaf where another has a tuple")
         return function(*states)  # type: ignore[no-any-return]
     if any(not isinstance(other, tuple) or len(other) != len(first) for other in states):
-        raise ValueError(f"states differ in structure: not all have tuples of {len(first)} here")
+        raise ValueError(f"states differ in structure: not all have a tuple of {len(first)} parts")
     parts = [map_state(function, *children) for children in zip(*states, strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
 

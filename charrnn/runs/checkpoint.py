@@ -24,14 +24,15 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from charrnn.errors import CheckpointError, StorageError
+from charrnn.data.kinds import HEAD, kind_of_model
+from charrnn.errors import CheckpointError, ConfigError, StorageError
 
 FORMAT = 1
 SUFFIX = ".safetensors"
 MAX_HEADER = 16 << 20
 MAX_VALUES = 100_000  # values in the header's JSON: a bound on the work of parsing it
 SCHEMA = 1  # the version of the JSON that commands print, and of metrics.jsonl
-_TEMPORARY = ".writing-"
+TEMPORARY = ".writing-"
 _ZEROS = "0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
@@ -102,7 +103,7 @@ def write_atomically(
     `verify`, and renamed; then the folder is synced. Raises StorageError naming the path and the
     bytes needed.
     """
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -127,9 +128,20 @@ def write_atomically(
             temporary.unlink(missing_ok=True)
 
 
+def check_target(path: Path) -> None:
+    """Raise ConfigError if a file or folder exists at `path`, or the folder for it does not."""
+    if path.exists():
+        raise ConfigError(f"{path} exists already; delete it, or choose another path")
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"cannot write {path}: there is no folder {path.parent}; make the folder, or choose "
+            f"another path"
+        )
+
+
 def sweep(folder: Path) -> None:
     """Delete half-written files of killed processes. No other process may be writing here."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
+    for leftover in folder.glob(f"{TEMPORARY}*"):
         leftover.unlink(missing_ok=True)
 
 
@@ -157,12 +169,19 @@ def _verified(file: BinaryIO, check: Check | None) -> dict[str, Any]:
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    if len(start) < 8 or not 2 <= length <= size - 8:
+    if len(start) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+        if kind := kind_of_model(start + file.read(HEAD)):
+            raise ValueError(f"it is {kind.name}, which charrnn does not read; {kind.remedy}")
+        if MAX_HEADER < length <= size - 8:
+            raise ValueError(f"its header of {length:,} bytes is larger than {MAX_HEADER:,}")
         raise ValueError("its header is damaged, or it is not a safetensors file")
-    if length > MAX_HEADER:
-        raise ValueError(f"its header of {length:,} bytes is larger than {MAX_HEADER:,}")
     header = file.read(length)
     entries = _json(header.decode())
+    if "charrnn" not in entries.get("__metadata__", {}):
+        raise ValueError(
+            "it has the weights of another program, or exported ones; name a run, or a checkpoint "
+            "that charrnn has saved"
+        )
     metadata = {name: _json(text) for name, text in entries.pop("__metadata__").items()
                 if name != "sha256"}  # fmt: skip
     version = metadata.pop("charrnn")["format"]

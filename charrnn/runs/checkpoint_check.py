@@ -112,6 +112,8 @@ class _Metadata(_Part):
     session: _Session
     corpus: _Corpus
     environment: _Environment
+    weights_only: bool = False
+    score: _Score | None = None
 
 
 def loss_in(record: Mapping[str, Any]) -> tuple[float, str] | None:
@@ -145,9 +147,13 @@ def check_layout(metadata: Mapping[str, Any], layout: Layout) -> None:
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     _check_corpus(parts.corpus, vocabularies)
-    _check_shapes(layout, expected, config.training.average > 0)
-    _check_complete_state(layout, expected, MOMENTS[config.training.optimizer])
-    _check_complete_weights(layout, expected, config.training.average > 0)
+    averaged = config.training.average > 0 and not parts.weights_only
+    _check_shapes(layout, expected, averaged)
+    if parts.weights_only:
+        _check_only_weights(layout)
+    else:
+        _check_complete_state(layout, expected, MOMENTS[config.training.optimizer])
+    _check_complete_weights(layout, expected, averaged)
 
 
 def _check_metadata(metadata: Mapping[str, Any]) -> _Metadata:
@@ -170,7 +176,7 @@ def _check_installed(config: Mapping[str, Any]) -> None:
 
 
 def _check_corpus(corpus: _Corpus, vocabularies: Vocabularies) -> None:
-    """Refuse a most frequent character or label counts that do not fit the vocabularies."""
+    """Check that the most frequent character and the label counts fit the vocabularies."""
     if corpus.most_frequent >= min(v.size for v in vocabularies.values()):
         raise CheckpointError("its most frequent character is not in its vocabulary")
     if counts := corpus.label_counts:
@@ -217,6 +223,13 @@ def _check_complete_state(layout: Layout, expected: Expected, moments: set[str])
         raise CheckpointError("the optimizer's state, the carried state or the loss is incomplete")
 
 
+def _check_only_weights(layout: Layout) -> None:
+    """Refuse any tensor that is not a weight of the model."""
+    for name in layout:
+        if not name.startswith("model/"):
+            raise CheckpointError(f"it should hold weights alone, and has the tensor {name}")
+
+
 def _check_complete_weights(layout: Layout, expected: Expected, averaged: bool) -> None:
     """Refuse a model, or the average of its weights, with a missing tensor."""
     for kind in ["model", "average"] if averaged else ["model"]:
@@ -233,7 +246,7 @@ class Expected(NamedTuple):
     weights: Shapes
     """The shapes of the network's weights by name."""
     trained: frozenset[str]
-    """The names of the weights with a state in the optimizer; of two tied weights, one."""
+    """The names of the weights with a state in the optimizer; tied weights have one name."""
     carry: Sequence[tuple[int, ...]]
     """The shapes of the leaves of the carried state."""
 
@@ -251,7 +264,7 @@ def expected_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
 
 
 def _built_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
-    """Build the network without memory and list its tensors. Raises ConfigError."""
+    """List the tensors of the network, built without allocating its weights. Raises ConfigError."""
     import torch
 
     from charrnn.config.resolved import resolved

@@ -3,7 +3,7 @@
 ::
 
     runs/<name>/
-      config.yaml        every setting, none left to be chosen: a config that repeats the run
+      config.yaml        every setting, without `auto`: a config that repeats the run
       environment.json   one entry for each start or resume: versions, device, threads, command line
       metrics.jsonl      one line for each evaluation, one of `"kind": "final"` for the last score
       steps.jsonl        the training steps, as at most 2,000 lines (`session.history`)
@@ -24,6 +24,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from charrnn.runs.checkpoint import (
     write_atomically,
 )
 from charrnn.runs.checkpoint_check import check_layout, usable_best
+from charrnn.runs.hub import check_copies, download, is_hub_address, weights_in
 
 _STEP = re.compile(r"step-(\d{8,18})\.safetensors")
 _OF_LOCK = {"lock", "owner.json", "checkpoints"}  # files that taking the lock makes
@@ -237,8 +239,9 @@ class Run:
     def record_score(self, score: Mapping[str, Any]) -> bool:
         """Add a missing score of the best checkpoint to best.json; return whether it was added.
 
-        Nothing is added while a process is training in this directory, because it will score the
-        checkpoint itself, nor if the directory cannot be written: scoring needs no write access.
+        Nothing is added while a process is training in this directory, because that process will
+        score the checkpoint. A directory that cannot be written is left as it is, without an
+        error.
         """
         best = self.read_best()
         if not best or best.get("score") is not None or best["step"] != score["step"]:
@@ -361,13 +364,18 @@ def newest_run(root: Path = Path("runs")) -> Run:
 def find_run(name: str) -> Run | Path:
     """Find a run by its path or its name under runs/, or else a checkpoint file by its path.
 
+    The file may also be named by a folder in the Hub's layout, or by an address `hf://OWNER/NAME`.
     Raises CheckpointError with the most similar name.
     """
+    if is_hub_address(name):
+        return download(name)
     for path in (Path(name).expanduser(), Path("runs") / name):
         if (path / "checkpoints").is_dir():
             return Run(path)
         if path.is_file():
             return path
+        if path.is_dir() and (weights := weights_in(path)):
+            return weights
     names = [run.name for run in all_runs()]
     hint = did_you_mean(Path(name).name, names, cutoff=0.6) or "charrnn list shows the runs here"
     raise CheckpointError(f"no run or checkpoint {name!r}; {hint}")
@@ -378,7 +386,7 @@ def find_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint file, or a run's checkpoint: its best, its last or the one of a step.
 
-    Raises CheckpointError.
+    If the checkpoint's score was recorded, its metadata has it as `score`. Raises CheckpointError.
     """
     run = find_run(name)
     if isinstance(run, Path):
@@ -386,10 +394,18 @@ def find_checkpoint(
             raise ConfigError(
                 f"{run} is a single checkpoint; name a run to choose a step of it, or its last"
             )
-        return load_checkpoint(run, check_layout)
+        checkpoint = load_checkpoint(run, check_layout)
+        if checkpoint.metadata.get("weights_only"):
+            check_copies(checkpoint)
+        return checkpoint
     if step is not None:
-        return run.load(step)
-    return run.latest(warn) if last else run.best(warn)
+        checkpoint = run.load(step)
+    else:
+        checkpoint = run.latest(warn) if last else run.best(warn)
+    best = run.read_best()
+    if best.get("score") and best["step"] == checkpoint.metadata["progress"]["step"]:
+        return replace(checkpoint, metadata=checkpoint.metadata | {"score": best["score"]})
+    return checkpoint
 
 
 def _json_lines(lines: Iterable[Mapping[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from charrnn.config.changes import record_resume
-from charrnn.config.merge import config_from_data, dump_yaml, with_values
+from charrnn.config.merge import config_from_data, dump_yaml, flatten, with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.errors import CheckpointError, DivergedError
 from charrnn.evaluation.score import Evaluation, key_unit
@@ -35,8 +35,8 @@ from charrnn.session.events import (
     Stepped,
 )
 from charrnn.session.history import History
+from charrnn.session.loggers import Loggers
 from charrnn.session.plan import Plan
-from charrnn.session.tensorboard import event_writer
 from charrnn.tasks.task import Data, Task, task_of
 from charrnn.training.budget import LONG_SCORE, estimate_size
 from charrnn.training.build import build_optimizer
@@ -46,7 +46,7 @@ from charrnn.training.trainer import Report, Score, Trainer
 HOPELESS = 10.0  # times the loss of a uniform guess: a run with more does not recover
 FEWEST_TO_CHOOSE_BY = 30  # examples: with fewer in validation, no checkpoint is chosen by its score
 LIVE = 2.0  # seconds between two additions to steps.jsonl
-UNREAD = 1_000  # steps on a GPU after which their losses are read, between two evaluations
+UNREAD = 1_000  # steps on a GPU, between evaluations, after which losses are read
 OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
 
@@ -85,6 +85,7 @@ class Session:
     """
 
     run: Run
+    warn: Callable[[str], None]
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class Session:
         self.data = data
         self.about = about
         self.clock = clock
+        self.warn = lambda _: None  # Set by `session.opening`.
         torch.manual_seed(config.training.seed)
         kind, held_out = task_of(config.task), len(data.splits.get("validation", ()))
         config = _choose_evaluation(config, held_out, kind)
@@ -190,8 +192,8 @@ class Session:
         half the learning rate, once. Raises DivergedError before anything bad is saved,
         StorageError if a file cannot be written, ConfigError if there is no budget.
         """
-        writes_events = self.config.tensorboard
-        self._write_event = event_writer(self.run.path) if writes_events else lambda _: None
+        settings = flatten(self.config.model_dump())
+        self.loggers = Loggers(self.config.logging, self.run, settings, self.warn)
         try:
             if self.plan.begin(self.trainer.progress.step, self.trained_seconds):
                 yield self._planned(None)
@@ -207,6 +209,7 @@ class Session:
             yield self._finish(reason, speed, stop)
         finally:
             self.trainer.close()
+            self.loggers.close()
 
     # Planning ----------------------------------------------------------------------------------
 
@@ -224,7 +227,7 @@ class Session:
         )
 
     def _follow_plan(self) -> None:
-        """Train by the plan as it is now, and record it."""
+        """Set the trainer to the current plan, and write the configuration."""
         self.trainer.schedule = self.plan.schedule()
         self.trainer.clip = self.plan.now.training.clip
         self.run.write_config(dump_yaml(self.config))
@@ -315,7 +318,7 @@ class Session:
             yield self._planned(report.scored / plan.budget.costs.step, note)
         self.run.append_records("samples", [{"step": report.step, "sample": text}])
         self._save()
-        self._write_event(line)
+        self.loggers.publish()
         yield Evaluated(line, score, is_best, plan.seconds_left(report.step), text)
         plan.pace.skip()
 
@@ -410,7 +413,7 @@ class Session:
     def _record_step(self, report: Report) -> None:
         """Remember a step, and write the steps every now and then.
 
-        On a GPU the losses are read less often, because the GPU must finish for that.
+        On a GPU the losses are read less often, because reading them waits for the GPU.
         """
         self.history.take(report, self.trained_seconds)
         if self.config.device == "cpu":

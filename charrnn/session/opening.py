@@ -25,7 +25,7 @@ from charrnn.config.merge import (
     with_values,
 )
 from charrnn.config.schema import CHANGEABLE, Config
-from charrnn.errors import ConfigError
+from charrnn.errors import CheckpointError, ConfigError
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn.runs.checkpoint_check import check_layout
 from charrnn.runs.directory import Run, claim_run, find_checkpoint, find_run
@@ -35,6 +35,7 @@ from charrnn.tasks.data import (
     hints,
     read_data,
     with_absolute_paths,
+    with_corpus_settings,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ TEXTS = ("data.sources", "data.validation", "data.test")
 MAY_CHANGE = {
     *BUDGETS,
     *CHANGEABLE,
-    *("device", "threads", "processes", "precision", "graph", "deterministic", "tensorboard"),
+    *("device", "threads", "processes", "precision", "graph", "deterministic", "logging"),
     *("evaluation.sample_length", "checkpoints.keep_last"),
 }
 """The settings that may change when a run is resumed, besides the texts."""
@@ -64,7 +65,7 @@ Warn = Callable[[str], None]
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers; if one of them sets a budget, add a layer that removes all older ones.
 
-    `training.epochs` becomes `auto`, so that planning bounds the passes of a time budget.
+    `training.epochs` becomes `auto`, so that planning limits the passes within a time budget.
     """
     if any(key in BUDGETS for _, layer in layers for key in layer):
         removed: dict[str, Any] = dict.fromkeys(BUDGETS)
@@ -81,8 +82,8 @@ def merge_settings(
 ) -> Config:
     """Merge the configuration of a new run: `layers`, the environment, a file, the defaults.
 
-    Earlier ones take precedence. The shape of `source`, the model to start from, comes right before
-    the defaults. Raises ConfigError.
+    Earlier ones take precedence. Right before the defaults come the shape of `source`, the model to
+    start from, and then the usual settings of a named corpus. Raises ConfigError.
     """
     before: list[Layer] = []
     if source is not None:
@@ -90,7 +91,7 @@ def merge_settings(
     if file is not None:
         before.append(file_layer(Path(file)))
     before += environment_layers(os.environ)
-    config, origins = build_config([*before, *layers])
+    config, origins = build_config(with_corpus_settings([*before, *layers]))
     if file is not None and origins["data.sources"] == "default":
         warn(
             f"{os.fspath(file)} names no text, so this trains on the source of Python's standard "
@@ -98,8 +99,7 @@ def merge_settings(
         )
     if source is not None and config.data.unknown != "error":
         raise ConfigError(
-            "a new run takes its vocabulary from its own text, and symbols that the model to start "
-            "from lacks are added; leave out data.unknown"
+            "a new run adds the symbols that the model to start from lacks; leave out data.unknown"
         )
     if isinstance(config.model.parameters, str):
         from charrnn.training.parameter_budget import count_parameters_of_run
@@ -191,6 +191,11 @@ def resume_run(
             checkpoint = place.latest(warn)
         else:
             checkpoint = load_checkpoint(place, check_layout)
+            if checkpoint.metadata.get("weights_only"):
+                raise CheckpointError(
+                    f"{place} holds weights without the optimizer's state, so it cannot be "
+                    f"resumed; start a new run from its weights with start_from"
+                )
         with _reopen(checkpoint, layers, clock, target, warn) as session:
             yield session
 
@@ -280,11 +285,8 @@ def _open(
 ) -> Iterator[Session]:
     """Build a session, restore it or adopt weights, and hold its run directory."""
     from charrnn.session.process import process_settings
-    from charrnn.session.tensorboard import require_tensorboard
     from charrnn.training.hardware import choose_device
 
-    if config.tensorboard:
-        require_tensorboard()
     device = choose_device(config.device)
     planned = plan_run(config, data, device)
     with process_settings(planned, device):
@@ -300,6 +302,7 @@ def _open(
         elif origin is not None:
             session.adopt_weights(origin)
         session.run = run or claim_run(name)
+        session.warn = warn
         with session.run.lock():
             session.run.cut_metrics(session.trainer.progress.step)
             session.run.record_environment(session.about["environment"])

@@ -82,8 +82,8 @@ class Plan:
         batches_per_epoch: the steps in one pass over the data
         clock: seconds since the command began
 
-    `config` is the configuration to record, `now` the settings that hold at the current step, which
-    differ while a run with recorded changes is repeated.
+    `config` is the configuration to record, `now` the settings that hold at the current step; the
+    two differ while a run with recorded changes is repeated.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class Plan:
         return bool(is_numbered) or silent_seconds > LONGEST_SILENCE
 
     def correct(self, step: int) -> bool:
-        """Change the number of steps if they would miss the time; return whether it changed."""
+        """Change the number of steps if they do not fit the time; return whether it changed."""
         total = self.total_steps
         if total is None or step >= total:
             return False
@@ -226,5 +226,5 @@ class Plan:
         return fitting != total
 
     def seconds_left(self, step: int) -> float:
-        """The seconds until the last step, evaluations left out."""
+        """The seconds until the last step, without evaluations."""
         return ((self.total_steps or step) - step) * self.pace.step_seconds()

@@ -122,7 +122,7 @@ def train(
     This is `charrnn train`: the same arguments give the same checkpoints, bit for bit.
 
     Args:
-        data: files, folders, patterns, URLs or the named corpus `shakespeare`; the source of
+        data: files, folders, patterns, URLs or named corpora such as `shakespeare`; the source of
             Python's standard library if there are none
         config: a YAML file with settings
         out: the run directory; `runs/<text>-<n>` if it is not given
@@ -213,7 +213,7 @@ def begin(
 ) -> Iterator[Session]:
     """Start a run like `train`, for a caller who iterates over `session.events()`.
 
-    The run is locked and the process is set up until the block ends.
+    Until the block ends, the run is locked and the process has its training settings.
     """
     clock = clock_from(time.monotonic())
     source = load_source(os.fspath(start_from), warn) if start_from is not None else None

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO, cast
 
-from charrnn.config.merge import with_values
-from charrnn.config.schema import Config
+from charrnn.config.merge import Layer, with_values
+from charrnn.config.schema import Config, unused_keys
+from charrnn.data.corpora import corpus_settings
 from charrnn.data.corpus import (
     CONVERT,
     REMEDY,
@@ -35,7 +36,7 @@ from charrnn.data.sources import (
 )
 from charrnn.data.vocabulary import Vocabulary, read_vocabulary
 from charrnn.errors import DataError
-from charrnn.registry import reader_of
+from charrnn.registry import TASKS, reader_of
 from charrnn.runs.checkpoint import Checkpoint
 
 Warn = Callable[[str], None]
@@ -49,7 +50,7 @@ def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
 
     Standard input and URLs are copied, since they can be read only once, and archives are unpacked;
     the copies are deleted at the end of the context. Files that were left out are reported at once,
-    and changes made in reading at the end.
+    and changes made while reading are reported at the end.
     """
     texts: Texts = {}
     rules = rules_of(config)
@@ -73,6 +74,16 @@ def find_texts(config: Config, warn: Warn) -> Iterator[Texts]:
     finally:
         for part in texts.values():
             part.discard()
+
+
+def with_corpus_settings(layers: Sequence[Layer]) -> list[Layer]:
+    """Put the usual settings of a named corpus below all layers, if it is their only text."""
+    merged = {key: value for _, layer in layers for key, value in layer.items()}
+    name, usual = corpus_settings(merged)
+    task = str(merged.get("task"))
+    idle = unused_keys(task) if task in TASKS else frozenset()
+    layer = {key: value for key, value in usual.items() if key not in idle}
+    return [(f"the corpus {name}", layer), *layers] if layer else list(layers)
 
 
 def rules_of(config: Config) -> Rules:
@@ -105,7 +116,7 @@ def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
 
 
 def hints(config: Config, texts: Texts, data: Any) -> Iterator[str]:
-    """Give a hint about what else a language model would learn, or about an unfit vocabulary."""
+    """Yield hints about extra text, such as a licence, and about an unfit vocabulary."""
     if isinstance(data, Corpus):
         documents = texts["sources"].documents
         for hint in (hint_of_text(documents, config.data.encoding), hint_of_corpus(data)):
@@ -180,7 +191,7 @@ def data_of_checkpoint(
             raise DataError(
                 f"{error}; if the run's text has moved, name it with data.sources"
             ) from error
-        data = read_data(config, texts)  # Read as by the run, so the cache usually has it.
+        data = read_data(config, texts)  # The run read it so, and usually cached it.
         if data.vocabulary_data != vocabulary:
             data = read_data(config, texts, vocabulary)
     if data.sha256 != sha256:

@@ -100,9 +100,9 @@ def not_too_long(
 ) -> dict[str, list[Example]]:
     """Cut examples that are longer than `data.maximum_length`, or without `cut` leave them out.
 
-    `splits` has the same examples as `loaded`, as ids. Their names are noted. If the bound is
-    `auto`, it is the length that fits into memory (`training.memory.longest_example`). Raises
-    DataError if nothing is left of a split.
+    `splits` has the same examples as `loaded`, as ids. A note says which ones are too long. If the
+    bound is `auto`, it is the length that fits into memory (`training.memory.longest_example`).
+    Raises DataError if nothing is left of a split.
     """
     most = config.data.maximum_length
     if most == "auto":
@@ -299,7 +299,7 @@ class TaskOnExamples(ABC, Generic[Example, Batch]):
         )
 
     def shown(self) -> list[Example]:
-        """Return the examples of a sample: the first of validation, or of training without one."""
+        """Return the examples of a sample: the first of validation, else of training."""
         splits = self.data.splits
         return list(splits.get("validation", splits["train"])[:SHOWN])
 

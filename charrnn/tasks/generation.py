@@ -62,10 +62,10 @@ from charrnn.training.text_windows import NOT_SCORED
 
 SHOWN = 3  # a sample shows so many labels, and so many texts of each
 FEWEST_EPOCHS = 20
-FEWEST_STEPS = 250  # even if 20 epochs of few texts have fewer; in 450 they are learned by heart
+FEWEST_STEPS = 250  # if 20 epochs of few texts have fewer; 450 would learn them by heart
 WRITTEN = 1000  # texts to compare with those of training, if they are short
-MOST_WRITTEN = 1 << 18  # symbols of all of them
-LONGEST_WRITTEN = 1 << 13  # symbols of one
+MOST_WRITTEN = 1 << 18  # symbols in all of these texts
+LONGEST_WRITTEN = 1 << 13  # symbols in one of them
 
 
 class GenerationExample(NamedTuple):
@@ -81,7 +81,7 @@ class GenerationBatch(NamedTuple):
     """N texts side by side, padded to T symbols."""
 
     inputs: Tensor  # (N, T), 0 past a text's end
-    targets: Tensor  # (N, T), NOT_SCORED past it
+    targets: Tensor  # (N, T), NOT_SCORED past a text's end
     labels: Tensor  # (N,)
     scored: int  # the number of targets
 
@@ -195,9 +195,9 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
 
     @staticmethod
     def facts(data: ExampleData[GenerationExample]) -> dict[str, Any]:
-        """Return how often each label occurs in training; `sample` draws labels as often.
+        """Return how often each label occurs in training; sampling draws it as often.
 
-        `line_ends` says whether a text of the training split has one.
+        `line_ends` says whether a text of the training split has a line end.
         """
         text, label = text_and_label(data.vocabularies)
         labels = [example.label for example in data.splits["train"]]
@@ -234,7 +234,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
         """Measure the surprisal, and compare texts that the model writes with those of training.
 
         The measures are the share of written texts that are new, the share that repeat an earlier
-        one, and their mean length divided by that of the training texts, if these are there.
+        one, and their mean length divided by that of the training texts, if there are any.
         """
         judged = self.glance(model, examples, stop)
         if "train" not in self.data.splits:
@@ -247,7 +247,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
     def glance(
         self, model: nn.Module, examples: Sequence[GenerationExample], stop: Callable[[], bool]
     ) -> Judged:
-        """Measure the surprisal, with as many texts at a time as their logits fit in memory."""
+        """Measure the surprisal, in batches whose logits fit into memory."""
         text, _ = text_and_label(self.data.vocabularies)
         nats, longest = 0.0, max(map(self.length, examples))
         at_a_time = few_enough(longest * text.size)
@@ -281,7 +281,7 @@ class Generation(TaskOnExamples[GenerationExample, GenerationBatch]):
         return [text_of_ids(vocabulary, e.targets[:-1].tolist()) for e in self.data.splits["train"]]
 
     def _written(self, model: nn.Module) -> list[str]:
-        """Write texts of classes as frequent as in training, at most twice as long as any there."""
+        """Write texts with the labels of training, up to twice as long as its longest text."""
         longest = min(2 * self.objective.longest, LONGEST_WRITTEN)
         count = max(1, min(WRITTEN, MOST_WRITTEN // longest))
         was_training = model.training

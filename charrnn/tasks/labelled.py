@@ -97,8 +97,8 @@ def read(
 def _check_classes(loaded: Examples[Labelled], label: TokenVocabulary, leave_out: bool) -> None:
     """Note the classes that the model does not have, and classes that look like another one.
 
-    With `leave_out`, their examples are removed. Raises DataError for one in the training split, or
-    if a split has no other examples.
+    With `leave_out`, the examples of classes that the model lacks are removed. Raises DataError if
+    the training split has such a class, or if all examples of a split have one.
     """
     for name, examples in loaded.splits.items():
         missing = [e for e in examples if e.label not in label.symbols]
@@ -111,7 +111,7 @@ def _check_classes(loaded: Examples[Labelled], label: TokenVocabulary, leave_out
                 f"the model has no class {where}; leave out its examples, or train a new model"
             )
         if len(missing) == len(examples):
-            raise DataError(f"no example of {name} has a class of training, such as {where}")
+            raise DataError(f"no example of {name} has a class of training; the first has {where}")
         counts = Counter(e.label for e in missing)
         classes = f"{len(counts):,} class{'es' if len(counts) > 1 else ''}"
         more = f" and {len(counts) - 1:,} more" if len(counts) > 1 else ""

@@ -149,8 +149,8 @@ def read(config: Config, texts: Texts, vocabulary: Any = None) -> TaggedSentence
 def _check_tags(loaded: Examples[Tagged], tag: TokenVocabulary) -> None:
     """Note the tags that training lacks.
 
-    Raises DataError for one in the training split of a model that has other tags, and if a split
-    has no other tags.
+    Raises DataError if the model was trained on other tags and its training split has such a tag,
+    and if a split has no tag of training.
     """
     known = {*tag.symbols, UNTAGGED}
     for name, sentences in loaded.splits.items():
@@ -455,7 +455,7 @@ def tagged(words: Sequence[str], tags: Sequence[str]) -> str:
 
 
 def tag_nats(logs: NDArray[np.float64], tags: NDArray[np.int64]) -> float:
-    """Return the summed surprisal in nats of the tags (T,) that the model has, given (T, C)."""
+    """Sum the surprisal in nats of the known `tags` (T,), given log-probabilities (T, C)."""
     known = np.flatnonzero(tags >= 0)
     return -float(logs[known, tags[known]].sum())
 

@@ -68,12 +68,12 @@ class TagsWords(Predictor, Protocol):
     """A predictor that gives each word a tag, in texts and in sentences of given words."""
 
     def predict_words(self, sentences: Sequence[Sequence[str]]) -> Iterator[Prediction]:
-        """Yield the tags of sentences. Raises DataError for one without words."""
+        """Yield the tags of sentences. Raises DataError for a sentence without words."""
         ...
 
 
 def predict_each(predictor: Predictor, texts: Sequence[str]) -> Iterator[Prediction]:
-    """Yield one prediction per text; for a blank text, an empty line and just the text."""
+    """Yield one prediction per text: for a blank text, an empty line and a record of the text."""
     predictions = iter(predictor.predict([text for text in texts if text.strip()]))
     for text in texts:
         yield next(predictions) if text.strip() else Prediction("", {"text": text})

@@ -211,7 +211,7 @@ class Translation(TaskOnExamples[TranslationExample, TranslationBatch]):
 
     @staticmethod
     def length(example: TranslationExample) -> int:
-        """Return the number of symbols of both, the end included."""
+        """Return the number of symbols of source and target, the target's end included."""
         return len(example.source) + len(example.labels)
 
     @staticmethod
@@ -340,7 +340,7 @@ def text_of(target: Vocabulary, hypothesis: Hypothesis) -> str:
 
 
 def shown(symbol: str | int) -> str:
-    """Return a symbol for a picture; bytes outside of ASCII as numbers.
+    """Return a symbol as a picture shows it; bytes outside of ASCII become numbers.
 
     >>> shown("a"), shown(97), shown(200)
     ('a', 'a', '0xc8')

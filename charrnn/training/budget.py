@@ -96,7 +96,7 @@ class Intervals(NamedTuple):
         return number
 
     def are_due(self, step: int) -> bool:
-        """Whether a step is one of them."""
+        """Whether a run is evaluated after a step."""
         return self.count(step) > self.count(step - 1)
 
 
@@ -211,5 +211,5 @@ class TimeBudget:
         return seconds + (self.costs.final_score if scored else 0.0)
 
     def is_late(self, seconds: float = 0.0) -> bool:
-        """Whether `seconds` more would end after the budget."""
+        """Whether a run that ends in `seconds` overruns its budget by more than LATEST allows."""
         return self.clock() + seconds > self.seconds * LATEST - ENDING

@@ -63,7 +63,7 @@ class ExampleBatches(Generic[Example, Batch]):
         return part
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch | None]:
-        """Yield the batches of an epoch from number `start` on; None for an empty part of one."""
+        """Yield the batches of an epoch from number `start` on; None for an empty share."""
         for rows in self._batches.rows(epoch, start):
             yield self._collate([self.examples[i] for i in rows]) if len(rows) else None
 

@@ -17,7 +17,7 @@ from charrnn.nn.fast.memory import keep_freed_memory
 from charrnn.nn.fast.threads import most_threads
 from charrnn.training import lane_processes
 
-FEWEST_LANES = 8  # the fewest lanes for a process of their own (a round number)
+FEWEST_LANES = 8  # the fewest lanes of a process (a round number)
 FEWEST_LANES_TIMES_WIDTH = 1024  # bfloat16 pays on a CPU from here on (no page has these runs)
 BFLOAT16_CELLS = frozenset({"vanilla", "lstm", "gru"})  # have kernels for bfloat16 on a CPU
 

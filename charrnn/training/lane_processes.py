@@ -43,8 +43,8 @@ from charrnn.training.objective import Batch, Loss, Objective
 
 ORDER = struct.Struct("<QQQ")  # seed, epoch, batch
 ANSWER = struct.Struct("<dqq")  # nats, characters scored, bytes of the error message that follows
-ALIGNMENT = 64  # bytes; kernels choose their path by it
-SEED_STEP = 1 << 56  # the distance of two processes' seeds
+ALIGNMENT = 64  # bytes; kernels choose their path by the alignment
+SEED_STEP = 1 << 56  # between the seeds of two processes
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in sys/prctl.h
 
 Compute = Callable[[Objective[Any], Any, State | None, int], Loss]
@@ -192,7 +192,7 @@ class LaneProcesses:
     # In the trainer ------------------------------------------------------------------------------
 
     def _answer(self, worker: Worker) -> tuple[float, int]:
-        """Wait for a worker; return its nats and characters. Raises the error that it had."""
+        """Wait for a worker; return its nats and characters. Raises the worker's error."""
         nats, scored, length = ANSWER.unpack(self._talk(_receive, worker.link, ANSWER.size))
         if length:
             name, text, trace = self._talk(_receive, worker.link, length).decode().split("\n", 2)
@@ -201,7 +201,7 @@ class LaneProcesses:
         return nats, scored
 
     def _talk(self, action: Callable[..., Any], *arguments: object) -> Any:
-        """Send or receive. Raises CharrnnError if the worker is gone."""
+        """Send to a worker, or receive from it. Raises CharrnnError if the worker is gone."""
         try:
             if (result := action(*arguments)) != b"":
                 return result

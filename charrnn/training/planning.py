@@ -45,7 +45,7 @@ LONGEST_WINDOW_ON_GPU = 128
 SHORTEST_WINDOW = 8
 MOST_LANES = 32
 MOST_LANES_ON_GPU = 64
-LANES_A_ROOT_CHARACTER = 1 / 16  # more in less than HALF_A_MINUTE, too short for many passes
+LANES_A_ROOT_CHARACTER = 1 / 16  # more in runs shorter than HALF_A_MINUTE, which make few passes
 HALF_A_MINUTE = 30.0  # seconds
 WINDOWS_A_LANE = 8  # the fewest windows in a lane, if the user chose a long window
 
@@ -166,7 +166,7 @@ def _max_time(training: TrainingConfig) -> float | None:
 
 
 def _epochs(training: TrainingConfig, characters: int, steps_per_epoch: int) -> float | None:
-    """Passes over the text, before it is learned by heart; None if the budget is in steps."""
+    """Passes over the text until it would be learned by heart; None if the budget is in steps."""
     if training.epochs != "auto":
         return training.epochs
     if training.steps is not None:
@@ -234,7 +234,7 @@ def _weights(model: ModelConfig, widths: Sequence[int]) -> int:
 def _passes_in(seconds: float, operations: int, lanes: int, device: torch.device) -> float:
     """Estimate how often the text is read in `seconds`, at the speed of a matrix product."""
     overhead = (1 + LANES_OF_OVERHEAD / lanes) / (1 + LANES_OF_OVERHEAD / MOST_LANES)
-    share = (seconds - START_UP) / (HALF_A_MINUTE - START_UP)  # used share of a short time
+    share = (seconds - START_UP) / (HALF_A_MINUTE - START_UP)  # the used part of a short time
     training = seconds * min(1.0, max(0.1, share))
     return training * measure_speed(device) / operations / max(1.0, overhead)
 

@@ -36,7 +36,7 @@ from charrnn.training.objective import Loss
 NOT_SCORED = -100  # stands for a target that is not scored: cross_entropy's `ignore_index`
 MOST_LOGITS = 1 << 25  # logits computed at a time in scoring: 128 MiB in float32
 SHORTEST_WINDOW, WINDOW_DEVIATION = 5, 5  # for random windows: Merity et al. 2018, section 5
-FULL_WINDOWS = 0.95  # the share of random windows that are not half as long
+FULL_WINDOWS = 0.95  # the share of random windows that are not around half of `window`
 
 Positions = NDArray[np.int64]
 
@@ -129,7 +129,7 @@ class TextWindows:
                 )
             self.batches_per_epoch = math.ceil(self.lane_length / window)
         self._all_lanes = batch_size
-        self._own_lanes = range(batch_size)  # a share has fewer
+        self._own_lanes = range(batch_size)  # fewer after `share`
 
     def share(self, rank: int, count: int) -> TextWindows:
         """Return the same objective on share number `rank` of `count` equal shares of lanes."""
@@ -343,14 +343,14 @@ class TextWindows:
         return _pairs(torch.from_numpy(self.corpus.ids[positions].astype(np.int64)))
 
     def _read_on_gpu(self, at: Tensor, length: int, first: int) -> tuple[Tensor, Tensor]:
-        """Do the same with ids and positions `at` that lie on the GPU."""
+        """Do as `_read`, with ids and positions `at` that lie on the GPU."""
         assert self._ids_on_gpu is not None
         positions = at[:, None] + torch.arange(length + 1, device=at.device)
         positions.clamp_(first, len(self._ids_on_gpu) - 1)
         return _pairs(self._ids_on_gpu[positions].long())
 
     def _is_document_start(self, positions: Positions) -> NDArray[np.bool_]:
-        """Whether a document begins at each of the positions, if that resets the state."""
+        """Say for each position whether the state is zeroed there, as a document begins."""
         if self._document_starts is None:
             return np.zeros(positions.shape, bool)
         after = np.searchsorted(self._document_starts, positions, side="right")

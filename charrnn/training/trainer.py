@@ -25,7 +25,7 @@ from charrnn.training.objective import Batch, Loss, Objective
 
 Schedule = Callable[[int], float]
 """The learning rate of a step, counted from 0."""
-SEEDS_OF_A_RUN = 1_000_003  # the distance of two runs' seeds, so that they seldom share one
+SEEDS_OF_A_RUN = 1_000_003  # between two runs, so that their steps seldom share a seed
 
 
 class Report(NamedTuple):

@@ -2,7 +2,7 @@
 
 Many words can be two parts of speech: in "the old man the boats ." the word "man" is a verb, in
 "the old man rings the bell ." it is a noun, and only the words after it show which. `text` prints
-one sentence on each line, `conllu` the same sentences with tags. The grammar knows the probability
+one sentence on each line, `conllu` the same sentences with tags. The program knows the probability
 of everything that it draws. So it prints to standard error how many nats per word the text costs a
 model that knows the grammar; no model can be expected to do better.
 """

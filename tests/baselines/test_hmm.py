@@ -30,7 +30,7 @@ def fitted(model: HiddenMarkovModel, ids: Any, iterations: int) -> list[hmm.Iter
     return list(model.fit(np.asarray(ids), iterations, tolerance=0))
 
 
-# All paths, counted out.
+# Against sums over all paths.
 
 
 def paths(parameters: tuple[Array, Array, Array], ids: list[int]) -> dict[tuple[int, ...], float]:
@@ -97,7 +97,7 @@ def test_a_re_estimation_is_the_expectation_over_all_paths(
     if length > 1:
         pairs /= pairs.sum(axis=1, keepdims=True)
         np.testing.assert_allclose(model.transitions, pairs, **CLOSE)
-    else:  # Nothing is known of any.
+    else:  # A single id has no transition.
         np.testing.assert_array_equal(model.transitions, parameters[1])
     emitted /= emitted.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(model.emissions, emitted, **CLOSE)
@@ -128,7 +128,7 @@ def test_viterbi_finds_the_best_path(
     assert tuple(found.tolist()) == max(joint, key=lambda path: joint[path])
 
 
-# One sequence, wherever it is cut.
+# Against one pass without lanes, wherever the sequence is cut.
 
 
 def one_by_one(parameters: tuple[Array, Array, Array], ids: NDArray[np.int64]) -> Any:
@@ -155,7 +155,7 @@ def one_by_one(parameters: tuple[Array, Array, Array], ids: NDArray[np.int64]) -
 
 
 def difficult(kind: str) -> tuple[Array, Array, Array]:
-    """Return models that forget what they read soon, late, or never."""
+    """Return a model that forgets what it has read: soon, late, or never."""
     initial, transitions, emissions = random_parameters(4, 5, 3)
     match kind:
         case "sticky":
@@ -247,7 +247,7 @@ def test_the_likelihood_never_falls(states: int) -> None:
     for before, after in itertools.pairwise(likelihoods):
         assert after >= before - 1e-9 * abs(before)
     assert likelihoods[-1] > likelihoods[0]
-    for _, likelihood, model in iterations[:3]:  # Each with its own likelihood.
+    for _, likelihood, model in iterations[:3]:  # Each likelihood is that of its model.
         unsmoothed = HiddenMarkovModel(model.initial, model.transitions, model.emissions, 0)
         assert math.isclose(-unsmoothed.surprisals(ids).sum(), likelihood, rel_tol=1e-10)
 
@@ -282,7 +282,7 @@ def test_one_state_counts() -> None:
 
 def test_states_that_are_the_ids_are_the_bigrams() -> None:
     ids = text(1500)
-    uniform = np.full(8, 1 / 8)  # Of which the last id never occurs.
+    uniform = np.full(8, 1 / 8)  # The last id never occurs.
     start = HiddenMarkovModel(uniform, np.tile(uniform, (8, 1)), np.eye(8))
     *_, last = start.fit(ids)
     counts = np.zeros((8, 8))
@@ -407,7 +407,7 @@ def test_steps_give_the_surprisals() -> None:
     for t in range(299):
         before = state.copy()
         logits, after = model.step(lanes[:, t], state)
-        assert np.array_equal(state, before)  # Not written into.
+        assert np.array_equal(state, before)  # A step does not change it.
         assert logits.shape == (3, 5)
         assert logits.dtype == np.float64
         np.testing.assert_allclose(np.exp(logits).sum(axis=1), 1, rtol=1e-12)

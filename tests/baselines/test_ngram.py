@@ -108,7 +108,7 @@ def test_surprisals_are_those_of_the_definition(smoothing: Any, order: int) -> N
         ]
         np.testing.assert_allclose(model.surprisals(IDS, start, stop), nats, rtol=1e-12, atol=1e-12)
     if smoothing == "kneser-ney" and order >= 3:
-        assert FALLBACK_DISCOUNTS not in model.discounts[2:]  # Estimated ones are in the test.
+        assert FALLBACK_DISCOUNTS not in model.discounts[2:]  # So estimated ones are tested.
 
 
 @PROPERTY
@@ -165,7 +165,7 @@ def test_counts_of_single_symbols_give_the_unigram_entropy() -> None:
 def test_what_a_text_has_not_is_impossible_without_smoothing() -> None:
     model = NgramModel(np.array([0, 1, 0, 1]), 3, 2, "none")
     nats = model.surprisals(np.array([0, 1, 2, 0]))
-    assert nats[[0, 1, 3]].tolist() == [math.log(2), 0, math.log(2)]  # After 2: no context.
+    assert nats[[0, 1, 3]].tolist() == [math.log(2), 0, math.log(2)]  # 2 is no known context.
     assert nats[2] == math.inf
 
 

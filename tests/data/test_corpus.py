@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.data import sources as sources_module
+from charrnn.data.cache import Scratch
 from charrnn.data.corpus import Corpus, Span, corpus_of_text, load_corpus, read_text, split_corpus
 from charrnn.data.id_cache import CachedIds, IdFile
-from charrnn.data.sources import Document, Scratch, Sources, find_sources
+from charrnn.data.sources import Document, Sources, find_sources
 from charrnn.data.vocabulary import ByteVocabulary, CharacterVocabulary, WordVocabulary
 from charrnn.errors import ConfigError, DataError, StorageError
 

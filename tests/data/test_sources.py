@@ -3,31 +3,24 @@
 import bz2
 import errno
 import gzip
-import hashlib
 import io
 import lzma
+import os
 import re
 import sys
 import sysconfig
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import zstandard
 
-from charrnn.data.sources import (
-    NAMED,
-    NamedCorpus,
-    Sources,
-    builtin_corpus,
-    cache_folder,
-    find_sources,
-    named_corpus,
-)
+from charrnn.data.cache import cache_folder
+from charrnn.data.rules import Rules
+from charrnn.data.sources import Sources, builtin_corpus, find_sources
 from charrnn.errors import DataError, StorageError
+from tests.server import Server
 
 TEXT = "To be, or not to be: that is the question. ☃\n".encode() * 50
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -44,53 +37,6 @@ def contents(sources: Sources) -> list[bytes]:
 
 def incoming(cache: Path) -> list[Path]:
     return sorted((cache / "incoming").glob("*"))
-
-
-class Server(ThreadingHTTPServer):
-    """A web server of `pages`. Each word of `faults` spoils one request, in order."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.pages: dict[str, bytes] = {}
-        self.requests: list[str] = []
-        self.faults: list[str] = []
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}{path}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests.append(self.path)
-        fault = self.server.faults.pop(0) if self.server.faults else ""
-        page = self.server.pages.get(self.path)
-        if page is None:
-            self.send_error(404)
-            return
-        if fault == "unavailable":
-            self.send_error(503)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(page)))
-        self.end_headers()
-        self.wfile.write(page[: len(page) // 2] if fault == "cut" else page)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
 
 
 def give_standard_input(monkeypatch: pytest.MonkeyPatch, buffer: io.BufferedIOBase) -> None:
@@ -120,6 +66,32 @@ def test_a_document_can_be_read_again(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(TEXT)
     sources = find_sources([str(tmp_path / "a.txt")])
     assert contents(sources) == contents(sources) == [TEXT]
+
+
+def test_a_pipe_is_read_once_and_copied(tmp_path: Path) -> None:
+    """As of `charrnn train <(zcat book.txt.gz)` in a shell."""
+    reading, writing = os.pipe()
+    os.write(writing, gzip.compress(TEXT))
+    os.close(writing)
+    sources = find_sources([f"/dev/fd/{reading}"], rules=Rules(kinds="content"))
+    os.close(reading)
+    assert contents(sources) == contents(sources) == [TEXT]
+    sources.discard()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"\x1f\x8bno", "gzip"), (b"\x28\xb5no", "zstd"), (b"BZ\0", "bz2")],
+)
+def test_a_damaged_start_of_a_compressed_file(tmp_path: Path, content: bytes, kind: str) -> None:
+    """Nobody is told to give the encoding of such a file."""
+    suffix = {"gzip": "gz", "zstd": "zst"}.get(kind, kind)
+    path = tmp_path / f"a.txt.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"damaged {kind} file"):
+        find_sources([str(path)], rules=Rules(kinds="content"))
+    path.write_bytes(TEXT)  # A text that was renamed by mistake is read.
+    assert contents(find_sources([str(path)], rules=Rules(kinds="content"))) == [TEXT]
 
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)
@@ -348,57 +320,6 @@ def test_an_unknown_protocol(url: str, cache: Path) -> None:
     with pytest.raises(DataError, match=r"cannot (open|fetch)"):
         find_sources([url], retry_seconds=0)
     assert incoming(cache) == []
-
-
-@pytest.fixture
-def play(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The server with a named corpus `play`."""
-    server.pages["/play.txt"] = TEXT
-    digest = hashlib.sha256(TEXT).hexdigest()
-    monkeypatch.setitem(NAMED, "play", NamedCorpus(server.url("/play.txt"), digest, "a play"))
-    return server
-
-
-def test_a_named_corpus_is_fetched_once(play: Server, cache: Path) -> None:
-    for _ in range(2):
-        sources = find_sources(["play"], retry_seconds=0)
-        assert contents(sources) == [TEXT]
-        assert sources.name == "play"
-        sources.discard()
-    assert len(play.requests) == 1
-    assert incoming(cache) == []
-
-
-def test_a_file_comes_before_a_named_corpus(
-    play: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "play").write_bytes(b"mine")
-    monkeypatch.chdir(tmp_path)
-    assert contents(find_sources(["play"])) == [b"mine"]
-    assert play.requests == []
-
-
-def test_a_named_corpus_that_was_changed_is_not_kept(play: Server, cache: Path) -> None:
-    play.pages["/play.txt"] = TEXT + b"!"
-    with pytest.raises(DataError, match="SHA-256"):
-        find_sources(["play"], retry_seconds=0)
-    assert [path for path in cache.rglob("*") if path.is_file()] == []
-
-
-def test_a_damaged_cached_copy_is_fetched_anew(play: Server, cache: Path) -> None:
-    path = named_corpus("play", retry_seconds=0)
-    assert path.is_relative_to(cache)
-    path.write_bytes(TEXT[:-1])
-    assert contents(find_sources(["play"], retry_seconds=0)) == [TEXT]
-    assert len(play.requests) == 2
-
-
-def test_the_known_corpora_are_fully_described() -> None:
-    assert "shakespeare" in NAMED
-    for corpus in NAMED.values():
-        assert corpus.url.startswith("https://")
-        assert len(bytes.fromhex(corpus.sha256)) == 32
-        assert corpus.about
 
 
 def test_the_cache_folder_without_a_choice(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

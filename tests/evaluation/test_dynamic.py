@@ -80,12 +80,12 @@ def test_every_segment_is_scored_before_it_is_learned_from(trained: TrainedModel
     before = copy.deepcopy(trained.model.state_dict())
     rates = Rates(0.03, 0.001, segment=7)
     static, dynamic = nats(trained, TEXT), nats(trained, TEXT, Reading(rates=rates))
-    # One character without a context, and the first segment.
+    # The first character, which has no context, and the first segment.
     np.testing.assert_allclose(dynamic[:8], static[:8], rtol=1e-6)
     assert not np.allclose(dynamic[8:20], static[8:20], rtol=1e-4)
     for name, value in before.items():
         assert torch.equal(trained.model.state_dict()[name], value)
-    # What comes later changes nothing before.
+    # Later text does not change earlier scores.
     other = TEXT[:100] + TEXT[:100:-1]
     np.testing.assert_array_equal(nats(trained, other, Reading(rates=rates))[:100], dynamic[:100])
 

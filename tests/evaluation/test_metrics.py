@@ -125,8 +125,10 @@ def test_bleu_precisions_as_in_the_paper(candidate: str, unigrams: float, bigram
 
 
 def test_bleu_by_hand() -> None:
-    """Of "my cat is on the mat" all but `my` are there, of the bigrams `cat is` and `is on`, of the
-    trigrams `cat is on`; the lengths are equal, so at order 3 it is (5/6 x 2/5 x 1/4)^(1/3)."""
+    """Five of six words match, of the bigrams `cat is` and `is on`, of the trigrams `cat is on`.
+
+    The lengths are equal, so at order 3 the score is (5/6 x 2/5 x 1/4)^(1/3).
+    """
     found = bleu([tokens("my cat is on the mat")], [[tokens("the cat is on a mat")]], order=3)
     assert found.precisions == (5 / 6, 2 / 5, 1 / 4)
     assert found.score == pytest.approx((1 / 12) ** (1 / 3))
@@ -149,7 +151,7 @@ def test_bleu_punishes_what_is_short_and_only_that() -> None:
 
 
 def test_bleu_sums_over_the_corpus_before_it_divides() -> None:
-    """4-grams: 3 of 3 and 0 of 2, so 3 of 5; the lengths 6 + 5 against 6 + 6."""
+    """Of the 4-grams 3 of 3 and 0 of 2 match, so 3 of 5; the lengths are 6 + 5 and 6 + 6."""
     found = bleu([THE_CAT, tokens("no cat was on it")], [[THE_CAT], [THE_CAT]])
     assert found.precisions == (8 / 11, 5 / 9, 4 / 7, 3 / 5)
     assert (found.length, found.reference_length) == (11, 12)
@@ -171,7 +173,7 @@ def test_bleu_clips_by_the_largest_count_of_one_reference() -> None:
 def test_bleu_of_nothing_is_nothing() -> None:
     assert bleu([], []) == (0, (0, 0, 0, 0), 0, 0, 0)
     assert bleu([[]], [[THE_CAT]]).score == 0
-    assert bleu([["a", "b"]], [[["a", "b"]]]).score == 0  # No 4-grams: nothing is smoothed.
+    assert bleu([["a", "b"]], [[["a", "b"]]]).score == 0  # no 4-grams, and no smoothing
     with pytest.raises(ValueError, match=r"longer|shorter"):
         bleu([THE_CAT], [])
 
@@ -188,7 +190,7 @@ def test_bleu_is_between_0_and_1(references: list[list[str]], data: st.DataObjec
 @PROPERTY
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=5))
 def test_bleu_is_that_of_sacrebleu(rows: list[tuple[list[str], list[str], list[str]]]) -> None:
-    """Post 2018, without its tokeniser and its smoothing."""
+    """sacreBLEU (Post 2018) is used without its tokeniser and its smoothing."""
     candidates = [candidate for candidate, *_ in rows]
     theirs = sacrebleu.corpus_bleu(
         [" ".join(candidate) for candidate in candidates],
@@ -215,7 +217,7 @@ def test_each_class_by_hand() -> None:
     }
 
 
-# As seqeval 1.2.2 reads them, whose rules are those of conlleval.
+# The spans that seqeval 1.2.2 reads; its rules are those of conlleval.
 @pytest.mark.parametrize(
     ("tags", "spans"),
     [

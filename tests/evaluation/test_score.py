@@ -59,7 +59,7 @@ def test_halves_are_the_means_of_the_halves() -> None:
 
 def test_a_wish_to_stop_is_an_interrupt() -> None:
     items = until(lambda: True, range(9))
-    assert next(items) == 0  # Stopping is asked after an item, not before.
+    assert next(items) == 0  # `until` asks after an item, not before.
     with pytest.raises(KeyboardInterrupt):
         next(items)
     assert list(until(lambda: False, range(3))) == [0, 1, 2]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # Before torch is imported, here and in every child.
+os.environ["OMP_NUM_THREADS"] = "1"  # Set before any process imports torch.
 
 import argparse
 import sys
 import time
 
-# So that forked children start in milliseconds; nothing is computed here.
+# Imported so that forked children start in milliseconds; this process computes nothing.
 import torch._dynamo  # noqa: F401
 
 import charrnn.cli.train

@@ -147,7 +147,7 @@ def overwritten(effort: Effort, sabotaged: bool) -> Result:
 
 
 def dies_saving(function: Callable[[], object], step: int) -> Callable[[], object]:
-    """Wrap `function`: kill it before it saves a step, when that step's metrics are written."""
+    """Wrap `function`: kill it between writing the metrics of a step and saving the step."""
 
     def run() -> object:
         whole = Run.save
@@ -245,7 +245,7 @@ def interrupted_at_random(effort: Effort, sabotaged: bool) -> Result:
         run = Run(where / "run")
         last = last_step(where / "counter")
         lost = last - max(run.steps(), default=0)
-        # Before training there is nothing to save, and SIGTERM may end the process as it does.
+        # Before training there is nothing to save, so SIGTERM may end the process at once.
         early += last == 0
         right = ended.code == code or (last == 0 and ended.code == -number) or has_ended(run)
         if not run.steps():
@@ -302,6 +302,7 @@ def killed_before_patience(effort: Effort, sabotaged: bool) -> Result:
         "training.schedule": "plateau",
         "training.plateau_patience": 1,
         "training.patience": 2,
+        "evaluation.best": "validation",
         "training.learning_rate": 0.1,
         "evaluation.every": 5,
         "checkpoints.every": 5,

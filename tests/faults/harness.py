@@ -104,12 +104,12 @@ class Ended:
     output: str
     errors: str
     seconds: float
-    peak: int  # bytes of resident memory at most
+    peak: int  # the most bytes of resident memory
     processor: float  # seconds of processor time, which a busy machine does not lengthen
 
     @property
     def traceback(self) -> bool:
-        """Return whether it printed a traceback. It must not, for a fault or a user's mistake."""
+        """Return whether it printed a traceback, which no fault or user's mistake may cause."""
         return "Traceback (most recent call last)" in self.errors
 
 
@@ -131,7 +131,7 @@ class Child:
         return (self.folder / "errors").read_text("utf-8", "replace")
 
     def _resident(self) -> int:
-        """Return its largest memory. (`ru_maxrss` would include the parent's before `exec`.)"""
+        """Return its peak memory. (`ru_maxrss` would include the parent's before `exec`.)"""
         with contextlib.suppress(OSError, IndexError):
             status = Path(f"/proc/{self.pid}/status").read_text()
             return int(status.split("VmHWM:")[1].split()[0]) * 1024
@@ -262,7 +262,7 @@ ON_EXAMPLES = ("classification", "generation")
 
 
 def write_text(folder: Path, task: object = "language_model") -> Path:
-    """Write the text of the tiny runs; for a task on examples, each line with a class."""
+    """Write the text of the tiny runs; for a task on examples, each line has a class."""
     if task not in ON_EXAMPLES:
         path = folder / "text.txt"
         path.write_text(TEXT, "utf-8")
@@ -317,7 +317,7 @@ def resume(folder: Path, run: str = "run", *arguments: object) -> Callable[[], o
     return command("resume", folder / run, *arguments)
 
 
-TIMES = {"trained_seconds", "rows"}  # What two equal runs may differ in.
+TIMES = {"trained_seconds"}  # Two equal runs may differ in these.
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -328,6 +328,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         digest.update(value.tobytes())
     metadata = {k: v for k, v in checkpoint.metadata.items() if k != "environment"}
     metadata["session"] = {k: v for k, v in metadata["session"].items() if k not in TIMES}
+    metadata["session"]["rows"] = [row[:-1] for row in metadata["session"].get("rows", [])]
     digest.update(json.dumps(metadata, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -336,13 +337,17 @@ def record(path: Path) -> dict[str, Any]:
     """Return what two equal runs share: last checkpoint, best score, metrics without times."""
     run = Run(path)
     last = load_checkpoint(run.checkpoint_path(run.steps()[-1]))
-    metrics = [
-        {k: v for k, v in line.items() if k not in {"seconds", "characters_per_second"}}
-        for line in [*run.metrics(), *run.records("steps"), *run.records("samples")]
-    ]
+    metrics, steps, samples = (
+        [
+            {k: v for k, v in line.items() if k not in {"seconds", "characters_per_second"}}
+            for line in lines
+        ]
+        for lines in (run.metrics(), run.records("steps"), run.records("samples"))
+    )
     return {
         "checkpoint": fingerprint(last),
         "steps": run.steps(),
         "best": run.read_best(),
         "metrics": metrics,
+        "records": [steps, samples],
     }

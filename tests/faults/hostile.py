@@ -144,7 +144,7 @@ def array_file(save: Callable[..., None], harmful: Any) -> bytes:
 
 
 def wide(metadata: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a header that fits its configuration, for a model of 68 GB, without the data."""
+    """Return a valid header of a model of 68 GB whose data is missing."""
     metadata = changed(metadata, "config.model.hidden_size", 65536)
     shapes = {
         "embedding.weight": [14, 8],
@@ -416,7 +416,7 @@ def strangers_examples(effort: Effort, sabotaged: bool) -> Result:
 
 
 def took(ended: Ended) -> float:
-    """Return the seconds it took; up to 5 s, at most its processor time."""
+    """Return its seconds, but no more than its processor time if it took at most 5 s."""
     return ended.seconds if ended.seconds > 5 else min(ended.seconds, ended.processor)
 
 
@@ -519,7 +519,7 @@ def started(words: list[object], run: Path, target: Path, source: Path) -> Calla
             return command(*words)()
         with Run(run).lock():
             place()
-            ended = fork(command(*words)).wait(5)  # Sooner than what waits for this process.
+            ended = fork(command(*words)).wait(5)  # Less than the caller waits.
         print(ended.output, end="")
         print(ended.errors, end="", file=sys.stderr)
         return ended.code
@@ -608,7 +608,7 @@ def strangers_strings(effort: Effort, sabotaged: bool) -> Result:
             ("errors", ("eval", "--data", text), (0, 2, 3)),
         ]
         if os.path.isdir(os.path.expanduser(string)):
-            del cases[5]  # It would read all the files there, as it was told.
+            del cases[5]  # This case would rightly read every file in that folder.
         for name, (word, *rest), codes in cases:
             before = set(place.iterdir())
             home = place / f"home-{name}-{word}"
@@ -652,7 +652,7 @@ def claim_uncleaned(name: str, root: Path = Path("runs")) -> Run:
 
 @contextlib.contextmanager
 def unclean() -> Iterator[None]:
-    """Take the cleaning of names and of messages away."""
+    """Take away the cleaning of names and of messages."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("charrnn.session.opening.claim_run", claim_uncleaned))
         for module in ("display", "inspect", "progress", "sample", "evaluate", "predict"):
@@ -853,21 +853,22 @@ value = st.recursive(
 
 
 class Enough(KeyboardInterrupt):
-    """The time is up. (Hypothesis does not catch a KeyboardInterrupt.)"""
+    """Raised when the time is up. (Hypothesis does not catch a KeyboardInterrupt.)"""
 
 
 def fuzzed(
     examples: st.SearchStrategy[Any], judge: Callable[[Any], object], seconds: float
 ) -> tuple[int, int, str]:
-    """Fuzz `judge` for some seconds; return how many it got and accepted, and a failure or ''."""
-    began, count, taken, slowest = time.monotonic(), 0, 0, 0.0
+    """Fuzz `judge` for some seconds; count examples and accepted ones; return a failure or ''."""
+    began, count, taken, slowest = 0.0, 0, 0, 0.0
 
     def once(example: Any) -> None:
-        nonlocal count, taken, slowest
-        if time.monotonic() - began > seconds:
+        nonlocal began, count, taken, slowest
+        start = time.monotonic()
+        began = began or start  # Hypothesis takes seconds before the first example.
+        if start - began > seconds:
             raise Enough
         count += 1
-        start = time.monotonic()
         try:
             judge(example)
             taken += 1

@@ -59,7 +59,7 @@ def folder() -> Path:
 
 
 def train(where: Path, steps: int = 100, **changes: object) -> Callable[[], object]:
-    """Return `charrnn train` of the tiny run. All read the same text: its path is part of a run."""
+    """Return `charrnn train` of a tiny run. All read one text, since its path is part of a run."""
     text = write_text(Path(tempfile.gettempdir()), changes.get("task"))
     return command("train", text, "--out", where / "run", *tiny_arguments(steps, **changes))
 
@@ -160,7 +160,7 @@ def killed_at_random(
     """Kill `count` runs once each, after one of the steps `at` or at any moment, and resume them.
 
     A sabotage shows only if the kill comes after a checkpoint and before the end. A few random
-    moments of a short run can all miss that; chosen steps cannot.
+    moments of a short run can all lie outside; chosen steps cannot.
     """
     moments = random.Random(7)
     good, problems, most_lost = 0, [], 0
@@ -398,10 +398,14 @@ no_carry = mock.patch.object(
 )
 
 
+# A resumed run reads these from its checkpoint; here it starts from the configuration given.
+DECIDED = {"evaluation__first": 4, "checkpoints__every": 4}
+
+
 def ends_of_all_starts(cell: str, stops: range) -> tuple[str, list[str]]:
     """Return fingerprints of the end of an unbroken run and of runs that resumed at each step."""
     where = folder()
-    config, corpus = tiny_config(model__cell=cell), tiny_corpus(where)
+    config, corpus = tiny_config(model__cell=cell, **DECIDED), tiny_corpus(where)
     straight = start(where / "straight", config, corpus)
     drive(straight)
     expected = fingerprint(straight.run.latest(str))
@@ -431,7 +435,8 @@ def resume_everywhere(effort: Effort, sabotaged: bool) -> Result:
 def unnoticed_omissions(extra: list[str]) -> tuple[int, list[str]]:
     """Return the number of parts of a checkpoint, and the parts whose loss changes nothing."""
     where = folder()
-    config, corpus = tiny_config(training__schedule="plateau"), tiny_corpus(where)
+    config = tiny_config(training__schedule="plateau", **DECIDED)
+    corpus = tiny_corpus(where)
     straight = start(where / "straight", config, corpus)
     drive(straight)
     expected = fingerprint(straight.run.latest(str))
@@ -461,7 +466,7 @@ def unnoticed_omissions(extra: list[str]) -> tuple[int, list[str]]:
             if fingerprint(again.run.latest(str)) == expected:
                 unnoticed.append(part)
         except CharrnnError:
-            continue  # Noticed: refused in one sentence.
+            continue  # The loss was noticed.
     return len(parts), unnoticed
 
 
@@ -486,6 +491,7 @@ def five_kills(effort: Effort, sabotaged: bool) -> Result:
         "training.plateau_patience": 1,
         "training.patience": 40,
         "training.learning_rate": 0.05,
+        "evaluation.best": "validation",
     }
     with patched(mock.patch.object(Session, "restore", forgetful_restore), when=sabotaged):
         straight, where = folder(), folder()

@@ -44,7 +44,7 @@ def explore(examples: int) -> dict[str, Any]:
     """Run the machine, and return how often each rule ran."""
     base = folder()
     corpus = tiny_corpus(base)
-    config = tiny_config(checkpoints__keep_last=2, checkpoints__every=2)
+    config = tiny_config(checkpoints__keep_last=2, checkpoints__every=2, evaluation__first=4)
     straight = start(base / "straight", config, corpus)
     drive(straight)
     expected = fingerprint(straight.run.latest(str))
@@ -151,7 +151,7 @@ def explore(examples: int) -> dict[str, Any]:
             left = list(copy.rglob(".writing-*"))
             assert not left, left
             found = session.run.latest(lambda _: None)
-            # The best may be lost with its file, and is then found again among the later ones.
+            # If the best checkpoint's file was damaged, the best of the later ones takes its place.
             assert weights(found) == weights(straight.run.latest(str))
             if not self.damaged:
                 assert fingerprint(found) == expected
@@ -226,7 +226,7 @@ def unverified() -> Any:
 
 @check("a state machine of train, save, kill, corrupt, resume, prune", sabotage="no checksum")
 def state_machine(effort: Effort, sabotaged: bool) -> Result:
-    examples = 25 if sabotaged else effort.of(25, 3)  # Three may draw no corruption.
+    examples = 25 if sabotaged else effort.of(25, 3)  # Three may have no corruption.
     with patched(unverified(), when=sabotaged):
         try:
             ran = in_child(lambda: explore(examples))

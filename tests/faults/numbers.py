@@ -32,7 +32,7 @@ from tests.faults.texts import LINE, trained
 
 
 class Boundless:
-    """Larger than any number, even than nan."""
+    """An object that is larger than any number, even than nan."""
 
     def __mul__(self, _: float) -> Boundless:
         return self

@@ -23,11 +23,14 @@ from unittest import mock
 
 import numpy as np
 
+from charrnn.config.schema import Config
+from charrnn.data.cache import cache_folder
 from charrnn.data.corpus import load_corpus
-from charrnn.data.sources import cache_folder, find_sources
+from charrnn.data.sources import find_sources
 from charrnn.errors import CheckpointError, StorageError
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.directory import Run
+from charrnn.tasks.data import rules_of
 from charrnn.training.trainer import Trainer
 from tests.faults.harness import (
     Effort,
@@ -406,7 +409,7 @@ def id_cache(effort: Effort, sabotaged: bool) -> Result:
     count = 0
 
     def note(case: str, ended: Ended, run: str = "", codes: Sequence[int] = (0,)) -> None:
-        """Count a start that must end with one of `codes`, and in the same weights if it trains."""
+        """Count a start that must end with one of `codes`, and with equal weights if it trains."""
         nonlocal count
         count += 1
         last = (ended.errors.splitlines() or [""])[-1]
@@ -421,7 +424,8 @@ def id_cache(effort: Effort, sabotaged: bool) -> Result:
 
     def renew() -> None:
         shutil.rmtree(cache_folder())
-        ended = fork(lambda: load_corpus(find_sources([str(folder / "text.txt")]))).wait()
+        text, rules = str(folder / "text.txt"), rules_of(Config())
+        ended = fork(lambda: load_corpus(find_sources([text], rules=rules))).wait()
         if ended.code:
             raise RuntimeError(ended.errors)
 
@@ -516,7 +520,7 @@ def unchecked_cache(sabotaged: bool) -> Iterator[None]:
         if sabotaged:
             real = hashlib.sha256
             hidden = stack.enter_context(believing("data.id_cache"))
-            hidden.sha256 = real  # The key of the entry is one, too.
+            hidden.sha256 = real  # It also makes the key of the entry.
             stack.enter_context(mock.patch("charrnn.data.id_cache.IdFile._read", read_unchecked))
         yield
 

@@ -188,7 +188,7 @@ def test_a_stop_ends_a_sequence_and_belongs_to_it(seed: int) -> None:
     best = max(possible, key=lambda ids: log_probability(Chances(seed, 1.0), 0, ids))
     found = search_with(lambda ids: ids[-2:].tolist() == [1, 0], V**4)
     assert found[0].ids == (best[:-1] if best[-1] == END else best)
-    # Where nearly every symbol stops a sequence, fewer than the width go on.
+    # If nearly every symbol ends a sequence, fewer hypotheses than the width go on.
     for one in search_with(lambda ids: ids[-1] != 2, 2, alpha=1.0):
         assert one.ended
         assert np.isfinite(one.log_probability)

@@ -36,7 +36,7 @@ def test_a_clamped_unit_has_its_value_after_every_step(name: str) -> None:
         expected, free = plain.step(np.array([token, 0]), free)
         hidden = next(leaves(state[last]))
         assert np.asarray(hidden)[:, [1, 3]].tolist() == [[0.25, -0.5]] * 2
-        if token == 1 and last:  # The layers below never read what is above them.
+        if token == 1 and last:  # Lower layers do not read clamped units.
             for mine, other in zip(leaves(state[0]), leaves(free[0]), strict=True):
                 np.testing.assert_array_equal(np.asarray(mine), np.asarray(other))
         assert not np.allclose(logits, expected)

@@ -99,7 +99,7 @@ def test_every_form_of_a_text_comes_back(models: dict[str, TrainedModel], kind: 
     for name in ("lstm", "bytes", "modern"):
         packed = compress(models[name], content, None, quietly)
         assert decompress(models[name], packed, quietly) == content
-    if kind in CLEANED:  # It takes no more than the text that the model reads.
+    if kind in CLEANED:  # It takes as much as the text that the model reads.
         assert len(read_header(packed)[1]) == len(read_header(plain)[1])
 
 

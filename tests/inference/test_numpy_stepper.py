@@ -59,7 +59,7 @@ def test_logits_and_states_are_those_of_torch(
     for _ in range(40):
         before = map_state(lambda leaf: leaf.copy(), state)
         logits, after = stepper.step(token, state)
-        assert all(map(np.array_equal, leaves(before), leaves(state)))  # Not written into.
+        assert all(map(np.array_equal, leaves(before), leaves(state)))  # Not changed by the step.
         expected, expected_state = reference.step(token, expected_state)
         assert logits.dtype == np.float32
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=2e-5)
@@ -116,7 +116,7 @@ def test_a_saved_state_remembers_the_last_symbols(tmp_path: Path) -> None:
     remembered = [ids.tolist() for ids in load_state(path, model).cursor.recent]
     assert remembered == [[i, i] for i in model.vocabulary.encode("the light").tolist()]
     stored = load_checkpoint(path, lambda metadata, layout: None)
-    # As older versions wrote it, and damaged.
+    # A state as older versions wrote it, then damaged ones.
     without = {name: array for name, array in stored.tensors.items() if name != "recent"}
     save_checkpoint(path, without, stored.metadata)
     assert [ids.tolist() for ids in load_state(path, model).cursor.recent] == remembered[-1:]

@@ -14,7 +14,7 @@ from charrnn.inference.sampler import BLOCK, RECENT, Choice, Cursor, Draws, prim
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
 ALMOST_ONE = np.nextafter(1, 0)
-# Quarters, so that there are ties.
+# Multiples of 1/4, so that there are ties.
 rows = st.lists(st.integers(-16, 16).map(lambda n: n / 4), min_size=1, max_size=9)
 temperatures = st.sampled_from([0.5, 1.0, 2.0])
 

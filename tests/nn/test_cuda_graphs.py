@@ -80,7 +80,7 @@ def as_on_a_gpu(session: Any, stand_in: StandIn) -> None:
     trained.capture_steps()
 
     def undo() -> Callable[[], None]:
-        # The same tensors stay in use, with the values they had.
+        # The tensors stay the same and get their old values back.
         model = copy.deepcopy(trained.model.state_dict())
         moments = {
             p: {k: v.clone() for k, v in s.items()} for p, s in trained.optimizer.state.items()
@@ -106,9 +106,9 @@ def test_captured_steps_are_the_steps(tmp_path: Path, stand_in: StandIn, cell: s
     captured = start(tmp_path / "captured", config, corpus)
     as_on_a_gpu(captured, stand_in)
     drive(captured)
-    # Short windows, those after an epoch's edge and the first few are taken singly.
+    # The first few windows and those around the edge of an epoch run without a graph.
     assert stand_in.captures == 1
-    assert 5 < stand_in.replays < 30
+    assert stand_in.replays == 19
     for name, value in single.model.state_dict().items():
         torch.testing.assert_close(captured.model.state_dict()[name], value)
     lines = [[line["train"]["nats_per_character"] for line in run.metrics() if "train" in line]

@@ -17,7 +17,7 @@ from tests.reference import differences
 
 pytestmark = [
     pytest.mark.keras,
-    # Its own, from how it turns tensors into arrays.
+    # Keras itself causes it when it turns tensors into arrays.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[Callable[[int, int], Any], str, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def keras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
-        # Read when it is first imported; it would otherwise write a settings file at home.
+        # Keras reads these when it is imported; else it writes a settings file at home.
         patch.setenv("KERAS_BACKEND", "torch")
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
         import keras

@@ -1,5 +1,5 @@
-"""What keeps a network from learning its text by heart: each by its paper's formula, none of them
-in evaluation, all of them exact on resume."""
+"""Regularisation: each method follows its paper's formula, is off in evaluation, and resumes
+exactly."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_the_average_is_what_is_evaluated_sampled_and_saved(tmp_path: Path) -> N
     checkpoint = session.run.load(14)
     loaded = TrainedModel.from_checkpoint(checkpoint)
     assert loaded.sample_text(30, seed=1) == text
-    session.trainer._exchange()  # Whatever the weights are now is the average.
+    session.trainer._exchange()  # The model now has its averaged weights.
     for name, parameter in session.model.named_parameters():
         assert not torch.equal(parameter, raw[name])
         np.testing.assert_array_equal(loaded.weights[name], parameter.detach().numpy())

@@ -52,7 +52,7 @@ def run_torch(
             outputs, _ = nn.utils.rnn.pad_packed_sequence(
                 outputs, batch_first=True, total_length=inputs.shape[1]
             )
-        return outputs, final  # Ours are these leaves in this order, whatever the nesting.
+        return outputs, final  # Our states have the same leaves in the same order.
 
     return run
 
@@ -69,7 +69,7 @@ def in_our_names(results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed
 
 
-# As many lanes as steps, and lanes of all lengths: no axis is taken for the other.
+# With as many lanes as steps, an axis that is taken for the other one changes no shape.
 @pytest.mark.parametrize("lengths", [None, [6, 6, 6, 1, 5, 4], [2, 3, 1]], ids=str)
 @pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
 @pytest.mark.parametrize("kind", STANDARD)

@@ -139,7 +139,7 @@ def test_padding_does_not_win_where_all_else_is_low() -> None:
             if "convolutions" in name:
                 value.fill_(-3.0 if name.endswith("weight") else 0.0)
             if name == "embedding.weight":
-                value.fill_(1.0)  # So that what is read is below zero, and zeros are higher.
+                value.fill_(1.0)  # All outputs are below zero; zeros would win.
     ids, lengths = torch.zeros(2, 9, dtype=torch.long), torch.tensor([2, 9])
     expected = composed(module, [0, 0])
     np.testing.assert_allclose(module(ids, lengths)[0].detach().numpy(), expected, rtol=1e-10)
@@ -249,7 +249,7 @@ def test_resumed_equals_uninterrupted(words: Any, processes: int, tmp_path: Path
     changes = {"processes": processes, "training__average": 0.5, "training__steps": 7}
     straight = begin(tmp_path / "whole", words, **changes)
     drive(straight)
-    for k in (1, 4):  # Within an interval, and at an evaluation; all steps: tests/session
+    for k in (1, 4):  # Inside an interval and at an evaluation; tests/session stops at all.
         first = begin(tmp_path / f"{k}", words, **changes)
         drive(first, until=k)
         again = start(tmp_path / f"{k}" / "run", first.config, first.data)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from charrnn.errors import CheckpointError, StorageError
 from charrnn.runs import checkpoint
@@ -146,6 +147,55 @@ FOREIGN = {
 def test_what_is_no_checkpoint_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=path.name):
+        load_checkpoint(path)
+
+
+def keras_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+    return buffer.getvalue()
+
+
+OF_OTHERS = {
+    "a table of Torch7": (
+        b"\3\0\0\0\1\0\0\0\2\0\0\0\2\0\0\0\5\0\0\0model",
+        r"a model of Torch7 \(\.t7\)",
+    ),
+    "Torch7 as text": (b"4\n1\n3\nV 1\n17\ntorch.FloatTensor\n", r"a model of Torch7 \(\.t7\)"),
+    "GGUF": (b"GGUF" + (3).to_bytes(4, "little") + bytes(16), "a GGUF model"),
+    "PyTorch": (zipped(), r"a pickled model of PyTorch \(\.pt, \.pth, \.ckpt\)"),
+    "old PyTorch": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "a pickle"),
+    **{
+        f"pickle {protocol}": (pickle.dumps({"w": [1.0] * 9}, protocol), "a pickle")
+        for protocol in (0, 2, 3, 4, 5)
+    },
+    "ONNX": (b"\x08\x0a\x12\x07pytorch\x1a\x0a2.13.0+cpu", "an ONNX model"),
+    "Keras": (keras_zip(), r"a Keras model \(\.keras\)"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(40), r"an HDF5 file, such as a Keras model \(\.h5\)"),
+}
+
+
+@pytest.mark.parametrize(("content", "kind"), OF_OTHERS.values(), ids=OF_OTHERS)
+def test_models_of_other_programs_are_refused_by_name(
+    path: Path, content: bytes, kind: str
+) -> None:
+    path.write_bytes(content)
+    sentence = f"it is {kind}[^;]*, which charrnn does not read; name a run, or a checkpoint"
+    with pytest.raises(CheckpointError, match=sentence) as refused:
+        load_checkpoint(path)
+    assert "\n" not in str(refused.value)
+    # In a file that is larger than the header's length that its first bytes would be, too.
+    with path.open("ab") as file:
+        file.truncate(1 << 31)
+    with pytest.raises(CheckpointError, match=sentence):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_weights_of_other_programs(path: Path, metadata: dict[str, str] | None) -> None:
+    path.write_bytes(safetensors.numpy.save({"w": np.zeros(3, np.float32)}, metadata))
+    with pytest.raises(CheckpointError, match="the weights of another program, or exported ones"):
         load_checkpoint(path)
 
 

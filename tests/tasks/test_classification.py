@@ -93,7 +93,7 @@ def test_the_last_outputs_are_those_of_each_direction(
 def test_resumed_equals_uninterrupted(
     texts: Path, tmp_path: Path, processes: int, stops: Iterable[int]
 ) -> None:
-    # With two processes: at an evaluation, and between two.
+    # With two processes, stop only at an evaluation and between two evaluations.
     resumes(lambda run: begin(texts, run, processes=processes), tmp_path, stops)
 
 
@@ -299,7 +299,7 @@ def test_a_class_outside_of_training_counts_as_wrong(tmp_path: Path) -> None:
 
 def test_a_split_of_unknown_classes_alone_is_refused(tmp_path: Path) -> None:
     other = rows(tmp_path / "b.tsv", "mail two\tHam")
-    with pytest.raises(DataError, match=r"no example of validation has a class of training, such"):
+    with pytest.raises(DataError, match=r"no example of validation has a class of training;"):
         read_rows(rows(tmp_path / "a.tsv", *MAIL), other)
 
 

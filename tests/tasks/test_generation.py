@@ -92,7 +92,7 @@ def test_stepped_equals_unrolled(texts: Path, tmp_path: Path, cell: str) -> None
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_resumed_equals_uninterrupted(texts: Path, tmp_path: Path, processes: int) -> None:
-    # At an evaluation, and between two; all: test_classification
+    # At an evaluation and between two; test_classification stops at every step.
     resumes(lambda run: begin(texts, run, processes=processes), tmp_path, (4, 7))
 
 

@@ -119,7 +119,7 @@ def test_a_sentence_is_read_from_both_ends(files: tuple[Path, Path], tmp_path: P
 def test_resumed_equals_uninterrupted(
     files: tuple[Path, Path], tmp_path: Path, processes: int
 ) -> None:
-    # At an evaluation, and between two; all: test_classification
+    # At an evaluation and between two; test_classification stops at every step.
     resumes(lambda run: begin(files, run, processes=processes), tmp_path, (4, 6))
 
 
@@ -153,7 +153,7 @@ def test_the_score_is_that_of_the_probabilities(files: tuple[Path, Path], tmp_pa
     assert float(loss.total.detach()) == pytest.approx(nats, rel=1e-5)
     assert set(score.record()) >= {"nats_per_token", "accuracy", "accuracy_unseen", "tokens"}
     training = session.experiment.final(weights, split="train")
-    assert "accuracy_unseen" not in training.metrics  # There are none.
+    assert "accuracy_unseen" not in training.metrics  # It has no unseen words.
 
 
 @pytest.mark.parametrize("words", ["recurrent", ["lookup", "convolving"]])

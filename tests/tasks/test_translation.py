@@ -106,7 +106,7 @@ def test_stepped_equals_teacher_forced(
     for t in range(batch.inputs.shape[1]):
         logits, state = stepper.step(batch.inputs[:, t].numpy(), state)
         np.testing.assert_allclose(logits, forced[:, t], atol=1e-5)
-    # Lanes in another order are the same lanes.
+    # Any lanes can be picked, in any order.
     order = np.array([4, 0, 4])
     picked = map_state(lambda leaf: leaf[order], begun)
     logits, _ = stepper.step(batch.inputs[order, 0].numpy(), picked)
@@ -173,7 +173,7 @@ def test_resumed_equals_uninterrupted(
     pairs: Path, tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("charrnn.tasks.translation.DECODED", 1)
-    # At an evaluation, and between two; all: test_classification
+    # At an evaluation and between two; test_classification stops at every step.
     resumes(lambda run: begin(pairs, run, processes=processes, **QUICK), tmp_path, (4, 7))
 
 

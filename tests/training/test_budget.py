@@ -210,7 +210,7 @@ def test_changes_are_recorded_and_undone_step_by_step() -> None:
 
 @dataclass
 class Machine:
-    """A machine whose parts take the seconds that a test says, by the time of day."""
+    """A simulated machine; a test says how long a step or an evaluation takes at each time."""
 
     step: Callable[[float], float]
     evaluation: Callable[[float], float] = lambda _: 0.0

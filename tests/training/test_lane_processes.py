@@ -105,7 +105,7 @@ def test_workers_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
     child = os.fork()
     if not child:
         try:
-            torch.set_num_threads(1)  # The other threads did not come along.
+            torch.set_num_threads(1)  # A fork has only the calling thread.
             one = session(tmp_path, 3)
             steps = one.events()
             for _ in range(3):

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fix the speed: measuring it takes a while, and it only decides on dropout."""
+    """Fix the speed: measuring it takes a while, and it decides only the dropout."""
     monkeypatch.setattr(planning, "measure_speed", lambda _: 1e11)
 
 

@@ -169,7 +169,7 @@ def test_a_chosen_number_of_passes_is_kept_beside_a_time() -> None:
         assert plan(config, 5_000, 65, CPU).training.epochs == passes
 
 
-# LSTM 2 x width at 1e11 operations a second: scores of these plans are published.
+# Two LSTM layers at 1e11 operations a second: the pages have scores of these plans.
 @pytest.mark.parametrize(
     ("max_time", "width", "dropout"), [(30.0, 160, 0.0), (120.0, 192, 0.0), (600.0, 256, 0.15)]
 )

@@ -51,7 +51,7 @@ def make_model(cell: Any = "lstm") -> LanguageModel:
     model = language_model(SYMBOLS, cell=cell, hidden_sizes=(6, 5), embedding_size=4)
     with torch.no_grad():
         for parameter in model.parameters():
-            # A product of two weights with the state: at 3 an mlstm is chaotic, and rounding grows.
+            # An mlstm multiplies two products with weights: at 3 it is chaotic, so rounding grows.
             parameter.mul_(1.5 if cell == "mlstm" else 3)
     return model.eval()
 

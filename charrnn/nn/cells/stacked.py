@@ -13,9 +13,9 @@ class StackedCell(nn.Module):
     """Several cells as one cell: the output of each is the input of the next.
 
     Known as MultiRNNCell in TensorFlow and StackedRNNCells in Keras. All cells take a step before
-    any takes the next one. A `charrnn.Stack` of layers computes the same one layer at a time, with
-    fused kernels. The output is the last cell's; the state has one entry for each cell, from the
-    bottom up. Raises ValueError if there are no cells.
+    any takes the next one. A `charrnn.Stack` of layers computes the same, one layer at a time and
+    with fused kernels. The output is the last cell's; the state has one entry for each cell, from
+    the bottom up. Raises ValueError if there are no cells.
 
     >>> import torch
     >>> from charrnn import GRUCell, LSTMCell

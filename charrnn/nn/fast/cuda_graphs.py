@@ -23,10 +23,10 @@ Function = Callable[[State], State]
 class Captured:
     """A function of nested tensors on a GPU that is replayed from a CUDA graph.
 
-    Every call takes the shapes of `example` and returns the graph's own memory, which the next
-    call overwrites. Warming up runs the function `warmups` times; capturing does not run it. So a
-    function with side effects, such as an optimizer's step, is captured with `warmups=0`, after
-    the caller has run it a few times within `on_side_stream`.
+    Every call takes inputs of the shapes of `example` and returns the graph's own memory, which the
+    next call overwrites. Warming up runs the function `warmups` times; capturing does not run it.
+    So a function with side effects, such as an optimizer's step, is captured with `warmups=0`,
+    after the caller has run it a few times within `on_side_stream`.
     """
 
     def __init__(self, function: Function, example: State, warmups: int = 3) -> None:

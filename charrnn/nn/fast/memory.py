@@ -11,8 +11,9 @@ def keep_freed_memory() -> None:
     """Let the next training step reuse the memory that the last one freed.
 
     By default glibc returns large buffers to the system when they are freed, and the next step
-    gets them back page by page. Training was 1.3 times slower that way at 2 x 256, and slower still
-    after an evaluation (docs/experiments/freed-memory.md). Other C libraries are left alone.
+    gets them back page by page. That made training of two layers of 256 units 1.3 times slower, and
+    slower still after an evaluation (docs/experiments/freed-memory.md). Other C libraries are left
+    alone.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # Other C libraries have no mallopt.
