@@ -19,6 +19,7 @@ from charrnn.config.merge import flatten, with_values
 from charrnn.config.resolved import ResolvedConfig, resolved
 from charrnn.config.schema import Config, ModelConfig, TrainingConfig
 from charrnn.nn.fast.threads import use_threads
+from charrnn.training import lane_processes
 from charrnn.training.build import matrix_weights
 from charrnn.training.hardware import choose_precision, choose_processes, measure_speed
 
@@ -113,8 +114,9 @@ def plan(
     output_width = sum(widths) if model.skip_connections else widths[-1]
     threads = torch.get_num_threads() if config.threads == "auto" else config.threads
     processes = choose_processes(config.processes, device, lanes, threads)
-    if processes == 1 and config.processes == config.threads == "auto" and device.type == "cpu":
-        threads = 1  # two that sleep while they wait are slower: busy-machine.md
+    both_auto = config.processes == config.threads == "auto"
+    if processes == 1 and both_auto and device.type == "cpu" and lane_processes.available():
+        threads = 1  # on Linux, two that sleep while they wait are slower: busy-machine.md
     lanes_times_width = lanes // processes * max(widths)
 
     choices: dict[str, Any] = {
