@@ -229,7 +229,7 @@ def _names(table: Table[Any]) -> list[str]:
 
 def values_of(key: str) -> list[str]:
     """List the names that a key of the configuration accepts; none if it takes numbers or text."""
-    tables: dict[str, Table[Any]] = {"model.cell": CELLS, "task": TASKS}
+    tables: dict[str, Table[Any]] = {"model.cell": CELLS, "cell": CELLS, "task": TASKS}
     if key in tables:
         return _names(tables[key])
     if key == "device":
@@ -261,9 +261,16 @@ def topics(ctx: click.Context, incomplete: str) -> Items:
     return starting_with(incomplete, [*program.command.list_commands(program), *read_glossary()])
 
 
+def sort_keys(ctx: click.Context, incomplete: str) -> Items:
+    """Complete a key of `list --sort`."""
+    from charrnn.cli.inspect import SORTED_BY
+
+    return starting_with(incomplete, [*SORTED_BY, *(f"-{key}" for key in SORTED_BY)])
+
+
 # What to offer for an argument or an option, by the word that stands for it in the help.
 ARGUMENTS = {"RUN": runs, "DATA": texts, "TEXT": texts, "NAME": corpora, "TOPIC": topics}
-OPTIONS = {"RUN": runs, "N|RUN": runs, "DATA": texts, "KEY=VALUE": settings}
+OPTIONS = {"RUN": runs, "N|RUN": runs, "DATA": texts, "KEY=VALUE": settings, "KEY": sort_keys}
 
 
 def add_candidates(command: click.Command) -> None:
@@ -279,7 +286,7 @@ def add_candidates(command: click.Command) -> None:
         key = str(parameter.name).replace("__", ".")
         if complete := table.get(str(parameter.metavar).strip("[].")):
             parameter.shell_complete = complete  # type: ignore[method-assign]
-        elif "." in key or key in ("task", "device"):
+        elif "." in key or key in ("task", "device", "cell"):
             parameter.shell_complete = partial(_values, key)  # type: ignore[method-assign]
 
 

@@ -17,9 +17,9 @@ import click
 from charrnn.cli.completion import Items, add_candidates, starting_with
 from charrnn.cli.display import (
     accept_all_text,
+    alert,
     download_display,
     one_line,
-    say,
     warn_of_unshown,
 )
 from charrnn.cli.flags import in_flags
@@ -181,7 +181,7 @@ def _run(began: float) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        say(shown.getvalue().rstrip("\n"))
+        alert(shown.getvalue().rstrip("\n"))
         return error.exit_code
     except CharrnnError as error:
         return _fail(str(error), error.exit_code)
@@ -201,5 +201,5 @@ def _run(began: float) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    say(f"charrnn: {one_line(message)}")
+    alert(f"charrnn: {one_line(message)}")
     return code
