@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charrnn.cli.display import Bar, is_terminal, say, show_evaluation, visible, warn
-from charrnn.cli.options import Number
+from charrnn.cli.options import Number, quiet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(min=0), help="Seed of the sample; printed if it was chosen."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@quiet
 def baseline(
     text: tuple[str, ...],
     order: int | None,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.cli.display import say
+from charrnn.cli.display import aligned, say
+from charrnn.cli.options import quiet
 
 if TYPE_CHECKING:
     from charrnn.data.corpora import NamedCorpus
@@ -54,10 +55,8 @@ def list_corpora(as_json: bool) -> None:
         cached = "yes" if record["cached"] else "no"
         rows.append((record["name"], *sizes, record["symbols"], record["split"], cached,
                      record["licence"]))  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
-        click.echo("  ".join(cells).rstrip())
+    for line in aligned(rows):
+        click.echo(line)
     say(f"{BOOK}NUMBER is a book of Project Gutenberg")
 
 
@@ -86,6 +85,7 @@ def _record(corpus: NamedCorpus) -> dict[str, Any]:
 
 @data.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@quiet
 def fetch(names: tuple[str, ...]) -> None:
     """Download corpora that are not in the cache, and print the paths of their texts.
 

@@ -11,6 +11,7 @@ import re
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,7 +76,23 @@ def _wrap_line(line: str, width: int) -> str:
     )
 
 
+QUIET = "charrnn.quiet"
+"""The entry of click's `Context.meta` that is true with --quiet: only warnings and errors."""
+
+
+def is_quiet() -> bool:
+    """Whether the command was given --quiet."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.meta.get(QUIET, False)
+
+
 def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
+    """Print a line about progress on standard error, unless the command was given --quiet."""
+    if not is_quiet():
+        alert(text, bold=bold, dim=dim)
+
+
+def alert(text: str, *, bold: bool = False, dim: bool = False) -> None:
     """Print a line on standard error, styled only on a terminal and never with NO_COLOR.
 
     The line is dropped if it cannot be written (the disk is full, or the pipe is closed), because a
@@ -92,12 +109,23 @@ def warn(text: str) -> None:
     """Print a warning on standard error, with settings named by the command's flags."""
     context = click.get_current_context(silent=True)
     text = in_flags(text, context.command) if context else text
-    say(f"warning: {one_line(text)}")
+    alert(f"warning: {one_line(text)}")
 
 
 def show(text: str) -> None:
     """Print text for people on standard output."""
     click.echo(wrap_for(sys.stdout, visible(text)))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Join the cells of each row, so that they stand in columns.
+
+    >>> aligned([("cell", "lstm"), ("layers", "2")])
+    ['cell    lstm', 'layers  2']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (zip(row, widths, strict=True) for row in rows)
+    return ["  ".join(f"{cell:<{width}}" for cell, width in line).rstrip() for line in lines]
 
 
 # Control characters (C1, and C0 without tab and line feed), format characters, which change the
@@ -272,7 +300,7 @@ class Bar:
     def start(self, total: int | None, done: int) -> None:
         """Begin at step `done`, or begin again with a new total."""
         self.close()
-        if self._shown:
+        if self._shown and not is_quiet():
             from tqdm import tqdm
 
             self._bar = tqdm(

@@ -14,7 +14,7 @@ import click
 
 from charrnn.cli.classes import describe_classes, show_classes
 from charrnn.cli.display import say, show_evaluation, visible, warn
-from charrnn.cli.options import dynamic_rates, naming_rate_flag
+from charrnn.cli.options import dynamic_rates, naming_rate_flag, quiet
 from charrnn.cli.pictures import require_pictures, save_confusion
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ class Options:
               help="Also score a Kneser-Ney 7-gram model of the training split.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@quiet
 def evaluate(run: str, **flags: Any) -> None:
     """Score RUN's best checkpoint on its own validation split, or on any (labelled) TEXT.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from charrnn.cli.display import QUIET
 from charrnn.registry import one_of
 
 if TYPE_CHECKING:
@@ -87,6 +88,18 @@ def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Calla
         )(command)  # fmt: skip
 
     return add
+
+
+def quiet(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--quiet` to a command: then `display.say` and the progress bar show nothing."""
+
+    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.meta[QUIET] = value
+
+    return click.option(
+        "-q", "--quiet", is_flag=True, is_eager=True, expose_value=False, callback=remember,
+        help="Nothing on standard error but warnings and errors.",
+    )(command)  # fmt: skip
 
 
 @contextmanager

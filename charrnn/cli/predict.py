@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import click
 
 from charrnn.cli.display import is_terminal, say, visible, warn
+from charrnn.cli.options import quiet
 from charrnn.cli.standard_input import Arriving, batches
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ STDIN = "standard input"
     help="Tagging: a sentence on each line of standard input, or a word on each row.",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, with probabilities.")
+@quiet
 def predict(
     run: str,
     text: tuple[str, ...],

@@ -30,6 +30,8 @@ from typing import Any
 
 import filelock
 
+from charrnn.config.merge import build_config, config_from_data, file_layer
+from charrnn.config.schema import Config
 from charrnn.errors import CheckpointError, ConfigError, LockedError, StorageError, did_you_mean
 from charrnn.runs.checkpoint import (
     MAX_HEADER,
@@ -81,9 +83,8 @@ class Run:
         ConfigError if the path is already used.
         """
         was_locked_before = (self.path / "lock").exists()
-        is_something_else = self.path.exists() and not self.path.is_dir()
-        if new and not was_locked_before and (is_something_else or self._is_used(_OF_LOCK)):
-            raise self._refusal()
+        if new and not was_locked_before:
+            self.check_unused()
         is_made_here = not self._entries()
         self._acquire()
         try:
@@ -151,6 +152,11 @@ class Run:
     def _is_used(self, ignored: set[str]) -> bool:
         """Whether there is a checkpoint, or any file that is not among the `ignored` ones."""
         return bool(self.steps()) or not ignored.issuperset(self._entries())
+
+    def check_unused(self) -> None:
+        """Raise ConfigError if a new run cannot begin in this directory."""
+        if (self.path.exists() and not self.path.is_dir()) or self._is_used(_OF_LOCK):
+            raise self._refusal()
 
     def _refusal(self) -> ConfigError:
         other = "delete it, or choose another directory"
@@ -406,6 +412,22 @@ def find_checkpoint(
     if best.get("score") and best["step"] == checkpoint.metadata["progress"]["step"]:
         return replace(checkpoint, metadata=checkpoint.metadata | {"score": best["score"]})
     return checkpoint
+
+
+def read_config(name: str) -> Config:
+    """Read the configuration of a run, of a checkpoint file, or of a YAML file.
+
+    Raises CheckpointError and ConfigError.
+    """
+    place = find_run(name)
+    if isinstance(place, Path) and place.suffix != SUFFIX:
+        return build_config([file_layer(place)])[0]
+    if isinstance(place, Run) and (place.path / "config.yaml").is_file():
+        return build_config([file_layer(place.path / "config.yaml")])[0]
+    path = (
+        place if isinstance(place, Path) else place.checkpoint_path(max(place.steps(), default=0))
+    )
+    return config_from_data(load_checkpoint(path, check_layout).metadata["config"], str(path))
 
 
 def _json_lines(lines: Iterable[Mapping[str, Any]]) -> str:

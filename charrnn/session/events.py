@@ -15,6 +15,18 @@ from charrnn.evaluation.score import Evaluation
 
 
 @dataclass(frozen=True)
+class Rehearsal:
+    """What a run will take, measured in a few steps of which nothing was kept."""
+
+    steps: int
+    seconds: float
+    """The time of all steps, evaluations left out."""
+    characters_per_second: float
+    peak_memory: int | None
+    """The most memory that was taken so far, in bytes; None if the system does not say."""
+
+
+@dataclass(frozen=True)
 class Planned:
     """The number of steps is fixed, counted from the start of the run."""
 

@@ -29,6 +29,7 @@ from charrnn.session.events import (
     Event,
     Finished,
     Planned,
+    Rehearsal,
     Replanned,
     Restarted,
     Saved,
@@ -41,11 +42,13 @@ from charrnn.tasks.task import Data, Task, task_of
 from charrnn.training.budget import LONG_SCORE, estimate_size
 from charrnn.training.build import build_optimizer
 from charrnn.training.hardware import CoreTime, core_time
+from charrnn.training.memory import peak_memory
 from charrnn.training.trainer import Report, Score, Trainer
 
 HOPELESS = 10.0  # times the loss of a uniform guess: a run with more does not recover
 FEWEST_TO_CHOOSE_BY = 30  # examples: with fewer in validation, no checkpoint is chosen by its score
 LIVE = 2.0  # seconds between two additions to steps.jsonl
+REHEARSAL = 2.0  # seconds of training without a run, to measure its speed
 UNREAD = 1_000  # steps on a GPU, between evaluations, after which losses are read
 OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
@@ -210,6 +213,34 @@ class Session:
         finally:
             self.trainer.close()
             self.loggers.close()
+
+    def rehearse(self) -> Rehearsal:
+        """Take steps for a moment to measure the speed; nothing is written.
+
+        The session cannot train afterwards. Raises ConfigError if there is no budget.
+        """
+        plan = self.plan
+        is_planned = plan.begin(0, 0.0)
+        self.trainer.schedule = plan.schedule()
+        try:
+            steps = self.trainer.run(sys.maxsize)
+            report = next(steps)  # The first step takes longer.
+            plan.pace.skip()
+            began = self.clock()
+            while report.step == 1 or self.clock() - began < REHEARSAL:
+                report = next(steps)
+                plan.pace.count(report.scored)
+            self.trainer.check()
+        finally:
+            self.trainer.close()
+        step_seconds, limit = plan.pace.step_seconds(), plan.budget.seconds
+        total = plan.total_steps
+        if not is_planned or total is None:
+            total = min(plan.bound or sys.maxsize, max(1, int(limit / step_seconds)))
+        return Rehearsal(
+            total, total * step_seconds, plan.pace.since_last_asked(),
+            peak_memory(torch.device(self.config.device), self.config.processes),
+        )  # fmt: skip
 
     # Planning ----------------------------------------------------------------------------------
 

@@ -144,21 +144,26 @@ def start_run(
     source: TrainedModel | None = None,
     clock: Callable[[], float],
     warn: Warn,
+    dry: bool = False,
 ) -> Iterator[Session]:
     """Read the texts of a configuration and start a new run, locked until the block ends.
 
-    The initial weights are copied from `source`, if it is given. Raises ConfigError if `out` is
-    already in use.
+    The initial weights are copied from `source`, if it is given. A `dry` session has no run, and
+    nothing is written: it can only `rehearse`. Raises ConfigError if `out` is already in use.
     """
     run = Run(Path(out)) if out is not None else None
-    with run.lock(new=True) if run else nullcontext():
+    if dry and run:
+        run.check_unused()
+    with run.lock(new=True) if run and not dry else nullcontext():
         with find_texts(config, warn) as texts:
             data = read_data(config, texts)
             for hint in hints(config, texts, data):
                 warn(hint)
         text = texts["sources"]
         config = with_absolute_paths(config, texts)
-        with _open(config, data, text.name, text.described, clock, run, warn, source) as session:
+        with _open(
+            config, data, text.name, text.described, clock, run, warn, source, dry
+        ) as session:
             yield session
 
 
@@ -282,8 +287,9 @@ def _open(
     run: Run | None,
     warn: Warn,
     origin: Checkpoint | TrainedModel | None,
+    dry: bool = False,
 ) -> Iterator[Session]:
-    """Build a session, restore it or adopt weights, and hold its run directory."""
+    """Build a session, restore it or adopt weights, and hold its run directory unless `dry`."""
     from charrnn.session.process import process_settings
     from charrnn.training.hardware import choose_device
 
@@ -301,6 +307,9 @@ def _open(
             _restore(session, origin, run, warn)
         elif origin is not None:
             session.adopt_weights(origin)
+        if dry:
+            yield session
+            return
         session.run = run or claim_run(name)
         session.warn = warn
         with session.run.lock():

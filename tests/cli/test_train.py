@@ -29,6 +29,52 @@ def test_train_prints_the_run_and_writes_its_files(run: Run, tmp_path: Path) -> 
     assert run("train", "book.txt", *TINY, "--steps", "2").out == "runs/book-2\n"
 
 
+def test_quiet_leaves_only_warnings_errors_and_the_run(run: Run, tmp_path: Path) -> None:
+    result = run("train", "book.txt", *TINY, "--steps", "10", "--quiet")
+    assert result == (0, "runs/book-1\n", "")
+    again = run("resume", "book-1", "--steps", "12", "-q", "--set", "data.errors=replace")
+    assert (again.code, again.out) == (0, "runs/book-1\n")
+    assert all(line.startswith("warning: ") for line in again.err.splitlines())
+    wrong = run("train", "missing.txt", "--quiet")
+    assert wrong.code == 3
+    assert "missing.txt" in wrong.err
+
+
+@pytest.mark.parametrize("budget", [["--steps", "50"], ["--max-time", "30s"]])
+def test_a_dry_run_writes_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: list[str]
+) -> None:
+    monkeypatch.setattr("charrnn.session.loop.REHEARSAL", 0.05)
+    result = run("train", "book.txt", *TINY, *budget, "--dry-run", "--set", "data.order=path")
+    assert result.code == 0, result.err
+    for part in (
+        "model   2 x LSTM 8",
+        "parameters",
+        "memory  about ",
+        "time    about ",
+        "chosen  ",
+    ):
+        assert part in result.out
+    assert "nothing was written" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["book.txt"]
+
+
+def test_a_dry_run_prints_its_plan_as_json(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charrnn.session.loop.REHEARSAL", 0.05)
+    plan = json.loads(run("train", "book.txt", *TINY, "--steps", "50", "--dry-run", "--json").out)
+    assert plan["steps"] == plan["settings"]["training.steps"] == 50
+    assert plan["seconds"] > 0
+    assert plan["peak_memory"] > 10_000_000
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/file").touch()
+    refused = run("train", "book.txt", *TINY, "--dry-run", "--out", "used")
+    assert refused.code == 2
+    assert "used exists already" in refused.err
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["file"]
+
+
 def test_the_runs_config_repeats_it(run: Run, trained: str, tmp_path: Path) -> None:
     again = run("train", "--config", f"{trained}/config.yaml", "--out", "runs/b")
     assert again.code == 0, again.err
