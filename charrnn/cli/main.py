@@ -36,15 +36,16 @@ def _epilog() -> str:
 # Other names of commands, and the command to suggest for them.
 USUAL = {
     "classify": "predict",
-    "compare": "eval --compare",
     "continue": "resume",
     "convert": "export",
+    "curves": "plot",
     "corpora": "data list",
     "datasets": "data list",
     "download": "data fetch",
     "evaluate": "eval",
     "fit": "train",
     "generate": "sample",
+    "graph": "plot",
     "glossary": "help",
     "infer": "predict",
     "inspect": "info",
@@ -120,6 +121,7 @@ def _add_commands() -> None:
     from charrnn.cli.export import export
     from charrnn.cli.help import help_command
     from charrnn.cli.inspect import info, list_runs, vocab
+    from charrnn.cli.plot import plot
     from charrnn.cli.predict import predict
     from charrnn.cli.sample import sample
     from charrnn.cli.train import resume, train
@@ -136,6 +138,7 @@ def _add_commands() -> None:
         export,
         info,
         list_runs,
+        plot,
         config,
         data,
         vocab,
