@@ -39,6 +39,7 @@ USUAL = {
     "continue": "resume",
     "convert": "export",
     "curves": "plot",
+    "diff": "compare",
     "corpora": "data list",
     "datasets": "data list",
     "download": "data fetch",
@@ -114,6 +115,7 @@ def cli() -> None:
 
 def _add_commands() -> None:
     from charrnn.cli.baseline import baseline
+    from charrnn.cli.compare import compare
     from charrnn.cli.compress import compress, decompress
     from charrnn.cli.config import config
     from charrnn.cli.data import data
@@ -139,6 +141,7 @@ def _add_commands() -> None:
         info,
         list_runs,
         plot,
+        compare,
         config,
         data,
         vocab,

@@ -389,3 +389,80 @@ def baseline_of(run: Run, warn: Warn) -> tuple[str, float]:
     name = {"kneser-ney": "Kneser-Ney"}.get(ngrams.smoothing, ngrams.smoothing)
     score = score_unbroken(ngrams, corpus, "validation")
     return f"{name}, order {ngrams.order}, {score.protocol}", score.nats
+
+
+# Comparing --------------------------------------------------------------------------------------
+
+
+def comparison(runs: Sequence[Curves], target: float | None, warn: Warn) -> list[dict[str, Any]]:
+    """Compare runs: one record for each group of seeds, with lists of one value for each run.
+
+    `settings` has every setting in which the groups differ, with the values of the group (a list
+    if its runs differ), and also the text and the processor. `seconds_to` is the time of training
+    until the quick validation loss is first at most `target` nats; None if it never was.
+    """
+    groups = [part for group in seed_groups(runs) for part in _by_protocol(group)]
+    names = _unambiguous([group_name(group) for group in groups], groups)
+    keys = dict.fromkeys(key for one in runs for key in one.settings)
+    values = [
+        {key: _values(group, key) for key in [*keys, "text", "processor"]} for group in groups
+    ]
+    differing = [key for key in values[0] if len({repr(one[key]) for one in values}) > 1]
+    protocols = sorted({_score(group[0])[1] or "no score" for group in groups})
+    if len(protocols) > 1:
+        warn(f"these scores have different protocols ({'; '.join(protocols)}); do not compare them")
+    if len({one.unit for one in runs}) > 1 or "text" in differing:
+        warn("these runs have different units or texts; their scores cannot be compared")
+    return [
+        {
+            "name": name,
+            "runs": [str(one.run.path) for one in group],
+            "unit": group[0].unit,
+            "protocol": _score(group[0])[1],
+            "settings": {key: _alone(known[key]) for key in differing},
+            "nats": [_score(one)[0] for one in group],
+            "parameters": [one.facts.get("parameters") for one in group],
+            "characters_per_second": [one.facts.get("characters_per_second") for one in group],
+            "seconds_to": [_seconds_to(one, target) for one in group],
+        }
+        for name, group, known in zip(names, groups, values, strict=True)
+    ]
+
+
+def _by_protocol(group: Sequence[Curves]) -> list[list[Curves]]:
+    """Divide a group, so that scores of different protocols are never averaged."""
+    parts: dict[str | None, list[Curves]] = {}
+    for one in group:
+        parts.setdefault(_score(one)[1], []).append(one)
+    return list(parts.values())
+
+
+def _score(curves: Curves) -> tuple[float | None, str | None]:
+    """Return the score of the best checkpoint in nats, and its protocol."""
+    best = recorded_best(curves.run, curves.facts)
+    score = best.get("score") or best
+    loss = loss_in(score)
+    return (loss[0], score.get("protocol")) if loss else (None, None)
+
+
+def _values(group: Sequence[Curves], key: str) -> list[Any]:
+    """Return the different values of a setting in a group, in order."""
+    if key == "text":
+        known = [f"{one.facts.get('text')} {one.facts.get('text_sha256', '')[:8]}" for one in group]
+    elif key == "processor":
+        known = [one.facts.get(key) for one in group]
+    else:
+        known = [one.settings.get(key) for one in group]
+    return sorted({repr(value): value for value in known}.values(), key=repr)
+
+
+def _alone(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _seconds_to(curves: Curves, target: float | None) -> float | None:
+    """Return the seconds of training when the validation loss was first at most `target`."""
+    for point in curves.validation:
+        if target is not None and point.loss is not None and point.loss <= target:
+            return point.seconds
+    return None
