@@ -277,15 +277,19 @@ class Run:
             for line in self.records("metrics")
         ]
 
-    def records(self, name: str) -> list[dict[str, Any]]:
-        """The lines of `<name>.jsonl` that are whole and have a step."""
+    def records(self, name: str, warn: Warn = lambda _: None) -> list[dict[str, Any]]:
+        """The lines of `<name>.jsonl` that are whole and have a step; `warn` names the others."""
         lines = []
         path = self.path / f"{name}.jsonl"
-        for text in path.read_bytes().splitlines() if path.is_file() else []:
+        texts = path.read_bytes().splitlines() if path.is_file() else []
+        for number, text in enumerate(texts, 1):
+            line = None
             with contextlib.suppress(ValueError, RecursionError):
                 line = json.loads(text)
-                if isinstance(line, dict) and isinstance(line.get("step"), int):
-                    lines.append(line)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
+            else:
+                warn(f"{path}: line {number} cannot be read; skipped")
         return lines
 
     def append_metrics(self, line: dict[str, Any]) -> None:
