@@ -23,7 +23,7 @@ from charrnn.data.corpus import (
     split_corpus,
 )
 from charrnn.data.encodings import likeliest
-from charrnn.data.hints import hint_of_corpus, hint_of_text
+from charrnn.data.hints import hint_of_text, hints_of_corpus
 from charrnn.data.id_cache import read_cache
 from charrnn.data.kinds import compression_of, kind_of, marked_encoding, unmarked_encoding
 from charrnn.data.rules import Cleaning, Kinds, Rules
@@ -116,12 +116,12 @@ def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
 
 
 def hints(config: Config, texts: Texts, data: Any) -> Iterator[str]:
-    """Yield hints about extra text, such as a licence, and about an unfit vocabulary."""
+    """Yield hints about a language model's text: a licence, an unfit vocabulary or separator."""
     if isinstance(data, Corpus):
-        documents = texts["sources"].documents
-        for hint in (hint_of_text(documents, config.data.encoding), hint_of_corpus(data)):
-            if hint:
-                yield hint
+        if hint := hint_of_text(texts["sources"].documents, config.data.encoding):
+            yield hint
+        documents = [document for part in texts.values() for document in part.documents]
+        yield from hints_of_corpus(data, documents)
 
 
 def with_absolute_paths(config: Config, texts: Mapping[str, Sources]) -> Config:
