@@ -154,7 +154,7 @@ def evaluate(run: str, **flags: Any) -> None:
     The score is in nats and bits per character, and in bits per byte, which can be compared across
     vocabularies. The text is read once, from the zero state and without a break, and every
     character is scored once. TEXT is anything that `charrnn train` reads; `-` is standard input.
-    With --dynamic or --mix, the model learns from each character only after it was scored. Classes
+    With --dynamic or --mix, the model learns from each character after scoring it. Classes
     and tags are also measured one by one, with the confusion matrix.
 
     \b
@@ -186,7 +186,7 @@ def evaluate(run: str, **flags: Any) -> None:
 
 
 def _is_for_its_task(checkpoint: Checkpoint, options: Options) -> bool:
-    """Whether no option asks for more than the score of the run's own task."""
+    """Whether the score of the run's own task is all that the options ask for."""
     from charrnn.config.merge import config_from_data
     from charrnn.registry import traits_of
 
@@ -302,7 +302,7 @@ def _print_surprisals(model: TrainedModel, scores: Iterable[tuple[str, float]]) 
 
 
 def _print_lines(model: TrainedModel, scores: Iterable[tuple[str, float]]) -> None:
-    """Print each line, its end included, with its summed surprisal as JSON lines."""
+    """Print each line with its total surprisal, line end included, as JSON lines."""
     from charrnn.data.vocabulary import unit_of
     from charrnn.evaluation.score import key_unit
 

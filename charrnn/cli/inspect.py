@@ -191,9 +191,9 @@ def _show_training(facts: Mapping[str, Any], config: Config) -> None:
 def list_runs(root: Path, as_json: bool) -> None:
     """List the runs below ROOT (runs/) with their models, scores and states.
 
-    The score of a finished run is that of its best checkpoint on the whole validation split; until
-    then, it is that of the best evaluation. A run is running (a process is training it), finished,
-    or stopped (charrnn resume continues it).
+    The score of a finished run is that of its best checkpoint on the whole validation split;
+    before that, the score of the best evaluation is shown. A run is running (a process is training
+    it), finished, or stopped (charrnn resume continues it).
 
     \b
     Examples:
@@ -323,7 +323,7 @@ def _columns_on_lines(widths: Sequence[int], room: int | None) -> list[list[int]
 
 
 def _spoken(unit: str | None, vocabulary: str | None) -> str:
-    """Name the unit of a score; a byte, not a character, if the vocabulary is one of bytes."""
+    """Name the unit of a score: byte instead of character for a byte vocabulary."""
     unit = unit or "character"
     return "byte" if (unit, vocabulary) == ("character", "byte") else unit
 

@@ -91,7 +91,7 @@ def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Calla
 
 @contextmanager
 def naming_rate_flag() -> Iterator[None]:
-    """Name the flag in the error that the learning rate of dynamic evaluation is too high."""
+    """Name the flag in the error about a learning rate of dynamic evaluation that is too high."""
     from charrnn.errors import DivergedError
 
     try:

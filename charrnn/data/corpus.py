@@ -486,8 +486,8 @@ def _write_ids(
 ) -> dict[str, Any]:
     """Write the ids of all documents to a file and return their positions and their SHA-256.
 
-    With an `end`, the id of `</s>`, a document starts with the end before it, as a text that is
-    sampled does. Raises DataError if there are no ids.
+    If there is an `end` (the id of `</s>`), a document starts with the `</s>` before it, because
+    sampling starts with `</s>`. Raises DataError if there are no ids.
     """
     count = 0
     file_starts: list[int] = []

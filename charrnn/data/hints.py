@@ -23,8 +23,8 @@ from charrnn.data.vocabulary import (
 
 LOOKED_AT = 10  # documents at the start of a corpus
 CHARACTERS = 1 << 15  # at the start of each document
-MOST_IDS = 1 << 24  # ids of a corpus: so many are counted
-LONG = 15  # letters in an average word: no language with spaces has so many
+MOST_IDS = 1 << 24  # at most this many ids of a corpus are counted
+LONG = 15  # letters in an average word: in languages with spaces it has fewer
 ONCE = 0.7  # share of the words of a text that occur only once
 FEWEST = 200  # words from which this is judged
 RARE = 2  # occurrences: too few to learn a character from

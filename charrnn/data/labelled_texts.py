@@ -48,7 +48,7 @@ FORM = "a row is a text and its class"
 FORM_OF_LIST = "a row of a table is a text, with or without a class (in a .txt, a line is a text)"
 UNLABELLED = {"unsup", "unlabeled", "unlabelled", "unlab", "unsupervised"}
 """Names of folders of texts without a class, such as IMDB's."""
-MOST_COMPARED = 200  # classes: at most so many are compared with each other
+MOST_COMPARED = 200  # classes: at most this many are compared with each other
 ALIKE = 0.75  # a class and its misspelling have at least this similarity
 RARE = 0.02  # a misspelling has at most this share of the texts of the class that was meant
 
@@ -228,7 +228,7 @@ def _parts(
 def _in_tables(
     documents: Sequence[Document], how: Reading, log: Log, needs_class: bool, form: Form
 ) -> list[Labelled]:
-    """Read rows of text and class. The columns of the first table hold for all."""
+    """Read rows of text and class. All tables have the columns of the first one."""
     examples: list[Labelled] = []
     for i, document in enumerate(documents):
         is_list = form == "lines" and not is_named_as_table(document)

@@ -128,8 +128,8 @@ def is_header(rows: Sequence[Row], names: Iterable[str], fewest: int = 1) -> boo
     """Whether the first row has the names of the columns.
 
     A row with a long cell, or with a cell that occurs again in its column, is no header. Any other
-    row is one if at least `fewest` cells are in `names`, or if its cells are short although one
-    column has texts of several words, and another has few different values.
+    row is a header if at least `fewest` cells are in `names`, or if its cells are short although
+    one column has texts of several words, and another has few different values.
     """
     first, others = rows[0].fields, rows[1:5001]
     if not others or max(map(len, first)) > 60 or not any(first):
@@ -162,9 +162,9 @@ def _plain_rows(text: str, delimiter: str = "\t") -> list[Row]:
 def _separated(text: str, delimiter: str, document: Document, log: Log) -> tuple[list[Row], bool]:
     """Read rows with quoted fields; return whether quotes were read as such.
 
-    A CSV has quoted fields. In a TSV, quotes are ordinary characters if quoting makes a row faulty,
-    or if it joins lines that have the right number of fields without it (as with messages that
-    begin with a quote).
+    A CSV has quoted fields. In a TSV, quotes are ordinary characters if reading them as quotes
+    makes a row faulty, or joins lines that have the right number of fields by themselves (such as
+    messages that begin with a quote).
     """
     if '"' not in text:
         return _plain_rows(text, delimiter), False

@@ -143,8 +143,8 @@ def read_tagged(sources: Sources, how: Reading = USUAL, log: Log | None = None) 
     A row is a word, in columns that are separated by tabs or spaces; a blank line or `-DOCSTART-`
     ends a sentence. `how.tag_column` is the name or the number (from 1) of the column of tags. If
     it is None, tags are in UPOS of CoNLL-U, in XPOS if UPOS is empty, or else in the last column.
-    Comments, multiword tokens (`1-2`) and empty nodes (`1.1`) are skipped. A word of the tag `_` is
-    not scored; sentences without any tag are left out.
+    Comments, multiword tokens (`1-2`) and empty nodes (`1.1`) are skipped. A word with the tag `_`
+    is not scored; sentences without any tag are left out.
 
     Raises DataError for a document without sentences, without tags or without that column, and for
     rows whose columns differ from the others.

@@ -3,7 +3,7 @@
 ::
 
     runs/<name>/
-      config.yaml        every setting, none left to be chosen: a config that repeats the run
+      config.yaml        every setting, without `auto`: a config that repeats the run
       environment.json   one entry for each start or resume: versions, device, threads, command line
       metrics.jsonl      one line for each evaluation, one of `"kind": "final"` for the last score
       steps.jsonl        the training steps, as at most 2,000 lines (`session.history`)
@@ -239,8 +239,9 @@ class Run:
     def record_score(self, score: Mapping[str, Any]) -> bool:
         """Add a missing score of the best checkpoint to best.json; return whether it was added.
 
-        Nothing is added while a process is training in this directory, because it will score the
-        checkpoint itself, nor if the directory cannot be written: scoring needs no write access.
+        Nothing is added while a process is training in this directory, because that process will
+        score the checkpoint. A directory that cannot be written is left as it is, without an
+        error.
         """
         best = self.read_best()
         if not best or best.get("score") is not None or best["step"] != score["step"]:
@@ -385,7 +386,7 @@ def find_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint file, or a run's checkpoint: its best, its last or the one of a step.
 
-    A checkpoint with a recorded score has it in its metadata as `score`. Raises CheckpointError.
+    If the checkpoint's score was recorded, its metadata has it as `score`. Raises CheckpointError.
     """
     run = find_run(name)
     if isinstance(run, Path):

@@ -40,7 +40,7 @@ class LanguageModelling:
         self.config = config
         self.corpus = corpus
         self.about = about
-        self.unit = corpus.unit
+        self.unit, self.noun = corpus.unit, f"{corpus.unit}s"
         self.guess = math.log(corpus.vocabulary.size)
         self.model = placed(self.build(config, {"text": corpus.vocabulary}), config)
         self.objective = build_objective(config, corpus)
@@ -111,7 +111,7 @@ class LanguageModelling:
         evaluation = self.config.evaluation
         span = self.corpus.splits["validation"]
         lanes = int(evaluation.lanes)
-        most = max(1, evaluation.characters // lanes)
+        most = max(1, int(evaluation.characters) // lanes)
         batches = self.objective.in_lanes(span, lanes, evaluation.warmup, most)
         score = evaluate(self.model, self.objective, batches)
         protocol = f"{lanes} lane{'s' * (lanes > 1)}, warm-up {evaluation.warmup}"

@@ -102,13 +102,16 @@ class Task(Protocol):
     """A task with its data: the interface that a session relies on.
 
     - `unit`: one label of the loss, such as "character"; losses are in nats per unit;
+    - `noun`: what the length of a split counts, such as "texts";
     - `per_step`: the size of a training step in words;
     - `use`: the command that the trained model is for;
     - `guess`: the loss of a uniform guess in nats;
     - `model`: the network; `objective`: its batches and its loss (`training.objective`).
     """
 
+    config: ResolvedConfig
     unit: str
+    noun: str
     per_step: str
     use: str
     guess: float
