@@ -121,7 +121,9 @@ class Options:
               help="A split of the run's own text [validation].")  # fmt: skip
 @click.option("--data", multiple=True, metavar="DATA", help="The run's text, if it has moved.")
 @click.option("--validation", multiple=True, metavar="DATA", help="Its validation text, if moved.")
-@click.option("--test", multiple=True, metavar="DATA", help="Its test text, if it has moved.")
+@click.option(
+    "--test", multiple=True, metavar="DATA", help="Its test text, if it has moved or is new."
+)
 @click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step.")
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default="error", show_default=True,
@@ -214,7 +216,9 @@ def _print_task_score(checkpoint: Checkpoint, options: Options) -> None:
         reading = {"encoding": options.encoding, "errors": options.errors}
         part = texts_to_score(checkpoint, options.text, warn, device, **reading)
     else:
-        part = split_to_score(checkpoint, options.own_split, options.moved, warn, device)
+        part = split_to_score(
+            checkpoint, options.own_split, options.moved, warn, device, options.unknown
+        )
     for note in getattr(part.data, "notes", ()):
         if options.text or note.startswith(f"{part.split}: ") or f" in {part.split} only" in note:
             say(note)

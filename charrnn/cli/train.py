@@ -206,16 +206,16 @@ def resume(
 ) -> int:
     """Continue RUN where it stopped, as if it had never stopped.
 
-    RUN is a run directory, its name under runs/, or a checkpoint file (which begins a new run
-    directory). A new budget of --steps or --epochs counts from the start of the run, one of
-    --max-time from now.
+    RUN is a run directory or its name under runs/. To go on from an earlier step, name a checkpoint
+    file instead; this begins a new run directory. A new budget of --steps or --epochs counts from
+    the start of the run, one of --max-time from now.
 
     \b
     Examples:
       charrnn resume book-1
       charrnn resume book-1 --max-time 30m
       charrnn resume book-1 --learning-rate 0.001
-      charrnn resume step-00000500.safetensors --data book.txt
+      charrnn resume runs/book-1/checkpoints/step-00000500.safetensors --out runs/book-2
     """
     from charrnn.session.opening import clock_from, resume_run
 

@@ -117,13 +117,22 @@ class Corpus:
             for i in pieces
         )
 
-    def byte_count(self, span: Span) -> int:
-        """Count the bytes (UTF-8) of the symbols of a span; a special symbol has none."""
+    @property
+    def documents(self) -> int:
+        """The number of documents: files, or parts of them that a separator divides."""
+        return len(self.document_starts) - (self.vocabulary.end is not None)
+
+    def symbol_counts(self, span: Span) -> NDArray[np.int64]:
+        """Count each symbol of the vocabulary (V,) in a span."""
         counts = np.zeros(self.vocabulary.size, np.int64)
         for start in range(span.start, span.stop, 1 << 22):
             piece = self.ids[start : min(start + (1 << 22), span.stop)]
             counts += np.bincount(piece, minlength=self.vocabulary.size)
-        return int(counts @ self.vocabulary.byte_lengths())
+        return counts
+
+    def byte_count(self, span: Span) -> int:
+        """Count the bytes (UTF-8) of the symbols of a span; a special symbol has none."""
+        return int(self.symbol_counts(span) @ self.vocabulary.byte_lengths())
 
 
 def load_corpus(

@@ -103,7 +103,7 @@ def _add(pairs: list[Pair], pair: Pair, shown: str, log: Log) -> None:
         empty = "target" if pair.source else "source"
         log.fault(pair.file, pair.line, f"has an empty {empty}: {shown}")
     elif "\0" in pair.source + pair.target:
-        log.fault(pair.file, pair.line, f"has a NUL in it: {shown}; remove it")
+        log.fault(pair.file, pair.line, f"has a NUL in it: {shown}")
     else:
         pairs.append(pair)
 

@@ -234,3 +234,14 @@ def split_text(text: str, separator: str) -> list[tuple[int, str]]:
         line += piece.count("\n") + (match[0].count("\n") if match else 0)
         start = match.end() if match else 0
     return parts
+
+
+def not_divided(separator: str) -> str:
+    """Return the hint that a separator does not occur in a text."""
+    form = {BLANK: "lines without text"}.get(separator.strip(), "a line of its own")
+    if separator.strip().startswith("<"):
+        form = "a tag, with its brackets"
+    return (
+        f"the separator {separator!r} does not occur, so that each file is one document; it stands "
+        f"for {form}: compare it with the text"
+    )

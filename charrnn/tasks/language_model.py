@@ -81,8 +81,12 @@ class LanguageModelling:
 
     @staticmethod
     def describe(data: Corpus) -> str:
-        """Say how long the text is, and how large its vocabulary."""
-        return f"{len(data.ids):,} {data.unit}s, {data.vocabulary.size:,} symbols"
+        """Say how long the text is, how a separator divides it, and how large its vocabulary is."""
+        count = data.documents
+        parts = (
+            f" in {count:,} document{'s' * (count != 1)}" if data.vocabulary.end is not None else ""
+        )
+        return f"{len(data.ids):,} {data.unit}s{parts}, {data.vocabulary.size:,} symbols"
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
         """Start from another language model; rows of the same symbols are matched.
