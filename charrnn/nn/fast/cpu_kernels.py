@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
-LOW_WIDTH = 192  # from this width on, bfloat16 saves a step more time than the conversions cost
+LOW_WIDTH = 192  # from this width on, bfloat16 saves more time in a step than conversions cost
 CACHED = 1 << 15  # numbers in a tensor that stays in a core's cache
 
 
