@@ -283,7 +283,7 @@ def _run_gru(buffer: Tensor, state: Tensor, add_product: _AddProduct) -> tuple[T
     width = state.shape[1]
 
     def blocks(first: int, last: int) -> tuple[Tensor, ...]:
-        """The blocks from `first` to before `last` of each step."""
+        """The blocks `first` to `last` - 1, in one tensor for each step."""
         return buffer[:, :, first * width : last * width].unbind()
 
     candidates = state.new_empty(*buffer.shape[:2], width)
