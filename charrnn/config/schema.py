@@ -194,8 +194,8 @@ class DataConfig(Section):
     label_column: Annotated[Column | None, Key("classes")] = None
     """The column of a table that holds the class."""
     source_column: Annotated[Column | None, Key("pairs")] = None
-    """The column of a table that holds the source; of two files such as a.en and a.fr, the suffix
-    of the source."""
+    """The column of a table that holds the source. For two files such as a.en and a.fr: the suffix
+    of the source file, such as en."""
     target_column: Annotated[Column | None, Key("pairs")] = None
     """The column of a table that holds the target."""
     tag_column: Annotated[Column | None, Key("tags")] = None

@@ -64,11 +64,11 @@ class Batches:
         self._rank, self._count = 0, 1
 
     def share(self, rank: int, count: int) -> Batches:
-        """Return these batches, with only the rows of process `rank` of `count` in each.
+        """Return these batches, each with only the rows that process number `rank` works on.
 
-        The rows are shared equally. A batch of long examples may have fewer rows than processes;
-        some shares are then empty. Raises ConfigError if any other batch has fewer than `count`
-        rows.
+        The rows are shared equally among `count` processes. A batch of long examples may have fewer
+        rows than processes; some shares are then empty. Raises ConfigError if any other batch has
+        fewer than `count` rows.
         """
         fewest = len(self._short) // max(self._short_batches, 1)
         if self._short_batches and count > fewest:

@@ -152,7 +152,7 @@ def _part(sources: Sources, documents: list[Document], root: PurePath) -> Source
 def split_examples(
     examples: Sequence[Example], fractions: Sequence[float] = (0.8, 0.2), by: By = "hash"
 ) -> dict[str, list[Example]]:
-    """Split examples into training, validation and, with three fractions, testing, in order.
+    """Split examples by the fractions: training, validation, and testing if there are three.
 
     With `position`, the first examples are for training; their number is rounded down. With `hash`,
     the SHA-256 of the input text, as a number in [0, 1), decides: a text is always in the same

@@ -26,7 +26,7 @@ CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "dep
 CONLL_2003 = ("form", "pos", "chunk", "ner")
 LONGEST = 300  # words in a sentence that stands alone in its file
 SAMPLE = 200  # rows from which the form of a file is recognised
-NUMBERED_FROM = 3  # columns in a file whose first column may number the words
+NUMBERED_FROM = 3  # columns: with fewer, the first one never numbers the words
 
 _ID = re.compile("[0-9]+")
 _SKIPPED_ID = re.compile("[0-9]+[-.][0-9]+")

@@ -309,7 +309,7 @@ def new_values(run: Run, after: int) -> list[Line]:
         if line["kind"] == "evaluation":
             evaluated = line["step"]
             values.setdefault(evaluated, {}).update(_evaluation(line))
-    # Steps behind the last evaluation may be taken again after a kill.
+    # If the run is killed, the steps after its last evaluation may be taken again.
     return [(step, values[step]) for step in sorted(values) if after < step <= evaluated]
 
 

@@ -141,7 +141,7 @@ def read_data(config: Config, texts: Texts, vocabulary: Any = None) -> Any:
 def read_others(
     config: Config, arguments: Sequence[str], vocabulary: Any, warn: Warn
 ) -> tuple[Any, str]:
-    """Read texts that are not a run's own as its task does; return the data and its name.
+    """Read other texts than the run's own, in the way of its task; return the data and its name.
 
     All examples are in the split `test`. Raises DataError.
     """
@@ -244,7 +244,7 @@ def lines_of(stream: BinaryIO, name: str, cleaning: Cleaning) -> Iterator[str]:
 
 
 class Chained:
-    """Some bytes, and after them those of a stream, to be read as one."""
+    """A stream that gives the bytes of `head` first, then those of `stream`."""
 
     def __init__(self, head: bytes, stream: BinaryIO) -> None:
         self._head, self._stream = head, stream

@@ -101,7 +101,7 @@ def measure_speed(device: torch.device) -> float:
 
 
 class CoreTime(NamedTuple):
-    """Seconds that processes computed, and seconds that they waited for a core to compute on."""
+    """How long processes computed, and how long they waited for a free core, in seconds."""
 
     computed: float
     waited: float

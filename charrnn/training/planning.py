@@ -55,7 +55,7 @@ WINDOWS_A_LANE = 8  # the fewest windows in a lane, if the user chose a long win
 # dropout is high (short-texts.md), and with the square root on long texts (dropout-and-passes.md).
 WIDTH_IN_TWO_MINUTES = 192
 TIME_EXPONENT = 0.2
-WIDTH_A_ROOT_SECOND = 27  # bounds the width in less than half a minute: short-texts.md
+WIDTH_A_ROOT_SECOND = 27  # the tighter bound if the time is under half a minute: short-texts.md
 GPU_WIDTH_FACTOR = 2
 WIDTH_A_ROOT_CHARACTER = 0.4
 WIDTH_A_FOURTH_ROOT_CHARACTER = 13

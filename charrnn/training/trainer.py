@@ -437,7 +437,7 @@ def _diverged(where: str) -> DivergedError:
 
 
 def full_precision() -> contextlib.AbstractContextManager[None]:
-    """Keep cuDNN's recurrent kernels from using TF32, their default: scores are float32."""
+    """Make cuDNN's recurrent kernels use float32 for scores, instead of TF32, their default."""
     if not torch.cuda.is_available():
         return contextlib.nullcontext()
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
