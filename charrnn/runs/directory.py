@@ -4,6 +4,7 @@
 
     runs/<name>/
       config.yaml        every setting, without `auto`: a config that repeats the run
+      config.schema.json its JSON schema, by which an editor completes and checks it
       environment.json   one entry for each start or resume: versions, device, threads, command line
       metrics.jsonl      one line for each evaluation, one of `"kind": "final"` for the last score
       steps.jsonl        the training steps, as at most 2,000 lines (`session.history`)
@@ -49,7 +50,11 @@ from charrnn.runs.hub import check_copies, download, is_hub_address, weights_in
 
 _STEP = re.compile(r"step-(\d{8,18})\.safetensors")
 _OF_LOCK = {"lock", "owner.json", "checkpoints"}  # files that taking the lock makes
-_OF_START = {"environment.json", "config.yaml"}  # files written before the first checkpoint
+_OF_START = {
+    "environment.json",
+    "config.yaml",
+    "config.schema.json",
+}  # files written before the first checkpoint
 
 Warn = Callable[[str], None]
 
@@ -230,9 +235,15 @@ class Run:
 
     # Records -----------------------------------------------------------------------------------
 
+    def write_schema(self) -> None:
+        """Write the schema of the configuration, so that editors need no network for it."""
+        schema = json.dumps(Config.model_json_schema())
+        write_atomically(self.path / "config.schema.json", schema.encode())
+
     def write_config(self, text: str) -> None:
-        """Write the configuration to config.yaml."""
-        write_atomically(self.path / "config.yaml", text.encode())
+        """Write the configuration to config.yaml, after the line that gives editors its schema."""
+        line = "# yaml-language-server: $schema=config.schema.json\n"
+        write_atomically(self.path / "config.yaml", (line + text).encode())
 
     def write_best(self, best: dict[str, Any]) -> None:
         """Write the step and the score of the best checkpoint to best.json."""

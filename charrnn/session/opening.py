@@ -315,6 +315,7 @@ def _open(
         with session.run.lock():
             session.run.cut_metrics(session.trainer.progress.step)
             session.run.record_environment(session.about["environment"])
+            session.run.write_schema()
             session.run.write_config(dump_yaml(session.config))
             yield session
 

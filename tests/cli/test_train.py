@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from charrnn.config.schema import Config
 from charrnn.registry import CELLS
 from charrnn.runs.checkpoint import load_checkpoint
 from tests.cli.conftest import TINY
@@ -19,14 +20,21 @@ def test_train_prints_the_run_and_writes_its_files(run: Run, tmp_path: Path) -> 
     assert (result.code, result.out) == (0, "runs/book-1\n")
     folder = tmp_path / "runs" / "book-1"
     assert {path.name for path in folder.iterdir()} == {
-        "best.json", "checkpoints", "config.yaml", "environment.json", "lock", "metrics.jsonl",
-        "samples.jsonl", "steps.jsonl",
+        "best.json", "checkpoints", "config.schema.json", "config.yaml", "environment.json", "lock",
+        "metrics.jsonl", "samples.jsonl", "steps.jsonl",
     }  # fmt: skip
     for part in ("text    book.txt", "model   2 x LSTM 8", "device  cpu", "plan    ", "run     "):
         assert part in result.err
     assert "next    charrnn sample runs/book-1" in result.err
     assert "\x1b" not in result.err
     assert run("train", "book.txt", *TINY, "--steps", "2").out == "runs/book-2\n"
+
+
+def test_editors_get_the_schema_of_a_runs_config(trained: str) -> None:
+    line, *_ = Path(trained, "config.yaml").read_text("utf-8").splitlines()
+    place = line.removeprefix("# yaml-language-server: $schema=")
+    schema = json.loads(Path(trained, place).read_text("utf-8"))
+    assert schema == json.loads(json.dumps(Config.model_json_schema()))
 
 
 def test_quiet_leaves_only_warnings_errors_and_the_run(run: Run, tmp_path: Path) -> None:
