@@ -30,7 +30,7 @@ Unknown = Literal["error", "skip"]
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SPECIALS = (UNKNOWN, START, END)
-MOSTTOKENS = 1 << 16  # tokens: the header of a checkpoint has room for this many
+MOST_TOKENS = 1 << 16  # tokens: the header of a checkpoint has room for this many
 
 
 def id_type(size: int) -> np.dtype[Any]:
@@ -327,8 +327,8 @@ class TokenVocabulary:
             raise ValueError(
                 "the symbols of a token vocabulary must be distinct texts that are not empty"
             )
-        if len(kept) > MOSTTOKENS:
-            raise ValueError(f"it has {len(kept):,} tokens, but at most {MOSTTOKENS:,} fit")
+        if len(kept) > MOST_TOKENS:
+            raise ValueError(f"it has {len(kept):,} tokens, but at most {MOST_TOKENS:,} fit")
         self._ids = {token: i for i, token in enumerate(kept)}
 
     @classmethod
@@ -386,10 +386,10 @@ def _frequent(
         raise DataError(
             f"no token occurs {minimum_count:,} times; give more text, or lower data.minimum_count"
         )
-    if len(kept) > MOSTTOKENS:
+    if len(kept) > MOST_TOKENS:
         raise DataError(
             f"{len(kept):,} different tokens occur at least {minimum_count:,} times, more than the "
-            f"{MOSTTOKENS:,} that fit in a vocabulary; raise data.minimum_count"
+            f"{MOST_TOKENS:,} that fit in a vocabulary; raise data.minimum_count"
         )
     return sorted(kept, key=lambda token: (-counts[token], token))
 
