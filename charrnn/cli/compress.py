@@ -37,9 +37,10 @@ def compress(
 ) -> None:
     """Compress FILE with the probabilities of RUN's best model.
 
-    The size is about the model's score in bits. FILE is any file, or - for standard input;
-    characters that the vocabulary lacks are escaped. Decompression needs the same model on the same
-    kind of machine. Both commands need the package `constriction` (`pip install constriction`).
+    The compressed file has about as many bits as the model's score of FILE. FILE is any file, or -
+    for standard input; characters that the vocabulary lacks are escaped. Decompression needs the
+    same model on the same kind of machine. Both commands need the package `constriction` (`pip
+    install constriction`).
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Print for people: lines, which are wrapped on a terminal, and a progress bar."""
+"""Print for people: lines (wrapped on a terminal) and a progress bar."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def columns_of(stream: Any) -> int | None:
 def wrap_for(stream: Any, text: str) -> str:
     """Wrap lines between words to the width of `stream`, if it is a terminal.
 
-    The second and later parts of a line stand below its text if it begins with a label, such as
-    `model   2 x LSTM`, and four columns from the left if not. A word that is longer than a line,
-    such as a path, is not broken.
+    If a line begins with a label, such as `model` before `2 x LSTM`, its later parts are aligned
+    with the text behind the label; otherwise they are indented by four columns. A word that is
+    longer than a line, such as a path, is not broken.
     """
     columns = columns_of(stream)
     if columns is None:
@@ -128,9 +128,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(f"{cell:<{width}}" for cell, width in line).rstrip() for line in lines]
 
 
-# Control characters (C0 but tab and line feed, C1), format characters, which change the order or
-# the look of the characters around them, line and paragraph separators, and lone surrogates. The
-# joiners U+200C and U+200D are allowed: Persian words and emoji are written with them.
+# Control characters (C1, and C0 without tab and line feed), format characters, which change the
+# order or the look of the characters around them, line and paragraph separators, and lone
+# surrogates. The joiners U+200C and U+200D are allowed: Persian words and emoji are written with
+# them.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"

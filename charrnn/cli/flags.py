@@ -20,7 +20,7 @@ def in_flags(message: str, command: click.Command) -> str:
 
     A flag with the parameter `training__steps` sets `training.steps`; a flag with the parameter
     `unknown` sets the setting that ends in it, `data.unknown`. The text, `data.sources`, is set by
-    `--data` or the argument DATA.
+    `--data` or the argument DATA. `start_from`, an argument of `charrnn.train`, is `--from` there.
     """
     flags: dict[str, str] = {}
     for parameter in command.params:
@@ -29,4 +29,5 @@ def in_flags(message: str, command: click.Command) -> str:
         is_option = isinstance(parameter, click.Option)
         flag = parameter.opts[-1] if is_option else str(parameter.name).upper()
         flags[name if "." in name else f"data.{name}"] = flag
-    return _SETTING.sub(lambda match: flags.get(match[1], match[1]), message)
+    message = _SETTING.sub(lambda match: flags.get(match[1], match[1]), message)
+    return re.sub(r"\bstart_from\b", "charrnn train --from", message)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,6 +69,7 @@ def _facts(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
     """Collect the record that `info --json` prints."""
     from charrnn.data.vocabulary import read_vocabularies
     from charrnn.runs.checkpoint import SCHEMA
+    from charrnn.runs.summary import count_parameters
 
     metadata = checkpoint.metadata
     session, step = metadata["session"], metadata["progress"]["step"]
@@ -101,45 +101,6 @@ def _facts(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
     }
 
 
-def count_parameters(sizes: Mapping[str, int], tied: bool) -> dict[str, int]:
-    """Count the parameters of each part of a model, in the order in which data flows through it.
-
-    `sizes` maps the tensors of a checkpoint to their numbers of elements. An embedding that is
-    `tied` to the head counts once, as the head.
-
-    >>> count_parameters({"model/stack.layers.0.cell.bias": 4, "model/embedding.weight": 6}, False)
-    {'embedding': 6, 'layer 1': 4}
-    """
-    parts: dict[str, int] = {}
-    for name, size in sizes.items():
-        in_head = ("model/embedding.weight", "model/embedding.vectors.lookup.weight")
-        if name.startswith("model/") and not (tied and name in in_head):
-            first, *others = name.removeprefix("model/").split(".")
-            part = f"layer {int(others[1]) + 1}" if first == "stack" else first
-            parts[part] = parts.get(part, 0) + int(size)
-    return {part: parts[part] for part in sorted(parts, key=_place)}
-
-
-_PLACES = (
-    r"words|.*embedding",
-    r"encoder",
-    r"bridges",
-    r"decoder",
-    r"layer \d+",
-    r"attention",
-    r"combine",
-    r"(?!head$).*",
-    r"head",
-)
-
-
-def _place(part: str) -> tuple[int, int, str]:
-    """Return the key to sort a part of a model by: first its kind, then the layer's number."""
-    kind = next(i for i, pattern in enumerate(_PLACES) if re.fullmatch(pattern, part))
-    number = part.rpartition(" ")[2]
-    return kind, int(number) if number.isdigit() else 0, part
-
-
 def _show_model(facts: Mapping[str, Any]) -> None:
     show(f"checkpoint  {facts['checkpoint']}")
     show(f"model       {facts['model']}")
@@ -153,15 +114,16 @@ def _show_model(facts: Mapping[str, Any]) -> None:
 
 def _show_scores(facts: Mapping[str, Any]) -> None:
     from charrnn.runs.checkpoint_check import loss_in
+    from charrnn.runs.summary import spoken_unit
 
     best, score, kind = facts["best"], facts["score"], facts["vocabulary"].get("kind")
     if loss := loss_in(best):
-        nats, unit = loss[0], _spoken(loss[1], kind)
+        nats, unit = loss[0], spoken_unit(loss[1], kind)
         show(
             f"validation  {nats:.4f} nats per {unit} at step {best['step']:,} ({best['protocol']})"
         )
     if score and (loss := loss_in(score)):
-        nats, unit = loss[0], _spoken(loss[1], kind)
+        nats, unit = loss[0], spoken_unit(loss[1], kind)
         show(
             f"score       {nats:.4f} nats, {nats / math.log(2):.4f} bits per {unit} "
             f"on {score['split']} ({score['protocol']})"
@@ -170,10 +132,11 @@ def _show_scores(facts: Mapping[str, Any]) -> None:
 
 def _show_training(facts: Mapping[str, Any], config: Config) -> None:
     from charrnn.runs.checkpoint_check import loss_in
+    from charrnn.runs.summary import spoken_unit
 
     text, trained, environment = facts["text"], facts["trained"], facts["environment"]
     training, loss = config.training, loss_in(facts["best"])
-    unit = _spoken(loss[1] if loss else None, config.data.vocabulary)
+    unit = spoken_unit(loss[1] if loss else None, config.data.vocabulary)
     splits = ", ".join(f"{count:,} {name}" for name, count in text["splits"].items())
     versions = ", ".join(f"{name} {number}" for name, number in environment["packages"].items())
     show(f"text        {text['described']}: {splits}")
@@ -206,9 +169,9 @@ def _show_training(facts: Mapping[str, Any], config: Config) -> None:
 def list_runs(root: Path, sort: str, as_json: bool, **wanted: str | None) -> None:
     """List the runs below ROOT (runs/) with their models, scores and states.
 
-    The score of a finished run is that of its best checkpoint on the whole validation split; until
-    then, it is that of the best evaluation. A run is running (a process is training it), finished,
-    or stopped (charrnn resume continues it).
+    The score of a finished run is that of its best checkpoint on the whole validation split;
+    before that, the score of the best evaluation is shown. A run is running (a process is training
+    it), finished, or stopped (charrnn resume continues it).
 
     \b
     Examples:
@@ -239,6 +202,8 @@ def _sorted(rows: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
 
     Scores are compared only within their unit, and a line says so if there are several units.
     """
+    from charrnn.runs.summary import spoken_unit
+
     key, is_reversed = sort.removeprefix("-"), sort.startswith("-")
     if key not in SORTED_BY:
         hint = did_you_mean(key, SORTED_BY) or f"it is {one_of(SORTED_BY)}"
@@ -247,8 +212,8 @@ def _sorted(rows: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
     known = [row for row in rows if row[field] is not None]
     known.sort(key=lambda row: row[field], reverse=is_reversed)
     if key == "score":
-        units = {_spoken(row["unit"], row["vocabulary"]) for row in known}
-        known.sort(key=lambda row: _spoken(row["unit"], row["vocabulary"]))
+        units = {spoken_unit(row["unit"], row["vocabulary"]) for row in known}
+        known.sort(key=lambda row: spoken_unit(row["unit"], row["vocabulary"]))
         if len(units) > 1:
             say(f"scores per {' and per '.join(sorted(units))} are sorted apart")
     return known + [row for row in rows if row[field] is None]
@@ -258,11 +223,12 @@ def _row(run: Run) -> dict[str, Any]:
     """Collect the record that `list --json` prints; None for values that cannot be read."""
     from charrnn.runs.checkpoint import SCHEMA
     from charrnn.runs.checkpoint_check import loss_in
+    from charrnn.runs.summary import header_facts, recorded_best
 
     steps = run.steps()
     last = run.checkpoint_path(steps[-1]) if steps else None
-    about = _about(last) if last else {}
-    best = run.read_best() or about.get("best", {})
+    about = header_facts(last) if last else {}
+    best = recorded_best(run, about)
     score = best.get("score") or {}
     loss = loss_in(score) or loss_in(best)
     config = about.get("config")
@@ -284,33 +250,6 @@ def _row(run: Run) -> dict[str, Any]:
         "vocabulary": config.data.vocabulary if config else None,
         "state": _state(run, about),
     }
-
-
-def _about(checkpoint: Path) -> dict[str, Any]:
-    """Read configuration, size, progress and best score of a checkpoint from its header alone."""
-    from safetensors import SafetensorError, safe_open
-
-    from charrnn.config.merge import config_from_data
-    from charrnn.errors import ConfigError
-    from charrnn.runs.checkpoint_check import usable_best
-
-    try:
-        with safe_open(str(checkpoint), "numpy") as file:
-            metadata = file.metadata() or {}
-            names = file.keys()
-            sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in names}
-        config = config_from_data(json.loads(metadata["config"]), str(checkpoint))
-        progress = json.loads(metadata["progress"])
-        parameters = count_parameters(sizes, config.model.tie_embeddings)
-        return {
-            "config": config,
-            "parameters": sum(parameters.values()),
-            "step": int(progress["step"]),
-            "epoch": float(progress["epoch"]),
-            "best": usable_best(json.loads(metadata["session"])["best"]),
-        }
-    except (SafetensorError, ConfigError, OSError, ValueError, LookupError, TypeError):
-        return {}  # A damaged checkpoint; `charrnn info` says what is wrong with it.
 
 
 def _state(run: Run, about: Mapping[str, Any]) -> str:
@@ -364,17 +303,13 @@ def _columns_on_lines(widths: Sequence[int], room: int | None) -> list[list[int]
     return lines
 
 
-def _spoken(unit: str | None, vocabulary: str | None) -> str:
-    """Name the unit of a score; a byte, not a character, if the vocabulary is one of bytes."""
-    unit = unit or "character"
-    return "byte" if (unit, vocabulary) == ("character", "byte") else unit
-
-
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    from charrnn.runs.summary import spoken_unit
+
     sizes = row["hidden_sizes"] or []
     same = len(set(sizes)) == 1
     widths = f"{len(sizes)} x {sizes[0]}" if same else ", ".join(map(str, sizes))
-    unit = _spoken(row["unit"], row["vocabulary"])
+    unit = spoken_unit(row["unit"], row["vocabulary"])
     loss = f"{row['nats']:.4f} nats per {unit}" if row["nats"] is not None else "-"
     age = duration(row["age_seconds"]) if row["age_seconds"] is not None else "-"
     size = f"{row['parameters']:,}" if row["parameters"] is not None else "-"

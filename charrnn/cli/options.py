@@ -104,7 +104,7 @@ def quiet(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def naming_rate_flag() -> Iterator[None]:
-    """Name the flag in the error that the learning rate of dynamic evaluation is too high."""
+    """Name the flag in the error about a learning rate of dynamic evaluation that is too high."""
     from charrnn.errors import DivergedError
 
     try:

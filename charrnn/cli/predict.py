@@ -67,8 +67,8 @@ def predict(
 
     A classifier prints the class, its probability and the text, separated by tabs. A tagger prints
     each word with its tag, as word/TAG; for CoNLL-U or other rows of words on standard input, it
-    prints the same rows with tags. A translator prints only the translation. An empty line is
-    answered by an empty line.
+    prints the same rows with tags. A translator prints only the translation. An empty line gives
+    an empty line.
 
     \b
     Examples:

@@ -112,8 +112,8 @@ def _unchosen(session: Session) -> str:
     """Say why no checkpoint can be chosen by its score."""
     if not session.validates:
         return "there is no validation split"
-    count, unit = len(session.data.splits["validation"]), session.experiment.unit
-    return f"validation is too short to choose by ({count:,} {unit}s)"
+    count, noun = len(session.data.splits["validation"]), session.experiment.noun
+    return f"validation is too short to choose by ({count:,} {noun})"
 
 
 def _describe_choices(chosen: dict[str, Any]) -> str:

@@ -128,7 +128,7 @@ def train(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Train a model on DATA, or else on Python's standard library.
+    """Train a model on DATA (default: Python's standard library).
 
     DATA is files, folders, patterns, URLs, `-` for standard input, or a named corpus such as
     `enwik8` (charrnn data list); compressed files and archives are unpacked. Settings that you do
@@ -206,16 +206,16 @@ def resume(
 ) -> int:
     """Continue RUN where it stopped, as if it had never stopped.
 
-    RUN is a run directory, its name under runs/, or a checkpoint file (which begins a new run
-    directory). A new budget counts from the start of the run for --steps and --epochs, and from
-    now for --max-time.
+    RUN is a run directory or its name under runs/. To go on from an earlier step, name a checkpoint
+    file instead; this begins a new run directory. A new budget of --steps or --epochs counts from
+    the start of the run, one of --max-time from now.
 
     \b
     Examples:
       charrnn resume book-1
       charrnn resume book-1 --max-time 30m
       charrnn resume book-1 --learning-rate 0.001
-      charrnn resume step-00000500.safetensors --data book.txt
+      charrnn resume runs/book-1/checkpoints/step-00000500.safetensors --out runs/book-2
     """
     from charrnn.session.opening import clock_from, resume_run
 

@@ -44,6 +44,7 @@ NEWER = {
     "data.tag_column",
     "data.bad_rows",
     "training.class_weights",
+    "logging",
 }
 """All keys that the configuration of an older run may lack."""
 
@@ -51,8 +52,8 @@ NEWER = {
 def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     """Merge layers of settings, later ones winning; return the source of each key as well.
 
-    A key that the task does not use is refused, whatever its value. But a layer that sets most
-    keys of a section is assumed to be the `config.yaml` of a run: there, an unused key may have its
+    A key that the task does not use is refused, whatever its value. But if a layer sets most keys
+    of a section, it is taken for the `config.yaml` of a run: there, an unused key may have its
     default, or the value that `auto` was resolved to.
 
     Raises ConfigError naming the key, the value, its source and the values that are allowed.
@@ -86,7 +87,7 @@ def _merge(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     sources: dict[str, str] = {}
     assumed: set[str] = set()
     for source, layer in layers:
-        for key, value in layer.items():
+        for key, value in map(_renamed, layer, layer.values()):
             if value is None and key in Config.model_fields:
                 continue  # A section with all its keys commented out.
             _check_key(key, source)
@@ -122,12 +123,19 @@ def _is_of_a_run(layer: Mapping[str, Any], key: str) -> bool:
     return 2 * sum(name in layer for name in known) > len(known)
 
 
+def _renamed(key: str, value: Any) -> tuple[str, Any]:
+    """Return a key and its value by its present name: older runs have `tensorboard: true`."""
+    if key != "tensorboard":
+        return key, value
+    return "logging", ["tensorboard"] if value else []
+
+
 def _unused(key: str, value: Any, source: str, task: str) -> str:
     return f"{source}: {key} = {value!r} is not used by the task {task}; leave it out"
 
 
 def _check_bytes(config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Refuse settings that change nothing, because a vocabulary of bytes reads every byte."""
+    """Refuse settings that have no effect on a byte vocabulary, which reads every byte."""
     if config.data.vocabulary != "byte":
         return
     idle = {"data.minimum_count": 1, "data.newlines": "keep", "data.normalize": "none"}
@@ -138,7 +146,7 @@ def _check_bytes(config: Config, by_hand: Mapping[str, Any], sources: Mapping[st
 
 
 def _check_layers(config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Refuse a number of layers that is not the length of the list of widths."""
+    """Refuse a number of layers that differs from the number of widths."""
     layers, widths = by_hand.get("model.layers"), config.model.hidden_size
     if isinstance(layers, int) and isinstance(widths, list) and layers != len(widths):
         raise ConfigError(

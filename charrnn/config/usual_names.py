@@ -54,7 +54,7 @@ _KEYS = {
     "precision": "amp dtype fp16 mixed_precision",
     "threads": "n_threads num_threads",
     "processes": "num_processes num_workers workers",
-    "tensorboard": "tb",
+    "logging": "log logger loggers tb",
 }
 KEYS = {name: key for key, names in _KEYS.items() for name in names.split()}
 """Usual names of keys, without a section, and the dotted key that each of them means here."""

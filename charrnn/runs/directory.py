@@ -3,7 +3,7 @@
 ::
 
     runs/<name>/
-      config.yaml        every setting, none left to be chosen: a config that repeats the run
+      config.yaml        every setting, without `auto`: a config that repeats the run
       config.schema.json its JSON schema, by which an editor completes and checks it
       environment.json   one entry for each start or resume: versions, device, threads, command line
       metrics.jsonl      one line for each evaluation, one of `"kind": "final"` for the last score
@@ -256,8 +256,9 @@ class Run:
     def record_score(self, score: Mapping[str, Any]) -> bool:
         """Add a missing score of the best checkpoint to best.json; return whether it was added.
 
-        Nothing is added while a process is training in this directory, because it will score the
-        checkpoint itself, nor if the directory cannot be written: scoring needs no write access.
+        Nothing is added while a process is training in this directory, because that process will
+        score the checkpoint. A directory that cannot be written is left as it is, without an
+        error.
         """
         best = self.read_best()
         if not best or best.get("score") is not None or best["step"] != score["step"]:
@@ -287,15 +288,19 @@ class Run:
             for line in self.records("metrics")
         ]
 
-    def records(self, name: str) -> list[dict[str, Any]]:
-        """The lines of `<name>.jsonl` that are whole and have a step."""
+    def records(self, name: str, warn: Warn = lambda _: None) -> list[dict[str, Any]]:
+        """The lines of `<name>.jsonl` that are whole and have a step; `warn` names the others."""
         lines = []
         path = self.path / f"{name}.jsonl"
-        for text in path.read_bytes().splitlines() if path.is_file() else []:
+        texts = path.read_bytes().splitlines() if path.is_file() else []
+        for number, text in enumerate(texts, 1):
+            line = None
             with contextlib.suppress(ValueError, RecursionError):
                 line = json.loads(text)
-                if isinstance(line, dict) and isinstance(line.get("step"), int):
-                    lines.append(line)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
+            else:
+                warn(f"{path}: line {number} cannot be read; skipped")
         return lines
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -402,7 +407,7 @@ def find_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint file, or a run's checkpoint: its best, its last or the one of a step.
 
-    A checkpoint with a recorded score has it in its metadata as `score`. Raises CheckpointError.
+    If the checkpoint's score was recorded, its metadata has it as `score`. Raises CheckpointError.
     """
     run = find_run(name)
     if isinstance(run, Path):

@@ -1,7 +1,7 @@
 """The events of a training session, in the order in which `Session.events` yields them.
 
-A session with a budget of steps begins with `Planned`. A session with a time budget measures its
-speed before, and is `Replanned` if the speed changes. `Stepped` follows every step, `Evaluated`
+A session with a budget of steps begins with `Planned`. A session with a time budget first measures
+its speed; `Replanned` follows if the speed changes. `Stepped` follows every step, `Evaluated`
 every evaluation, `Saved` every other checkpoint, `Restarted` a divergence; `Finished` comes last.
 """
 
@@ -76,7 +76,7 @@ class Evaluated:
     is_best: bool
     """Whether it is the best score of the run so far."""
     seconds_left: float | None
-    """An estimate of the time until the last step, evaluations left out."""
+    """An estimate of the time until the last step, without evaluations."""
     sample: str
     """A sample from the model with its current weights."""
 
