@@ -154,7 +154,7 @@ def declared() -> set[str]:
 
 
 # Modules whose distributions have another name.
-DISTRIBUTIONS = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "pydantic_core": "pydantic", "mlflow": "mlflow-skinny"}
 
 
 def test_what_is_imported_is_declared() -> None:
