@@ -447,6 +447,7 @@ def _score(curves: Curves) -> tuple[float | None, str | None]:
 
 def _values(group: Sequence[Curves], key: str) -> list[Any]:
     """Return the different values of a setting in a group, in order."""
+    known: list[Any]
     if key == "text":
         known = [f"{one.facts.get('text')} {one.facts.get('text_sha256', '')[:8]}" for one in group]
     elif key == "processor":
