@@ -1,5 +1,6 @@
 """The entry point of `python -m charrnn` and of the command `charrnn`."""
 
+import atexit
 import os
 import sys
 import time
@@ -9,15 +10,35 @@ from pathlib import Path
 def main() -> None:
     """Run the command line. Even Ctrl-C during the imports prints no traceback.
 
-    Threads that wait for other threads sleep instead of spinning. A spinning thread takes a core
-    from the one it waits for as soon as another program runs
+    Threads that wait for other threads sleep instead of spinning. If another program runs, a
+    spinning thread takes a core from the thread that it waits for
     (docs/experiments/threads-and-processes.md). OpenMP reads the variable when torch loads it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    code: int | None = None
+
+    def leave() -> None:
+        """End the process at once: Python needs seconds to take torch's modules apart.
+
+        Registered first, this comes after all other exit handlers, and after other threads.
+        """
+        if code is None:
+            return
+        try:
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
+        except (OSError, ValueError):
+            return  # Python reports what could not be written.
+        os._exit(code)
+
+    atexit.register(leave)
     try:
         from charrnn.cli.main import main as run
 
         run(time.monotonic() - process_age())
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else None
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -163,7 +163,7 @@ def one_of(names: Iterable[str]) -> str:
 
 
 class TaskEntry(NamedTuple):
-    """One task. A field that is left out is an attribute of the task's class."""
+    """One task. If a field is left out, the task's class has it as an attribute."""
 
     task: str
     """The reference of its class (`charrnn.tasks.task.Task`)."""

@@ -78,7 +78,8 @@ def options(command: click.Command) -> set[str]:
 @pytest.mark.parametrize("page", [name for name in PAGES if name.split("/")[0] in ("learn", "use")])
 def test_options_keys_and_commands_that_are_named_exist(page: str) -> None:
     _add_commands()
-    others = {"--help", "--version", "--index-url", "--count"}  # From click, pip and docs/examples.
+    # From click, pip, docs/examples and TensorBoard.
+    others = {"--help", "--version", "--index-url", "--count", "--logdir"}
     text = re.sub(r"^.*python benchmarks/.*$", "", PAGES[page], flags=re.M)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= options(cli) | others
     sections = {key.split(".")[0] for key in all_keys() if "." in key}

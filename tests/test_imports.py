@@ -1,9 +1,11 @@
 """The architecture of the code: imports point one way, and only the command line prints."""
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,37 @@ RESOLVING = ["pkgutil.resolve_name(reference)", "entry_points(group=self.group)"
 @pytest.mark.parametrize("name", MODULES)
 def test_nothing_unpickles_or_evaluates(name: str) -> None:
     assert dangerous(MODULES[name]) == (RESOLVING if name == "registry" else [])
+
+
+def declared() -> set[str]:
+    """The distributions that pyproject.toml names, with the extras but those for development."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    users = [lines for name, lines in extras.items() if name not in ("dev", "docs", "benchmarks")]
+    lines = [*project["dependencies"], *itertools.chain.from_iterable(users)]
+    return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+
+
+# Modules whose distributions have another name.
+DISTRIBUTIONS = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+
+
+def test_what_is_imported_is_declared() -> None:
+    modules = set()
+    for tree in MODULES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules.add(node.module.split(".")[0])
+    foreign = modules - sys.stdlib_module_names - {"charrnn"}
+    names = {DISTRIBUTIONS.get(name, name).replace("_", "-") for name in foreign}
+    assert {"torch", "click", "matplotlib"} <= names
+    assert names <= declared()
+
+
+def test_the_types_are_published() -> None:
+    assert (PACKAGE / "py.typed").is_file()
 
 
 def modules_after(statement: str) -> set[str]:

@@ -13,7 +13,7 @@ from charrnn.data.sources import find_sources
 from charrnn.runs.directory import Run
 from charrnn.session.events import Event
 from charrnn.session.loop import Session
-from charrnn.session.opening import new_session
+from charrnn.session.opening import new_session, plan_run
 from charrnn.tasks.task import Data
 
 TINY: dict[str, Any] = {
@@ -72,7 +72,8 @@ def start(
 ) -> Session:
     """Start a session in `folder` on data that has been read, planned for the device `on`."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    session = new_session(config, data, torch.device(on), "tiny", "a tiny text", clock)
+    planned = plan_run(config, data, torch.device(on))
+    session = new_session(planned, data, "tiny", "a tiny text", clock)
     session.run = Run(folder)
     return session
 

@@ -127,7 +127,7 @@ class NgramModel:
         return keys, counts
 
     def _level(self, keys: NDArray[np.int64], counts: NDArray[np.int64], contexts: int) -> Level:
-        """Compute the shares of n-grams and the rests of contexts from the counts of a level."""
+        """Compute a level from its counts: the share of each n-gram, the rest of each context."""
         parents = keys // self.vocabulary_size
 
         def summed(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charrnn.cli.display import Bar, is_terminal, say, show_evaluation, visible, warn
-from charrnn.cli.options import Number
+from charrnn.cli.options import Number, quiet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(min=0), help="Seed of the sample; printed if it was chosen."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@quiet
 def baseline(
     text: tuple[str, ...],
     order: int | None,
@@ -67,7 +68,8 @@ def baseline(
 
     A network should beat this score. TEXT is read and split as in `charrnn train`. N-grams are
     counted in the training split; a hidden Markov model is fitted to it by Baum-Welch. Both are
-    scored on every symbol of validation, given all the text before it. This takes seconds.
+    scored on every symbol of the validation split, given all the text before the symbol. This
+    takes seconds.
 
     \b
     Examples:
@@ -147,7 +149,7 @@ def _fit(
 
 
 def _show(record: dict[str, Any], corpus: Corpus, described: str) -> None:
-    """Show a record: the n-grams and the sample as data, how the model was fitted as progress."""
+    """Print the scores and the sample as data, and how the model was fitted as progress."""
     for k, count in enumerate(record.get("ngrams", []), 1):
         click.echo(f"{f'{k}-grams':20}{count:,}")
     if "sample" in record:

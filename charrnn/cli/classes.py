@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from charrnn.evaluation.metrics import ByClass, Confusion
     from charrnn.evaluation.score import Evaluation
 
-MATRIX = 12  # classes: for more, the most frequent confusions are listed instead of the matrix
+MATRIX = 12  # with more classes, the most frequent confusions are listed, not the matrix
 LISTED = 10
 CORNER = "right / predicted"
 WIDEST = 20  # characters of a name

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charrnn.cli.display import Bar, say, warn
-from charrnn.cli.options import dynamic_rates, naming_rate_flag
+from charrnn.cli.options import dynamic_rates, naming_rate_flag, quiet
 
 if TYPE_CHECKING:
     from charrnn.inference.trained_model import TrainedModel
@@ -26,6 +26,7 @@ SUFFIX = ".charrnn"
               help="Where to write [FILE.charrnn; standard output for -].")  # fmt: skip
 @click.option("--dynamic", is_flag=True, help="Learn from the text while coding it.")
 @dynamic_rates("0.01", "0.001")
+@quiet
 def compress(
     run: str,
     file: Path,
@@ -36,9 +37,10 @@ def compress(
 ) -> None:
     """Compress FILE with the probabilities of RUN's best model.
 
-    The size is about the model's score in bits. FILE is any file, or - for standard input;
-    characters that the vocabulary lacks are escaped. Decompression needs the same model on the same
-    kind of machine. Both commands need the package `constriction` (`pip install constriction`).
+    The compressed file has about as many bits as the model's score of FILE. FILE is any file, or -
+    for standard input; characters that the vocabulary lacks are escaped. Decompression needs the
+    same model on the same kind of machine. Both commands need the package `constriction` (`pip
+    install constriction`).
 
     \b
     Examples:
@@ -69,6 +71,7 @@ def compress(
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
               help="Where to write [FILE without .charrnn; standard output for -].")  # fmt: skip
+@quiet
 def decompress(run: str, file: Path, out: Path | None) -> None:
     """Restore the file that `charrnn compress` compressed with the same RUN.
 

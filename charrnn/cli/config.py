@@ -1,4 +1,4 @@
-"""`charrnn config show`, `schema` and `defaults`."""
+"""`charrnn config show`, `schema`, `defaults` and `diff`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from charrnn.cli.display import aligned, say, visible
 from charrnn.cli.options import override_layers
 
 
@@ -27,6 +28,7 @@ def config() -> None:
       charrnn config defaults
       charrnn config show configs/lstm.yaml --set training.window=128
       charrnn config schema > charrnn.schema.json
+      charrnn config diff book-1 book-2
     """
 
 
@@ -82,6 +84,36 @@ def defaults() -> None:
         return textwrap.fill(start + meaning, columns - 1, subsequent_indent=indent)
 
     _print_by_level(line)
+
+
+@config.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: each key with two values.")
+def diff(first: str, second: str, as_json: bool) -> None:
+    """List the settings that differ between two runs: the key, then both values.
+
+    RUN is a run, a checkpoint file or a config file.
+
+    \b
+    Examples:
+      charrnn config diff book-1 book-2
+      charrnn config diff configs/lstm.yaml runs/book-1 --json
+    """
+    from charrnn.config.merge import flatten
+    from charrnn.runs.directory import read_config
+
+    configs = [read_config(name) for name in (first, second)]
+    before, after = (flatten(one.model_dump(mode="json")) for one in configs)
+    different = {key: [before[key], after[key]] for key in before if before[key] != after[key]}
+    if as_json:
+        click.echo(json.dumps(different))
+        return
+    if not different:
+        say(f"{first} and {second} have equal settings")
+    rows = [(key, *map(json.dumps, values)) for key, values in different.items()]
+    for line in aligned(rows):
+        click.echo(visible(line))
 
 
 def _print_by_level(line: Callable[[str], str]) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charrnn.cli.display import say
+from charrnn.cli.display import aligned, say
+from charrnn.cli.options import quiet
 
 if TYPE_CHECKING:
     from charrnn.data.corpora import NamedCorpus
@@ -18,7 +19,7 @@ def data() -> None:
     """List, download, check and delete named corpora.
 
     A corpus is downloaded when a command first reads it, for instance `charrnn train enwik8`, and
-    is then kept in the cache folder. It carries its usual split and vocabulary.
+    is then kept in the cache folder. Each corpus comes with its usual split and vocabulary.
 
     \b
     Examples:
@@ -54,10 +55,8 @@ def list_corpora(as_json: bool) -> None:
         cached = "yes" if record["cached"] else "no"
         rows.append((record["name"], *sizes, record["symbols"], record["split"], cached,
                      record["licence"]))  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
-        click.echo("  ".join(cells).rstrip())
+    for line in aligned(rows):
+        click.echo(line)
     say(f"{BOOK}NUMBER is a book of Project Gutenberg")
 
 
@@ -86,10 +85,11 @@ def _record(corpus: NamedCorpus) -> dict[str, Any]:
 
 @data.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@quiet
 def fetch(names: tuple[str, ...]) -> None:
     """Download corpora that are not in the cache, and print the paths of their texts.
 
-    A download that was broken off goes on where it stopped.
+    An interrupted download continues where it stopped.
 
     \b
     Examples:
@@ -127,15 +127,15 @@ def verify(names: tuple[str, ...]) -> None:
         click.echo(f"{corpus.name}: {'damaged or incomplete' if wrong else corpus.verdict}")
     if damaged:
         raise DataError(
-            f"damaged or incomplete in the cache: {', '.join(damaged)}; charrnn data fetch "
-            f"{' '.join(damaged)} downloads what is wrong again"
+            f"damaged or incomplete in the cache: {', '.join(damaged)}; download again with "
+            f"charrnn data fetch {' '.join(damaged)}"
         )
 
 
 @data.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def remove(names: tuple[str, ...]) -> None:
-    """Delete corpora from the cache, with what an incomplete download has left.
+    """Delete corpora from the cache, incomplete downloads included.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Print for people: lines, which are wrapped on a terminal, and a progress bar."""
+"""Print for people: lines (wrapped on a terminal) and a progress bar."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import re
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,9 +48,9 @@ def columns_of(stream: Any) -> int | None:
 def wrap_for(stream: Any, text: str) -> str:
     """Wrap lines between words to the width of `stream`, if it is a terminal.
 
-    The second and later parts of a line stand below its text if it begins with a label, such as
-    `model   2 x LSTM`, and four columns from the left if not. A word that is longer than a line,
-    such as a path, is not broken.
+    If a line begins with a label, such as `model` before `2 x LSTM`, its later parts are aligned
+    with the text behind the label; otherwise they are indented by four columns. A word that is
+    longer than a line, such as a path, is not broken.
     """
     columns = columns_of(stream)
     if columns is None:
@@ -75,7 +76,23 @@ def _wrap_line(line: str, width: int) -> str:
     )
 
 
+QUIET = "charrnn.quiet"
+"""The entry of click's `Context.meta` that is true with --quiet: only warnings and errors."""
+
+
+def is_quiet() -> bool:
+    """Whether the command was given --quiet."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.meta.get(QUIET, False)
+
+
 def say(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
+    """Print a line about progress on standard error, unless the command was given --quiet."""
+    if not is_quiet():
+        alert(text, bold=bold, dim=dim)
+
+
+def alert(text: str, *, bold: bool = False, dim: bool = False) -> None:
     """Print a line on standard error, styled only on a terminal and never with NO_COLOR.
 
     The line is dropped if it cannot be written (the disk is full, or the pipe is closed), because a
@@ -92,7 +109,7 @@ def warn(text: str) -> None:
     """Print a warning on standard error, with settings named by the command's flags."""
     context = click.get_current_context(silent=True)
     text = in_flags(text, context.command) if context else text
-    say(f"warning: {one_line(text)}")
+    alert(f"warning: {one_line(text)}")
 
 
 def show(text: str) -> None:
@@ -100,9 +117,21 @@ def show(text: str) -> None:
     click.echo(wrap_for(sys.stdout, visible(text)))
 
 
-# Control characters (C0 but tab and line feed, C1), format characters, which change the order or
-# the look of the characters around them, line and paragraph separators, and lone surrogates. The
-# joiners U+200C and U+200D are allowed: Persian words and emoji are written with them.
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Join the cells of each row, so that they stand in columns.
+
+    >>> aligned([("cell", "lstm"), ("layers", "2")])
+    ['cell    lstm', 'layers  2']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (zip(row, widths, strict=True) for row in rows)
+    return ["  ".join(f"{cell:<{width}}" for cell, width in line).rstrip() for line in lines]
+
+
+# Control characters (C1, and C0 without tab and line feed), format characters, which change the
+# order or the look of the characters around them, line and paragraph separators, and lone
+# surrogates. The joiners U+200C and U+200D are allowed: Persian words and emoji are written with
+# them.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
@@ -271,7 +300,7 @@ class Bar:
     def start(self, total: int | None, done: int) -> None:
         """Begin at step `done`, or begin again with a new total."""
         self.close()
-        if self._shown:
+        if self._shown and not is_quiet():
             from tqdm import tqdm
 
             self._bar = tqdm(

@@ -14,7 +14,7 @@ import click
 
 from charrnn.cli.classes import describe_classes, show_classes
 from charrnn.cli.display import say, show_evaluation, visible, warn
-from charrnn.cli.options import dynamic_rates, naming_rate_flag
+from charrnn.cli.options import dynamic_rates, naming_rate_flag, quiet
 from charrnn.cli.pictures import require_pictures, save_confusion
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ class Options:
               help="A split of the run's own text [validation].")  # fmt: skip
 @click.option("--data", multiple=True, metavar="DATA", help="The run's text, if it has moved.")
 @click.option("--validation", multiple=True, metavar="DATA", help="Its validation text, if moved.")
-@click.option("--test", multiple=True, metavar="DATA", help="Its test text, if it has moved.")
+@click.option(
+    "--test", multiple=True, metavar="DATA", help="Its test text, if it has moved or is new."
+)
 @click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step.")
 @click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
 @click.option("--unknown", type=click.Choice(["error", "skip"]), default="error", show_default=True,
@@ -146,13 +148,14 @@ class Options:
               help="Also score a Kneser-Ney 7-gram model of the training split.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@quiet
 def evaluate(run: str, **flags: Any) -> None:
     """Score RUN's best checkpoint on its own validation split, or on any (labelled) TEXT.
 
     The score is in nats and bits per character, and in bits per byte, which can be compared across
     vocabularies. The text is read once, from the zero state and without a break, and every
     character is scored once. TEXT is anything that `charrnn train` reads; `-` is standard input.
-    With --dynamic or --mix, the model learns from each character only after it was scored. Classes
+    With --dynamic or --mix, the model learns from each character after scoring it. Classes
     and tags are also measured one by one, with the confusion matrix.
 
     \b
@@ -184,7 +187,7 @@ def evaluate(run: str, **flags: Any) -> None:
 
 
 def _is_for_its_task(checkpoint: Checkpoint, options: Options) -> bool:
-    """Whether no option asks for more than the score of the run's own task."""
+    """Whether the score of the run's own task is all that the options ask for."""
     from charrnn.config.merge import config_from_data
     from charrnn.registry import traits_of
 
@@ -213,7 +216,9 @@ def _print_task_score(checkpoint: Checkpoint, options: Options) -> None:
         reading = {"encoding": options.encoding, "errors": options.errors}
         part = texts_to_score(checkpoint, options.text, warn, device, **reading)
     else:
-        part = split_to_score(checkpoint, options.own_split, options.moved, warn, device)
+        part = split_to_score(
+            checkpoint, options.own_split, options.moved, warn, device, options.unknown
+        )
     for note in getattr(part.data, "notes", ()):
         if options.text or note.startswith(f"{part.split}: ") or f" in {part.split} only" in note:
             say(note)
@@ -298,7 +303,7 @@ def _print_surprisals(model: TrainedModel, scores: Iterable[tuple[str, float]]) 
 
 
 def _print_lines(model: TrainedModel, scores: Iterable[tuple[str, float]]) -> None:
-    """Print each line, its end included, with its summed surprisal as JSON lines."""
+    """Print each line with its total surprisal, line end included, as JSON lines."""
     from charrnn.data.vocabulary import unit_of
     from charrnn.evaluation.score import key_unit
 

@@ -27,7 +27,8 @@ def export(run: str, license: str | None, **flags: Any) -> None:
     """Write RUN's best model in a form that other programs read.
 
     The paths of the new files are printed. Vocabulary and sampling defaults are written as well.
-    ONNX needs two packages (`pip install 'charrnn-trainer[onnx]'`), and --push one (`hub`).
+    ONNX needs two packages (`pip install 'charrnn-trainer[onnx]'`), and --push needs one (the
+    extra `hub`).
 
     \b
     Examples:

@@ -20,7 +20,8 @@ def in_flags(message: str, command: click.Command) -> str:
 
     A flag with the parameter `training__steps` sets `training.steps`; a flag with the parameter
     `unknown` sets the setting that ends in it, `data.unknown`. The text, `data.sources`, is set by
-    `--data` or the argument DATA. `start_from`, an argument of `charrnn.train`, is `--from` there.
+    `--data` or the argument DATA. `start_from`, an argument of the function
+    `charrnn.train`, becomes `charrnn train --from`.
     """
     flags: dict[str, str] = {}
     for parameter in command.params:

@@ -47,7 +47,8 @@ def help_command(context: click.Context, topic: tuple[str, ...]) -> None:
     entry = _entry_named(asked, glossary)
     command = _command_named(context, topic)
     if entry is None and command is None:
-        names = [*glossary, *_program(context).commands]
+        program = context.find_root()
+        names = [*glossary, *_program(context).list_commands(program)]
         hint = did_you_mean(asked, names, cutoff=0.6) or "charrnn help lists the topics"
         raise ConfigError(f"there is no help on {asked!r}; {hint}")
     if entry is not None:

@@ -22,11 +22,20 @@ from charrnn.cli.display import (
     visible,
     warn,
 )
+from charrnn.errors import did_you_mean
+from charrnn.registry import one_of
 
 if TYPE_CHECKING:
     from charrnn.config.schema import Config
     from charrnn.runs.checkpoint import Checkpoint
     from charrnn.runs.directory import Run
+
+
+SORTED_BY = {
+    "name": "run", "score": "nats", "age": "age_seconds", "step": "step", "task": "task",
+    "cell": "cell", "parameters": "parameters", "seed": "seed", "state": "state",
+}  # fmt: skip
+"""The keys of `list --sort`, and what they are called in the records of `list --json`."""
 
 
 @click.command()
@@ -150,29 +159,64 @@ def _show_training(facts: Mapping[str, Any], config: Config) -> None:
 
 @click.command("list")
 @click.argument("root", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option("--sort", default="name", show_default=True, metavar="KEY",
+              help=f"{one_of(SORTED_BY)}; -KEY for the opposite order.")  # fmt: skip
+@click.option("--cell", metavar="CELL", help="Only runs with this cell.")
+@click.option("--task", metavar="TASK", help="Only runs of this task.")
+@click.option("--state", type=click.Choice(["running", "finished", "stopped"]),
+              help="Only runs in this state.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each run.")
-def list_runs(root: Path, as_json: bool) -> None:
+def list_runs(root: Path, sort: str, as_json: bool, **wanted: str | None) -> None:
     """List the runs below ROOT (runs/) with their models, scores and states.
 
-    The score of a finished run is that of its best checkpoint on the whole validation split; until
-    then, it is that of the best evaluation. A run is running (a process is training it), finished,
-    or stopped (charrnn resume continues it).
+    The score of a finished run is that of its best checkpoint on the whole validation split;
+    before that, the score of the best evaluation is shown. A run is running (a process is training
+    it), finished, or stopped (charrnn resume continues it).
 
     \b
     Examples:
       charrnn list
-      charrnn list experiments/ --json
+      charrnn list --sort score --cell gru
+      charrnn list experiments/ --sort -age --json
     """
     from charrnn.runs.directory import all_runs
 
     rows = [_row(run) for run in all_runs(root)]
+    chosen = {key: value for key, value in wanted.items() if value is not None}
+    is_empty = not rows
+    rows = [row for row in rows if all(row[key] == value for key, value in chosen.items())]
+    rows = _sorted(rows, sort)
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
     elif rows:
         _show_table(rows)
+    elif not is_empty:
+        say(f"no run in {root} has {' and '.join(f'{k} {v}' for k, v in chosen.items())}")
     else:
         say(f"no runs in {root}; charrnn train makes one")
+
+
+def _sorted(rows: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
+    """Sort the runs by a key of `SORTED_BY`; those without a value come last.
+
+    Scores are compared only within their unit, and a line says so if there are several units.
+    """
+    from charrnn.runs.summary import spoken_unit
+
+    key, is_reversed = sort.removeprefix("-"), sort.startswith("-")
+    if key not in SORTED_BY:
+        hint = did_you_mean(key, SORTED_BY) or f"it is {one_of(SORTED_BY)}"
+        raise click.BadParameter(f"runs have no {key!r} to sort by; {hint}", param_hint="--sort")
+    field = SORTED_BY[key]
+    known = [row for row in rows if row[field] is not None]
+    known.sort(key=lambda row: row[field], reverse=is_reversed)
+    if key == "score":
+        units = {spoken_unit(row["unit"], row["vocabulary"]) for row in known}
+        known.sort(key=lambda row: spoken_unit(row["unit"], row["vocabulary"]))
+        if len(units) > 1:
+            say(f"scores per {' and per '.join(sorted(units))} are sorted apart")
+    return known + [row for row in rows if row[field] is None]
 
 
 def _row(run: Run) -> dict[str, Any]:

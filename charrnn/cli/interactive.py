@@ -218,7 +218,7 @@ class _Turns:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C was pressed; a second one interrupts at once."""
+    """Yield a function that says whether Ctrl-C was pressed; a second Ctrl-C interrupts at once."""
     asked = False
 
     def handle(number: int, frame: Any) -> None:

@@ -14,15 +14,17 @@ from typing import Any
 
 import click
 
+from charrnn.cli.completion import Items, add_candidates, starting_with
 from charrnn.cli.display import (
     accept_all_text,
+    alert,
     download_display,
     one_line,
-    say,
     warn_of_unshown,
 )
 from charrnn.cli.flags import in_flags
 from charrnn.errors import CharrnnError, ExitCode, did_you_mean, is_out_of_memory
+from charrnn.registry import resolve
 
 WORDS = "charrnn help TOPIC explains a word of the messages, such as nats or lane."
 
@@ -32,6 +34,28 @@ def _epilog() -> str:
     codes = "\n".join(f"  {code:<5}{code.meaning}" for code in ExitCode)
     return f"{WORDS}\n\n\b\nExit codes:\n{codes}\n"
 
+
+# The commands in the order in which a user needs them. Each is loaded when it is first used.
+COMMANDS = {
+    "train": "charrnn.cli.train:train",
+    "resume": "charrnn.cli.train:resume",
+    "sample": "charrnn.cli.sample:sample",
+    "eval": "charrnn.cli.evaluate:evaluate",
+    "predict": "charrnn.cli.predict:predict",
+    "baseline": "charrnn.cli.baseline:baseline",
+    "compress": "charrnn.cli.compress:compress",
+    "decompress": "charrnn.cli.compress:decompress",
+    "export": "charrnn.cli.export:export",
+    "info": "charrnn.cli.inspect:info",
+    "list": "charrnn.cli.inspect:list_runs",
+    "plot": "charrnn.cli.plot:plot",
+    "compare": "charrnn.cli.compare:compare",
+    "config": "charrnn.cli.config:config",
+    "data": "charrnn.cli.data:data",
+    "vocab": "charrnn.cli.inspect:vocab",
+    "completion": "charrnn.cli.completion:completion",
+    "help": "charrnn.cli.help:help_command",
+}
 
 # Other names of commands, and the command to suggest for them.
 USUAL = {
@@ -66,19 +90,33 @@ USUAL = {
 
 
 class Commands(click.Group):
-    """The subcommands, in the order in which a user needs them."""
+    """The subcommands, which are loaded when they are first used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """List the commands in the order in which they were added; click would sort them."""
-        return list(self.commands)
+        """List the commands in the order in which a user needs them; click would sort them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Load the command of a name; None if there is none."""
+        if name in COMMANDS and name not in self.commands:
+            command = resolve(COMMANDS[name])
+            command.epilog = WORDS
+            add_candidates(command)
+            self.add_command(command)
+        return self.commands.get(name)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> Items:
+        """Complete the name of a command; its help would take the time to load it."""
+        names = starting_with(incomplete, COMMANDS)
+        return names or click.Command.shell_complete(self, ctx, incomplete)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that the first argument names; suggest one if it is mistyped."""
-        name = args[0] if args else ""
+        name = "" if ctx.resilient_parsing or not args else args[0]  # A shell shows no errors.
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            hint = did_you_mean(name, self.commands, USUAL) or "charrnn --help lists them"
+            hint = did_you_mean(name, COMMANDS, USUAL) or "charrnn --help lists them"
             raise click.UsageError(f"no command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -90,7 +128,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except CharrnnError as error:
-            if command := self.commands.get(ctx.invoked_subcommand or ""):
+            if command := self.get_command(ctx, ctx.invoked_subcommand or ""):
                 error.args = (in_flags(str(error), command),)
             raise
 
@@ -114,41 +152,9 @@ def cli() -> None:
 
 
 def _add_commands() -> None:
-    from charrnn.cli.baseline import baseline
-    from charrnn.cli.compare import compare
-    from charrnn.cli.compress import compress, decompress
-    from charrnn.cli.config import config
-    from charrnn.cli.data import data
-    from charrnn.cli.evaluate import evaluate
-    from charrnn.cli.export import export
-    from charrnn.cli.help import help_command
-    from charrnn.cli.inspect import info, list_runs, vocab
-    from charrnn.cli.plot import plot
-    from charrnn.cli.predict import predict
-    from charrnn.cli.sample import sample
-    from charrnn.cli.train import resume, train
-
-    for command in (
-        train,
-        resume,
-        sample,
-        evaluate,
-        predict,
-        baseline,
-        compress,
-        decompress,
-        export,
-        info,
-        list_runs,
-        plot,
-        compare,
-        config,
-        data,
-        vocab,
-        help_command,
-    ):
-        command.epilog = WORDS
-        cli.add_command(command)
+    """Load every command."""
+    for name in COMMANDS:
+        cli.get_command(click.Context(cli), name)
 
 
 def main(began: float | None = None) -> None:
@@ -171,7 +177,6 @@ def main(began: float | None = None) -> None:
 def _run(began: float) -> int:
     """Run the command; print an error as one line, and return the exit code."""
     try:
-        _add_commands()
         code: Any = cli.main(prog_name="charrnn", standalone_mode=False, obj=began)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -180,7 +185,7 @@ def _run(began: float) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        say(shown.getvalue().rstrip("\n"))
+        alert(shown.getvalue().rstrip("\n"))
         return error.exit_code
     except CharrnnError as error:
         return _fail(str(error), error.exit_code)
@@ -200,5 +205,5 @@ def _run(began: float) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    say(f"charrnn: {one_line(message)}")
+    alert(f"charrnn: {one_line(message)}")
     return code

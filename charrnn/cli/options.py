@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from charrnn.cli.display import QUIET
 from charrnn.registry import one_of
 
 if TYPE_CHECKING:
@@ -89,9 +90,21 @@ def dynamic_rates(rate: str, decay: str) -> Callable[[Callable[..., Any]], Calla
     return add
 
 
+def quiet(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--quiet` to a command: then `display.say` and the progress bar show nothing."""
+
+    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.meta[QUIET] = value
+
+    return click.option(
+        "-q", "--quiet", is_flag=True, is_eager=True, expose_value=False, callback=remember,
+        help="Nothing on standard error but warnings and errors.",
+    )(command)  # fmt: skip
+
+
 @contextmanager
 def naming_rate_flag() -> Iterator[None]:
-    """Name the flag in the error that the learning rate of dynamic evaluation is too high."""
+    """Name the flag in the error about a learning rate of dynamic evaluation that is too high."""
     from charrnn.errors import DivergedError
 
     try:

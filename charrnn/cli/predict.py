@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import click
 
 from charrnn.cli.display import is_terminal, say, visible, warn
+from charrnn.cli.options import quiet
 from charrnn.cli.standard_input import Arriving, batches
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ STDIN = "standard input"
     help="Tagging: a sentence on each line of standard input, or a word on each row.",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, with probabilities.")
+@quiet
 def predict(
     run: str,
     text: tuple[str, ...],
@@ -65,8 +67,8 @@ def predict(
 
     A classifier prints the class, its probability and the text, separated by tabs. A tagger prints
     each word with its tag, as word/TAG; for CoNLL-U or other rows of words on standard input, it
-    prints the same rows with tags. A translator prints only the translation. An empty line is
-    answered by an empty line.
+    prints the same rows with tags. A translator prints only the translation. An empty line gives
+    an empty line.
 
     \b
     Examples:

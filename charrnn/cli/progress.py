@@ -24,6 +24,7 @@ from charrnn.cli.display import (
     is_terminal,
     measured,
     say,
+    show,
     visible,
     warn,
 )
@@ -52,50 +53,72 @@ def describe_arguments(arguments: list[str]) -> str:
     return shown + (f" and {len(arguments) - 3} more" if len(arguments) > 3 else "")
 
 
-def show_banner(session: Session) -> None:
-    """Show the model, the text and the device before training starts."""
+def show_banner(session: Session, tell: Callable[[str], None] = say) -> None:
+    """Show the model, the text and the device before training starts, by calling `tell`."""
     config, data, kind = session.config, session.data, session.experiment
     if session.resumed_from is not None:
-        say(f"going on from {session.resumed_from}")
+        tell(f"going on from {session.resumed_from}")
     if session.adopted is not None:
-        say(f"from the other model: {_changes(*session.adopted)}")
+        tell(f"from the other model: {_changes(*session.adopted)}")
     splits = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
     described = session.about["corpus"]["described"]
     first, *more = kind.describe(data).split("\n")
     held_out = getattr(data, "held_out", "")
     where = f" ({held_out})" if held_out else ""
-    say(f"text    {described}: {first}; {splits}{where}")
+    tell(f"text    {described}: {first}; {splits}{where}")
     for line in more:
-        say(f"        {line}")
-    say(f"model   {describe_model(config)}; {session.parameters:,} parameters")
+        tell(f"        {line}")
+    tell(f"model   {describe_model(config)}; {session.parameters:,} parameters")
     processes = f" in {config.processes} processes" if config.processes > 1 else ""
-    say(f"device  {config.device}, {config.threads} threads{processes}; {describe_path(config)}")
+    tell(f"device  {config.device}, {config.threads} threads{processes}; {describe_path(config)}")
     training = config.training
     budget = [
         f"{training.steps:,} steps" if training.steps else "",
         f"{training.epochs:g} epochs" if training.epochs else "",
         duration(training.max_time) if training.max_time else "",
     ]
-    say(
+    tell(
         f"plan    at most {' or '.join(filter(None, budget))}; {kind.per_step} a step, "
         f"{training.optimizer} {training.learning_rate:g}, {training.schedule}"
     )
     if not session.chooses:
-        say(
+        tell(
             f"note    {_unchosen(session)}, so the last checkpoint is kept as the best; "
             f"give more text to choose by"
         )
     if session.chosen:
-        say(f"chosen  {_describe_choices(session.chosen)}")
-    say(f"run     {session.run.path}")
+        tell(f"chosen  {_describe_choices(session.chosen)}")
+
+
+def show_rehearsal(session: Session, as_json: bool) -> None:
+    """Measure the speed in a few steps, and print what the run would be, on standard output."""
+    from charrnn.config.merge import flatten
+    from charrnn.runs.checkpoint import SCHEMA
+
+    result, unit = session.rehearse(), session.experiment.unit
+    if as_json:
+        record = {
+            "schema": SCHEMA, "event": "plan", "parameters": session.parameters, **vars(result),
+            "settings": flatten(session.config.model_dump(mode="json")),
+        }  # fmt: skip
+        click.echo(json.dumps(record))
+        return
+    show_banner(session, show)
+    memory = result.peak_memory
+    show(f"memory  {f'about {memory / 1e6:,.0f} MB' if memory else 'unknown on this system'}")
+    show(
+        f"time    about {result.steps:,} steps in {duration(result.seconds)} at "
+        f"{result.characters_per_second:,.0f} {unit}s/s, without evaluations"
+    )
+    say("a dry run: nothing was written")
 
 
 def _unchosen(session: Session) -> str:
     """Say why no checkpoint can be chosen by its score."""
     if not session.validates:
         return "there is no validation split"
-    count, unit = len(session.data.splits["validation"]), session.experiment.unit
-    return f"validation is too short to choose by ({count:,} {unit}s)"
+    count, noun = len(session.data.splits["validation"]), session.experiment.noun
+    return f"validation is too short to choose by ({count:,} {noun})"
 
 
 def _describe_choices(chosen: dict[str, Any]) -> str:

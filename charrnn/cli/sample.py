@@ -148,7 +148,7 @@ class Options:
 
     @property
     def wanted_abilities(self) -> dict[str, str]:
-        """The abilities that a model must have (`TrainedModel.abilities`), each with its flag."""
+        """The abilities (`TrainedModel.abilities`) that a model must have, with the flags."""
         wanted = {
             "label": ("--label", self.label is not None),
             "clamp": ("--clamp", bool(self.clamp)),
@@ -218,11 +218,11 @@ def sample(run: str | None, **flags: Any) -> None:
     """Generate text with the best checkpoint of RUN.
 
     RUN is a run directory, its name under runs/, or a checkpoint file; without RUN, the newest run
-    under runs/ is taken. Each character is one step
-    of the cell from the carried hidden state. Without a prompt, sampling starts after a newline. A
-    model of the task generation writes texts of a class, each on a line of its own if its training
-    texts have no line ends; without --label, classes are drawn with their frequency in training,
-    and are named before the texts.
+    under runs/ is taken. For each character, the cell takes one step from its hidden state.
+    Without a prompt, sampling starts after a newline. A model of the task generation writes texts
+    of a class. Without --label, the class of each text is drawn by its frequency in training and
+    printed before the text. If the training texts have no line ends, each text is printed on one
+    line.
 
     \b
     Examples:
@@ -317,7 +317,7 @@ def _adapted(model: Any, options: Options) -> tuple[Any, str]:
 
 
 def _prompt(vocabulary: Any, options: Options) -> str:
-    """Return the text of --prompt or --prompt-file, read as any text is."""
+    """Return the text of --prompt or --prompt-file, read by the rules for any text."""
     if options.prompt_file is None:
         return (options.prompt or "").removeprefix("\ufeff")
     from charrnn.tasks.data import read_for
@@ -326,7 +326,7 @@ def _prompt(vocabulary: Any, options: Options) -> str:
 
 
 def _tell_of_unknown(writing: Writing) -> None:
-    """Name the characters that --unknown leaves out of the prompt, or the text read instead."""
+    """Name the characters that --unknown leaves out of the prompt, or show how it was read."""
     from charrnn.data.vocabulary import name_characters, shortened
 
     request = writing.request
@@ -343,7 +343,7 @@ def _draws_class(writing: Writing) -> bool:
 
 
 def _stream(writing: Writing, prompt: str) -> None:
-    """Print the prompt and one text, character by character, after its class if it was drawn."""
+    """Print the prompt and one text, character by character; a class that was drawn comes first."""
     write = Output()
     write(f"{writing.labels[0]}\t{prompt}" if _draws_class(writing) else prompt)
     (last_piece,) = writing.write(write)
@@ -384,7 +384,7 @@ def _print_as_text(
 ) -> None:
     """Print texts as they are, with a line above or between them if there are several.
 
-    Texts that end by themselves and have no line ends are printed one on each line. A class that
+    Texts that end by themselves and have no line ends are printed one per line. A class that
     was drawn stands before its text.
     """
     model, write = writing.model, Output()

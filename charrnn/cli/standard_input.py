@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-PIECE = 1 << 20  # bytes: at most so many are read at a time
+PIECE = 1 << 20  # bytes: at most this many are read at a time
 
 
 class Arriving:

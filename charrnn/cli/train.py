@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charrnn.cli.display import say, warn
-from charrnn.cli.options import NamesOption, override_layers
-from charrnn.cli.progress import describe_arguments, drive, show_banner
+from charrnn.cli.options import NamesOption, override_layers, quiet
+from charrnn.cli.progress import describe_arguments, drive, show_banner, show_rehearsal
+from charrnn.errors import ExitCode
 from charrnn.registry import CELLS, TASKS
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ def _flag_layers(table: list[Flag], values: Mapping[str, Any]) -> list[Layer]:
 @click.option("--validation", multiple=True, metavar="DATA", help="Separate validation text.")
 @click.option("--test", multiple=True, metavar="DATA", help="Separate test text.")
 @_flags(FLAGS)
+@click.option("--dry-run", is_flag=True,
+              help="Print the plan, and measure memory and time; write nothing.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
+@quiet
 @click.pass_obj
 def train(
     began: float,
@@ -120,10 +124,11 @@ def train(
     origin: str | None,
     validation: tuple[str, ...],
     test: tuple[str, ...],
+    dry_run: bool,
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Train a model on DATA, or else on Python's standard library.
+    """Train a model on DATA (default: Python's standard library).
 
     DATA is files, folders, patterns, URLs, `-` for standard input, or a named corpus such as
     `enwik8` (charrnn data list); compressed files and archives are unpacked. Settings that you do
@@ -133,6 +138,7 @@ def train(
     Examples:
       charrnn train book.txt
       charrnn train book.txt --max-time 2m --out runs/quick
+      charrnn train book.txt --dry-run
       charrnn train src/ --cell gru --hidden-size 256 --vocabulary byte
       charrnn train --config configs/lstm.yaml shakespeare
       charrnn train poems.txt --from runs/shakespeare-1
@@ -151,8 +157,14 @@ def train(
             layers.append((name, {f"data.{name}": list(texts)}))
     config = merge_settings(layers, config_path, source, warn)
     say(f"reading {describe_arguments(config.data.sources)}")
-    with start_run(config, out=out, source=source, clock=clock_from(began), warn=warn) as session:
+    with start_run(
+        config, out=out, source=source, clock=clock_from(began), warn=warn, dry=dry_run
+    ) as session:
+        if dry_run:
+            show_rehearsal(session, as_json)
+            return ExitCode.DONE
         show_banner(session)
+        say(f"run     {session.run.path}")
         code = drive(session, as_json)
     if not as_json:
         click.echo(str(session.run.path))
@@ -176,6 +188,7 @@ def train(
               help="What to do with characters that the vocabulary lacks.")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Continue on another device.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
+@quiet
 @click.pass_obj
 def resume(
     began: float,
@@ -193,16 +206,16 @@ def resume(
 ) -> int:
     """Continue RUN where it stopped, as if it had never stopped.
 
-    RUN is a run directory, its name under runs/, or a checkpoint file (which begins a new run
-    directory). A new budget counts from the start of the run for --steps and --epochs, and from
-    now for --max-time.
+    RUN is a run directory or its name under runs/. To go on from an earlier step, name a checkpoint
+    file instead; this begins a new run directory. A new budget of --steps or --epochs counts from
+    the start of the run, one of --max-time from now.
 
     \b
     Examples:
       charrnn resume book-1
       charrnn resume book-1 --max-time 30m
       charrnn resume book-1 --learning-rate 0.001
-      charrnn resume step-00000500.safetensors --data book.txt
+      charrnn resume runs/book-1/checkpoints/step-00000500.safetensors --out runs/book-2
     """
     from charrnn.session.opening import clock_from, resume_run
 
@@ -214,6 +227,7 @@ def resume(
     layers += [(flag, {f"data.{name}": list(texts)}) for flag, name, texts in moved if texts]
     with resume_run(run, layers, out=out, clock=clock_from(began), warn=warn) as session:
         show_banner(session)
+        say(f"run     {session.run.path}")
         code = drive(session, as_json)
     if not as_json:
         click.echo(str(session.run.path))

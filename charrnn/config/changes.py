@@ -1,6 +1,6 @@
-"""Settings that change while a run is under way, recorded so that its `config.yaml` repeats it.
+"""Record the settings that change during a run, so that its `config.yaml` repeats the run.
 
-A configuration holds the settings of the last step; `training.earlier` lists those before. ::
+A configuration holds the settings of the last step; `training.earlier` lists earlier values. ::
 
     training:
       steps: 1490
@@ -42,9 +42,9 @@ def record_change(config: AnyConfig, step: int, values: Mapping[str, Any]) -> An
 
 
 def record_resume(config: AnyConfig, before: Config, step: int, text: str | None) -> AnyConfig:
-    """Record how a resumed run differs from the one `before`, which stopped after `step` steps.
+    """Record how a resumed run differs from its configuration `before` the stop at `step`.
 
-    `text` is the SHA-256 of the text before, if it was another one.
+    `text` is the SHA-256 of the earlier text, if the text has changed.
     """
     now, was = flatten(config.model_dump()), flatten(before.model_dump())
     old = {key: was[key] for key in CHANGEABLE if was[key] != now[key]}
@@ -58,7 +58,7 @@ def record_resume(config: AnyConfig, before: Config, step: int, text: str | None
 def _with_entry(
     earlier: list[dict[str, Any]], step: int, old: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Add old values that held until `step`; of two changes at a step the first value counts."""
+    """Add old values that held until `step`; of two values at a step the first is kept."""
     if step == 0 or not old:
         return earlier
     same = [entry for entry in earlier if entry["until"] == step]

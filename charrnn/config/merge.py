@@ -52,8 +52,8 @@ NEWER = {
 def build_config(layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     """Merge layers of settings, later ones winning; return the source of each key as well.
 
-    A key that the task does not use is refused, whatever its value. But a layer that sets most
-    keys of a section is assumed to be the `config.yaml` of a run: there, an unused key may have its
+    A key that the task does not use is refused, whatever its value. But if a layer sets most keys
+    of a section, it is taken for the `config.yaml` of a run: there, an unused key may have its
     default, or the value that `auto` was resolved to.
 
     Raises ConfigError naming the key, the value, its source and the values that are allowed.
@@ -135,7 +135,7 @@ def _unused(key: str, value: Any, source: str, task: str) -> str:
 
 
 def _check_bytes(config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Refuse settings that change nothing, because a vocabulary of bytes reads every byte."""
+    """Refuse settings that have no effect on a byte vocabulary, which reads every byte."""
     if config.data.vocabulary != "byte":
         return
     idle = {"data.minimum_count": 1, "data.newlines": "keep", "data.normalize": "none"}
@@ -146,7 +146,7 @@ def _check_bytes(config: Config, by_hand: Mapping[str, Any], sources: Mapping[st
 
 
 def _check_layers(config: Config, by_hand: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Refuse a number of layers that is not the length of the list of widths."""
+    """Refuse a number of layers that differs from the number of widths."""
     layers, widths = by_hand.get("model.layers"), config.model.hidden_size
     if isinstance(layers, int) and isinstance(widths, list) and layers != len(widths):
         raise ConfigError(

@@ -40,6 +40,7 @@ DECIDED_LATER = {
     "evaluation.every",
     "evaluation.first",
     "evaluation.lanes",
+    "evaluation.characters",
     "evaluation.best",
     "checkpoints.every",
 }
@@ -96,8 +97,8 @@ class ResolvedConfig(Config):
 def resolved(config: Config) -> ResolvedConfig:
     """Check that a configuration has no `auto` left, and return it with plain types.
 
-    Keys that a trained model does not depend on may still be `auto` (a checkpoint may be older than
-    the key) and are filled in. Raises ConfigError that names the keys left open.
+    Keys without effect on a trained model may still be `auto`, as in a checkpoint that is older
+    than the key; they are filled in. Raises ConfigError that names the keys left open.
     """
     values = flatten(config.model_dump())
     auto = [key for key, value in values.items() if value == "auto" and key not in DECIDED_LATER]

@@ -135,7 +135,7 @@ LEVELS: dict[Level, str] = {
     "research": "for experiments on the model and on how it learns",
     "protocol": "how a run is measured and repeated; scores are comparable where these agree",
 }
-"""How often a user needs a key, in the order in which keys are listed."""
+"""How often a user needs a key; keys are listed in this order."""
 
 
 class Key(NamedTuple):
@@ -184,18 +184,18 @@ class DataConfig(Section):
     """Layout of labelled texts: one file for each class, one folder for each class, rows of a
     table, or lines without a class (to write texts). `detect` chooses by looking at the files."""
     reading: Annotated[Literal["recognise", "plain"], Key("examples", "protocol")] = "recognise"
-    """How files are read: recognise tables, headers, columns and folders of splits; or plain, as
-    rows of text, tab and class, or source, tab and target."""
+    """How files are read: `recognise` finds tables, headers, columns and folders of splits;
+    `plain` reads each row as text, tab and class, or as source, tab and target."""
     text_column: Annotated[
         Column | Annotated[list[Column], Field(min_length=1)] | None, Key("classes")
     ] = None
-    """The column of a table that holds the text, by its name or its number from 1, or several to be
-    joined; if it is not set, it is recognised by names and content."""
+    """The column of a table that holds the text, by its name or its number from 1, or a list of
+    columns to join; if not set, it is recognised by names and content."""
     label_column: Annotated[Column | None, Key("classes")] = None
     """The column of a table that holds the class."""
     source_column: Annotated[Column | None, Key("pairs")] = None
-    """The column of a table that holds the source; of two files such as a.en and a.fr, the suffix
-    of the source."""
+    """The column of a table that holds the source. For two files such as a.en and a.fr: the suffix
+    of the source file, such as en."""
     target_column: Annotated[Column | None, Key("pairs")] = None
     """The column of a table that holds the target."""
     tag_column: Annotated[Column | None, Key("tags")] = None
@@ -235,8 +235,9 @@ class DataConfig(Section):
     """Order of the files of a folder, an archive or a pattern: natural (`Chapter 2` before `Chapter
     10`), or by the code points of their paths."""
     kinds: Annotated[Literal["content", "name"], PROTOCOL] = "content"
-    """How compressed files, archives, pictures and documents are recognised: by their first bytes,
-    or only compressed ones by their names, so that every other file is read as it is."""
+    """How files are recognised: `content` recognises compressed files, archives, pictures and
+    documents by their first bytes; `name` recognises only compressed files, by their names, and
+    reads all others as they are."""
 
     @field_validator("split")
     @classmethod
@@ -404,8 +405,8 @@ class TrainingConfig(Section):
     steps: PositiveInt | None = None
     """Budget: optimizer steps. The budget that is reached first ends the run."""
     epochs: PositiveFloat | Auto | None = "auto"
-    """Budget: passes over the training text. auto is as many as help, 25 for 30 KB and 50 for 1 MB;
-    and none if `steps` is set."""
+    """Budget: passes over the training text. auto is as many as improve the model (25 for 30 KB,
+    50 for 1 MB), or none if `steps` is set."""
     max_time: Seconds | Auto | None = "auto"
     """Budget: wall-clock time of the whole command, as 90s, 10m or 1h30m."""
     batch_size: PositiveInt | Auto = "auto"
@@ -426,11 +427,11 @@ class TrainingConfig(Section):
     learning_rate: PositiveFloat | Auto = "auto"
     """The highest learning rate of the schedule."""
     schedule: Literal["constant", "linear", "cosine", "plateau"] = "cosine"
-    """How the rate falls after warm-up: constant does not, linear and cosine fall to zero, plateau
-    multiplies it by `plateau_factor` when validation has not improved for `plateau_patience`
-    evaluations."""
+    """How the rate changes after warm-up: constant keeps it, linear and cosine lower it to zero,
+    plateau multiplies it by `plateau_factor` when validation has not improved for
+    `plateau_patience` evaluations."""
     warmup_steps: Annotated[int, Field(ge=10), RESEARCH] = 100
-    """Steps in which the rate rises from zero; `max_time` also measures the speed in them."""
+    """Steps in which the rate rises from zero; with `max_time`, they also measure the speed."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1), RESEARCH] = 0.5
     """Factor of the rate for the schedule plateau."""
     plateau_patience: Annotated[PositiveInt, RESEARCH] = 2
@@ -486,11 +487,12 @@ class EvaluationConfig(Section):
     up to `every`. auto is two passes over a short text, or `every` if that is set."""
     lanes: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
     """Number of lanes of the estimate during training. auto is 64, or fewer, so that each lane
-    scores at least as many characters as it reads before (`warmup`)."""
+    scores at least as many characters as it reads before (`warmup`), and evaluations are short."""
     warmup: Annotated[int, Field(ge=0), Key("running text", "protocol")] = 1000
     """Characters that each lane reads before the estimate starts to count."""
-    characters: Annotated[PositiveInt, Key("running text", "protocol")] = 262_144
-    """Upper bound of the characters scored by the estimate."""
+    characters: Annotated[PositiveInt | Auto, Key("running text", "protocol")] = "auto"
+    """Upper bound of the characters scored by the estimate. auto is 262,144, or fewer with a time
+    budget, so that all evaluations together take about a tenth of the time."""
     window: Annotated[PositiveInt, Key("running text", "protocol")] = 1000
     """Characters computed at a time in the final score; it does not change the score."""
     best: Literal["auto", "validation", "last"] = "auto"
@@ -504,7 +506,7 @@ class CheckpointConfig(Section):
     """The checkpoints that are kept on disk."""
 
     every: PositiveInt | Auto = "auto"
-    """Steps between checkpoints, besides those of evaluations; auto is at most four minutes."""
+    """Steps between checkpoints, apart from those at evaluations; auto is at most four minutes."""
     keep_last: PositiveInt = 2
     """Number of latest checkpoints to keep besides the best one."""
 
@@ -527,7 +529,7 @@ class Config(Section):
     """Precision of the matrix products in a training step; everything else is float32. auto is
     bfloat16 if the device supports it and the model is large enough to gain from it."""
     threads: PositiveInt | Auto = "auto"
-    """Number of CPU threads for torch."""
+    """Number of CPU threads for torch. auto is 1 if auto chose one process on a CPU."""
     processes: Annotated[int, Field(gt=0, le=128)] | Auto = "auto"
     """Number of processes that share the lanes of a training step on a CPU, with one thread each
     (Linux)."""

@@ -22,7 +22,7 @@ from charrnn.data.kinds import HEAD, TAR, ZIP, Kind, compression_of, kind_of, lo
 from charrnn.data.vocabulary import shortened
 from charrnn.errors import DataError, StorageError
 
-ROOM = 64 << 20  # bytes: any file may unpack to so many
+ROOM = 64 << 20  # bytes: any file may unpack to this many
 RATIO = 200  # a file may unpack to this many times its size, if that is more
 MOST_MEMBERS = 100_000
 CHUNK = 1 << 20
@@ -81,7 +81,7 @@ def bomb(name: str) -> str:
 
 
 def kind_of_zip(path: Path) -> Kind:
-    """Return the kind of a zip archive: of files, or a document in a format that is one inside."""
+    """Return the kind of a zip file: an archive, or a document whose format is a zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()[:1000]

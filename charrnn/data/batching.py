@@ -26,10 +26,10 @@ class Batches:
     one, and none is larger than `batch_size`. The result is a pure function of (seed, epoch, batch
     number).
 
-    If `batch_size` examples of a length have more than `most_symbols`, examples of that length get
-    smaller batches: sorted by length, they are cut into batches of at most `most_symbols`, padding
-    included (a single example may have more). These batches are the same in each epoch, in another
-    order.
+    If `batch_size` examples of a length have more than `most_symbols` together, examples of that
+    length get smaller batches: sorted by length, they are cut into batches of at most
+    `most_symbols`, padding included (a single example may have more). These batches are the same
+    in each epoch, in another order.
 
     Raises ValueError if there are no examples or `batch_size` is not positive.
 
@@ -64,10 +64,11 @@ class Batches:
         self._rank, self._count = 0, 1
 
     def share(self, rank: int, count: int) -> Batches:
-        """Return these batches with share number `rank` of `count` equal shares of their rows.
+        """Return these batches, each with only the rows that process number `rank` works on.
 
-        A batch of long examples may have fewer rows than shares; some shares of it are then empty.
-        Raises ConfigError if any other batch has fewer than `count` rows.
+        The rows are shared equally among `count` processes. A batch of long examples may have fewer
+        rows than processes; some shares are then empty. Raises ConfigError if any other batch has
+        fewer than `count` rows.
         """
         fewest = len(self._short) // max(self._short_batches, 1)
         if self._short_batches and count > fewest:

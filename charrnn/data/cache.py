@@ -27,7 +27,7 @@ class Scratch:
     """
 
     def __init__(self, parent: Path) -> None:
-        import filelock  # Here, since it takes long to import, and shell completion needs no lock.
+        import filelock  # Imported late: it is slow, and shell completion needs no lock.
 
         parent.mkdir(parents=True, exist_ok=True)
         for folder in parent.glob("scratch-*"):
@@ -43,7 +43,7 @@ class Scratch:
                 self._lock.acquire()
                 return
             except (FileNotFoundError, filelock.Timeout):
-                continue  # Another process deleted it before it was locked.
+                continue  # Another process deleted the folder before it was locked.
 
     def discard(self) -> None:
         """Delete the folder."""

@@ -37,7 +37,7 @@ NAMES_OF_CLASSIFIED = frozenset({*CLASS_NAMES, *TEXT_NAMES, *PARTS_OF_TEXTS})
 NAMES_OF_PAIRS = frozenset({*SOURCE_NAMES, *TARGET_NAMES, *LANGUAGES})
 LOOKED_AT = 20_000  # rows
 CLEARLY_FEWER = 2  # the first of two columns is the class if it has at most 1/2 of the values
-FEW = 5  # a column of texts has fewer rows than this for each different value
+FEW = 5  # a column of texts has fewer rows than this per different value
 ENOUGH_ROWS = 50  # in fewer rows, the number of values says nothing
 
 
@@ -64,7 +64,7 @@ class Held(NamedTuple):
 
 
 def index_of(table: Table, column: Column, name: str) -> int:
-    """Return the place of a column that a user names, from 0. Raises DataError."""
+    """Return the place (from 0) of a column that a user names. Raises DataError."""
     if isinstance(column, int):
         if 1 <= column <= table.width:
             return column - 1
@@ -120,7 +120,7 @@ def labelled_columns(
 def pair_columns(
     table: Table, source: Column | None, target: Column | None, name: str
 ) -> tuple[int, int]:
-    """Choose the columns of source and target: those that are named, else the first two of text.
+    """Choose the columns of source and target: those that are named, else the first two with texts.
 
     A column of numbers, such as the ids of Tatoeba, is no text. Raises DataError.
     """

@@ -49,8 +49,8 @@ class File(NamedTuple):
 class NamedCorpus:
     """A text, or one text for each split, with all that a user should know before the download.
 
-    `size` and `download` are bytes, about; `settings` are used unless the user sets them. `change`
-    is applied to each text; it returns None for a text that it cannot change.
+    `size` and `download` are approximate numbers of bytes; `settings` are used unless the user
+    sets them. `change` is applied to each text; it returns None for a text that it cannot change.
     """
 
     name: str
@@ -81,9 +81,9 @@ class NamedCorpus:
 
     @property
     def verdict(self) -> str:
-        """What is known of an undamaged text in the cache: the checksum that it was compared with.
+        """How a text in the cache was checked: what its checksum was compared with.
 
-        Where only a download has a published checksum, its texts are as they were unpacked then.
+        If only the download has a published checksum, the text is compared with what was unpacked.
         """
         texts = [text.checksum for file in self.files for text in file.texts.values()]
         if all(texts):
@@ -317,8 +317,8 @@ def _book(number: int) -> NamedCorpus:
 def find_corpus(argument: str) -> tuple[NamedCorpus, str] | None:
     """Find the corpus that an argument names, and the part of it; None if there is none.
 
-    `ptb:test` names a part. The name of a corpus alone stands for its only part, or else for the
-    one for training.
+    `ptb:test` names a part. A corpus's name without a part means its only text, or else its
+    training text.
 
     >>> find_corpus("ptb:test")[1], find_corpus("ptb")[1], find_corpus("gutenberg:11")[1]
     ('test', 'train', '')
@@ -345,7 +345,7 @@ def named(name: str) -> NamedCorpus:
 def corpus_settings(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the name and the usual settings of the corpus that settings name as the only text.
 
-    The split of the corpus is not among them if the settings have one of their own.
+    The split of the corpus is left out if the settings have one.
     """
     sources = settings.get("data.sources")
     one = sources[0] if isinstance(sources, list) and len(sources) == 1 else None
@@ -369,13 +369,13 @@ def corpus_text(corpus: NamedCorpus, part: str, retry_seconds: float = 1.0) -> P
 
 
 def texts_of(corpus: NamedCorpus, part: str) -> list[Path]:
-    """Return the files that the cache has for a text, whether they are damaged or not."""
+    """Return the files that the cache has for a text, damaged or not."""
     label = _label(corpus, part)
     return sorted(_folder().glob(f"{label}-{'[0-9a-f]' * 16}.txt"))
 
 
 def cached_text(corpus: NamedCorpus, part: str) -> Path | None:
-    """Return the text in the cache, if it is there and as it should be.
+    """Return the path of a text in the cache; None if it is missing or damaged.
 
     The name of a file ends with the beginning of its SHA-256.
     """
@@ -410,7 +410,7 @@ def fetch(corpus: NamedCorpus, retry_seconds: float = 1.0) -> dict[str, Path]:
 
 
 def remove(corpus: NamedCorpus) -> int:
-    """Delete the texts of a corpus from the cache, and downloads in part; return their bytes."""
+    """Delete the texts and incomplete downloads of a corpus from the cache; return their bytes."""
     size = 0
     with locked(_folder() / f"{_label(corpus)}.lock", corpus.name):
         paths = [path for part in corpus.parts for path in texts_of(corpus, part)]

@@ -117,13 +117,22 @@ class Corpus:
             for i in pieces
         )
 
-    def byte_count(self, span: Span) -> int:
-        """Count the bytes (UTF-8) of the symbols of a span; a special symbol has none."""
+    @property
+    def documents(self) -> int:
+        """The number of documents: files, or parts of them that a separator divides."""
+        return len(self.document_starts) - (self.vocabulary.end is not None)
+
+    def symbol_counts(self, span: Span) -> NDArray[np.int64]:
+        """Count each symbol of the vocabulary (V,) in a span."""
         counts = np.zeros(self.vocabulary.size, np.int64)
         for start in range(span.start, span.stop, 1 << 22):
             piece = self.ids[start : min(start + (1 << 22), span.stop)]
             counts += np.bincount(piece, minlength=self.vocabulary.size)
-        return int(counts @ self.vocabulary.byte_lengths())
+        return counts
+
+    def byte_count(self, span: Span) -> int:
+        """Count the bytes (UTF-8) of the symbols of a span; a special symbol has none."""
+        return int(self.symbol_counts(span) @ self.vocabulary.byte_lengths())
 
 
 def load_corpus(
@@ -477,8 +486,8 @@ def _write_ids(
 ) -> dict[str, Any]:
     """Write the ids of all documents to a file and return their positions and their SHA-256.
 
-    With an `end`, the id of `</s>`, a document starts with the end before it, as a text that is
-    sampled does. Raises DataError if there are no ids.
+    If there is an `end` (the id of `</s>`), a document starts with the `</s>` before it, because
+    sampling starts with `</s>`. Raises DataError if there are no ids.
     """
     count = 0
     file_starts: list[int] = []

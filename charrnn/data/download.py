@@ -1,4 +1,4 @@
-"""Download a file. A download that was broken off, even by a kill, goes on where it stopped."""
+"""Download a file. An interrupted download, even a killed one, continues where it stopped."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from urllib.request import Request
 
 ATTEMPTS = 3  # that fail one after another before a download is given up
-PIECE = 1 << 16  # bytes: at most so many wait in memory
+PIECE = 1 << 16  # bytes: at most this many wait in memory
 TIMEOUT = 60  # seconds without any data, which count as a broken connection
 WORTH_ANOTHER_TRY = (408, 416, 429)  # among the HTTP errors 400 to 499
 
 
 class Progress(NamedTuple):
-    """How many bytes of a file have arrived, and of how many; it is over when both are equal."""
+    """How many bytes of a file have arrived, and its size; if they are equal, all has arrived."""
 
     name: str
     done: int
@@ -42,8 +42,8 @@ def download(url: str, target: Path, retry_seconds: float = 1.0) -> None:
     """Download `url` to the file `target`, in up to three attempts.
 
     What has arrived over HTTP is kept in the cache folder until the file is complete, so that the
-    next attempt, or the next process, asks only for the rest. A server without `Range`, or without
-    a date or an entity tag, by which a changed file is noticed, is asked for all of it.
+    next attempt, or the next process, asks only for the rest. If the server lacks `Range`, or the
+    date or entity tag that shows whether the file has changed, the whole file is asked for again.
 
     Raises DataError if the file cannot be downloaded, and StorageError if it cannot be stored.
     """
@@ -71,7 +71,7 @@ def download(url: str, target: Path, retry_seconds: float = 1.0) -> None:
 
 
 def parts_of(url: str) -> tuple[Path, Path]:
-    """Return where the bytes of an incomplete download are kept, and what is known of them."""
+    """Return the files of an incomplete download: its bytes, and what is known about them."""
     partial = cache_folder() / "partial" / hashlib.sha256(url.encode()).hexdigest()[:24]
     return partial, partial.with_suffix(".json")
 

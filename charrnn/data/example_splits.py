@@ -61,8 +61,8 @@ def load_examples(
     }
     if main and "test" in parts and test is None and len(fractions) == 3:
         raise DataError(
-            f"{main.described} has a test set of its own, and data.split a third fraction; leave "
-            f"the fraction out"
+            f"{main.described} has a test set of its own, so data.split must not have a third "
+            f"fraction; leave it out"
         )
     splits: dict[str, list[Example]] = {}
     for name, part in parts.items():
@@ -140,7 +140,7 @@ def _rank(name: str) -> int:
 
 
 def _part(sources: Sources, documents: list[Document], root: PurePath) -> Sources:
-    """Return the documents of one split; the folder is their argument, if they are in one."""
+    """Return the documents of one split, with their folders or files as arguments."""
     folders = {parts_below(root, document)[0] for document in documents}
     arguments = [str(root / folder) for folder in sorted(folders)]
     return replace(sources, documents=documents, arguments=arguments)
@@ -152,15 +152,14 @@ def _part(sources: Sources, documents: list[Document], root: PurePath) -> Source
 def split_examples(
     examples: Sequence[Example], fractions: Sequence[float] = (0.8, 0.2), by: By = "hash"
 ) -> dict[str, list[Example]]:
-    """Split examples into training, validation and, with three fractions, testing, in order.
+    """Split examples by the fractions: training, validation, and testing if there are three.
 
     With `position`, the first examples are for training; their number is rounded down. With `hash`,
     the SHA-256 of the input text, as a number in [0, 1), decides: a text is always in the same
-    split, whatever other examples there are, and the sizes are close to the fractions. (Of so few
-    texts that a split would be empty, it gets one from training.) With
-    `stratified`, the texts of each class are ordered by these numbers and then cut by the
-    fractions, so that each split has the same share of each class; at least one text of a class is
-    for training.
+    split, whatever other examples there are, and the sizes are close to the fractions. (A split
+    that would be empty gets one text from training.) With `stratified`, the texts of each class
+    are ordered by these numbers and then cut by the fractions, so that each split has the same
+    share of each class; at least one text of a class is for training.
 
     Raises DataError if a split would be empty.
     """
@@ -198,8 +197,8 @@ def _strata(examples: Sequence[Example], fractions: Sequence[float]) -> dict[str
 
     The number of texts of a class is rounded up or down by a hash of the class, so that the splits
     together have about the sizes of the fractions. A text of several classes counts for the first
-    one. A split that would be empty gets a text from training, of the most frequent class if that
-    has two.
+    one. A split that would be empty gets a text from training, one of the most frequent class if
+    that has at least two.
     """
     classes: dict[str, list[str]] = {}
     label_of: dict[str, str] = {}

@@ -6,20 +6,30 @@ A hint changes nothing: it says in one line what else a model would learn, and w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from charrnn.data.corpus import Corpus, decoded
+from charrnn.data.corpus import Corpus, Span, decoded
+from charrnn.data.rules import not_divided
 from charrnn.data.sources import Document
-from charrnn.data.vocabulary import WordVocabulary
+from charrnn.data.vocabulary import (
+    ByteVocabulary,
+    CharacterVocabulary,
+    Vocabulary,
+    WordVocabulary,
+)
 
 LOOKED_AT = 10  # documents at the start of a corpus
 CHARACTERS = 1 << 15  # at the start of each document
-MOST_IDS = 1 << 24  # ids of a corpus: so many are counted
-LONG = 15  # letters in an average word: no language with spaces has so many
+MOST_IDS = 1 << 24  # at most this many ids of a corpus are counted
+LONG = 15  # letters in an average word: in languages with spaces it has fewer
 ONCE = 0.7  # share of the words of a text that occur only once
 FEWEST = 200  # words from which this is judged
+RARE = 2  # occurrences: too few to learn a character from
+MANY = 200  # rare characters: so many are worth a hint
+MUCH = 0.2  # ... if they are this share of the vocabulary
 
 _PATTERNS: list[tuple[str, str]] = [
     (
@@ -56,13 +66,39 @@ def hint_of_text(documents: Iterable[Document], encoding: str) -> str | None:
     return None
 
 
-def hint_of_corpus(corpus: Corpus) -> str | None:
-    """Say that a text has no spaces between its words, although the vocabulary is one of words."""
+def hints_of_corpus(corpus: Corpus, documents: Sequence[Document]) -> Iterator[str]:
+    """Yield hints about the symbols of a corpus and about a separator that divides nothing."""
+    separator = documents[0].rules.separator if documents else None
+    if separator and corpus.documents <= len(documents):
+        yield not_divided(separator)
+    counts = corpus.symbol_counts(Span(0, min(len(corpus.ids), MOST_IDS), False))
+    if hint := _hint_of_words(corpus.vocabulary, counts):
+        yield hint
+    if isinstance(corpus.vocabulary, ByteVocabulary):
+        return
+    nul = sum(
+        int(counts[i]) for i, symbol in enumerate(corpus.vocabulary.symbols) if "\0" in symbol
+    )
+    if nul:
+        yield (
+            f"the text has {nul:,} NUL character{'s' * (nul > 1)}, which a model learns like any "
+            f"other; if they are damage, remove them, for instance with tr -d '\\000'"
+        )
+    rare = int(((counts > 0) & (counts <= RARE)).sum())
     vocabulary = corpus.vocabulary
+    if not isinstance(vocabulary, CharacterVocabulary) or vocabulary.unknown is not None:
+        return
+    if rare >= max(MANY, MUCH * len(counts)):
+        yield (
+            f"{rare:,} of the {len(counts):,} characters occur once or twice, too rarely to be "
+            f"learned; data.minimum_count={RARE + 1} reads them as one symbol, <unk>"
+        )
+
+
+def _hint_of_words(vocabulary: Vocabulary, counts: NDArray[np.int64]) -> str | None:
+    """Say that a text has no spaces between its words, although the vocabulary is one of words."""
     if not isinstance(vocabulary, WordVocabulary):
         return None
-    ids = corpus.ids[: min(len(corpus.ids), MOST_IDS)]
-    counts = np.bincount(ids, minlength=vocabulary.size)
     words = [symbol.strip() for symbol in vocabulary.symbols]
     is_word = np.array([word[:1].isalnum() for word in words])
     lengths = np.array([len(word) for word in words])

@@ -47,7 +47,7 @@ _CHECKPOINT = "name a run, or a checkpoint that charrnn has saved (.safetensors)
 _ZIPPED = rb"PK\x03\x04.{26}"  # The name of the first file follows.
 MODELS: list[tuple[bytes, Kind]] = [
     (
-        # A number for a table or an object, then the number of the object, 1.
+        # First the type of the object (3 or 4), then its number, 1.
         rb"[\x03\x04]\0\0\0\x01\0\0\0|4\n1\n\d+\nV \d",
         Kind("a model of Torch7 (.t7)", _CHECKPOINT),
     ),

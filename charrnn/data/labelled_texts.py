@@ -32,7 +32,7 @@ from charrnn.data.formats import (
     text_of,
 )
 from charrnn.data.layout import is_split, listed, parts_below, root_of
-from charrnn.data.rules import split_text
+from charrnn.data.rules import not_divided, split_text
 from charrnn.data.sources import Document, Sources
 from charrnn.data.tables import Table, is_named_as_table, plain_table, read_table
 from charrnn.data.vocabulary import TokenVocabulary, shortened
@@ -45,9 +45,10 @@ WANTED = {
     "lines": "texts, one on each line",
 }
 FORM = "a row is a text and its class"
+FORM_OF_LIST = "a row of a table is a text, with or without a class (in a .txt, a line is a text)"
 UNLABELLED = {"unsup", "unlabeled", "unlabelled", "unlab", "unsupervised"}
 """Names of folders of texts without a class, such as IMDB's."""
-MOST_COMPARED = 200  # classes: at most so many are compared with each other
+MOST_COMPARED = 200  # classes: at most this many are compared with each other
 ALIKE = 0.75  # a class and its misspelling have at least this similarity
 RARE = 0.02  # a misspelling has at most this share of the texts of the class that was meant
 
@@ -111,7 +112,12 @@ def read_labelled(
     """
     log = log or Log()
     documents = sources.documents
-    form = _form(sources, how) if how.form == "detect" else how.form
+    form = how.form
+    if form == "detect":
+        form = _form(sources, how)
+        if form == "files" and not needs_class and all(_is_one_line(d, how) for d in documents):
+            log.settings["data.form"] = form = "lines"
+            log.notes.append("a text in each file, without a class")
     if form == "folders" and how.reading == "recognise":
         examples = _in_folders(sources, how, log)
     elif form in ("rows", "lines"):
@@ -121,7 +127,11 @@ def read_labelled(
         for document in documents:
             part = _labelled_in(document, text_of(document, how.encoding, how.errors), form)
             examples += not_empty(part, document, WANTED[form])
-    log.settle(how.bad_rows, len(examples), FORM)
+    examples = [example for example in examples if not _has_nul(example, log)]
+    log.settle(how.bad_rows, len(examples), FORM if needs_class else FORM_OF_LIST)
+    separator = documents[0].rules.separator if documents else None
+    if separator and len(examples) <= len(documents):
+        log.notes.append(not_divided(separator))
     if not examples:
         raise DataError(
             f"{sources.described} has no examples; give a file or a folder for each class, or rows "
@@ -133,6 +143,14 @@ def read_labelled(
     if equal := len(examples) - len(firsts):
         log.notes.append(f"{equal:,} of {len(examples):,} left out, equal to earlier ones")
     return list(firsts.values())
+
+
+def _has_nul(example: Labelled, log: Log) -> bool:
+    """Whether a text or its class has a NUL, which is reported as a fault."""
+    has_nul = "\0" in example.text + example.label
+    if has_nul:
+        log.fault(example.file, example.line, f"has a NUL in it: {shortened(example.text)}")
+    return has_nul
 
 
 def _form(sources: Sources, how: Reading) -> Form:
@@ -152,6 +170,12 @@ def _form(sources: Sources, how: Reading) -> Form:
         fewest = 1 if is_split(root) else 2
         folders = {below[0] for d in documents if len(below := parts_below(root, d)) > 1}
     return "folders" if fewest <= len(folders) < len(documents) else "files"
+
+
+def _is_one_line(document: Document, how: Reading) -> bool:
+    """Whether a document has one line with text."""
+    text = text_of(document, how.encoding, how.errors)
+    return document.rules.separator is None and len(text.strip().split("\n")) == 1
 
 
 def _in_folders(sources: Sources, how: Reading, log: Log) -> list[Labelled]:
@@ -204,7 +228,7 @@ def _parts(
 def _in_tables(
     documents: Sequence[Document], how: Reading, log: Log, needs_class: bool, form: Form
 ) -> list[Labelled]:
-    """Read rows of text and class. The columns of the first table hold for all."""
+    """Read rows of text and class. All tables have the columns of the first one."""
     examples: list[Labelled] = []
     for i, document in enumerate(documents):
         is_list = form == "lines" and not is_named_as_table(document)
@@ -285,8 +309,6 @@ def _examples_of(
         if not text or not label:
             empty = "class" if text else "text"
             log.fault(document.name, line, f"has an empty {empty}: {shown}")
-        elif "\0" in text or "\0" in label:
-            log.fault(document.name, line, f"has a NUL in it: {shown}; remove it")
         else:
             examples.append(Labelled(text, label, document.name, line))
     return examples

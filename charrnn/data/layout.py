@@ -50,8 +50,8 @@ def is_split(folder: PurePath) -> bool:
 def root_of(sources: Sources) -> PurePath:
     """Return the deepest folder that has all documents in it or below it.
 
-    If the sources are one folder that is named as a split, this is the root, even if it has only
-    one folder in it.
+    If the sources are a single folder that is named as a split, that folder is the root, even if
+    it holds only one folder.
     """
     if len(sources.arguments) == 1:
         argument = PurePath(sources.arguments[0])

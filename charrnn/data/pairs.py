@@ -103,7 +103,7 @@ def _add(pairs: list[Pair], pair: Pair, shown: str, log: Log) -> None:
         empty = "target" if pair.source else "source"
         log.fault(pair.file, pair.line, f"has an empty {empty}: {shown}")
     elif "\0" in pair.source + pair.target:
-        log.fault(pair.file, pair.line, f"has a NUL in it: {shown}; remove it")
+        log.fault(pair.file, pair.line, f"has a NUL in it: {shown}")
     else:
         pairs.append(pair)
 
@@ -114,7 +114,7 @@ def _add(pairs: list[Pair], pair: Pair, shown: str, log: Log) -> None:
 def _parallel(documents: Sequence[Document], how: Reading) -> list[tuple[Document, Document]]:
     """Put parallel files together: two files, or files with two suffixes, none with a tab.
 
-    The first file is the source; of several, that with the suffix that comes first, or that
+    The first file is the source; of several, the one whose suffix comes first, or that
     `source_column` names. An empty list means that the files are not parallel.
     """
     if len(documents) < 2 or any(map(is_named_as_table, documents)):

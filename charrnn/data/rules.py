@@ -21,7 +21,7 @@ Order = Literal["natural", "path"]
 Kinds = Literal["content", "name"]
 
 BLANK = "blank"  # the separator for blank lines
-DASHES = 3  # equal marks: a separator of at least so many also matches longer lines
+DASHES = 3  # equal marks: a separator of at least this many also matches longer lines
 # Characters that are never composed with the one before: a text may be cut before them.
 _STARTS = re.compile("[\0-\u02ff\u3400-\u9fff\uac00-\ud7a3]")
 
@@ -88,7 +88,7 @@ class Rules:
     - `order`: the documents of a folder in natural order (`natural`: 2 before 10), or in the order
       of their code points (`path`).
     - `kinds`: compressed files, archives and files that are no texts are recognised by their first
-      bytes (`content`); or only compressed files are, by their names (`name`).
+      bytes (`content`); or only compressed files are recognised, by their names (`name`).
     - `separator`: a line that ends a document inside a file.
     """
 
@@ -234,3 +234,14 @@ def split_text(text: str, separator: str) -> list[tuple[int, str]]:
         line += piece.count("\n") + (match[0].count("\n") if match else 0)
         start = match.end() if match else 0
     return parts
+
+
+def not_divided(separator: str) -> str:
+    """Return the hint that a separator does not occur in a text."""
+    form = {BLANK: "lines without text"}.get(separator.strip(), "a line of its own")
+    if separator.strip().startswith("<"):
+        form = "a tag, with its brackets"
+    return (
+        f"the separator {separator!r} does not occur, so that each file is one document; it stands "
+        f"for {form}: compare it with the text"
+    )

@@ -108,7 +108,7 @@ class Document:
 class Sources:
     """Documents in order, with a short name and a description of all of them together.
 
-    `arguments` finds the same documents again, with absolute paths; `left_out` are the files that
+    `arguments`, with absolute paths, name the same documents again; `left_out` are the files that
     were left out, each with the reason. `changes` is filled while the documents are read.
     """
 
@@ -179,7 +179,7 @@ class _Finder:
         )
 
     def of_copy(self, name: str, copy: Callable[[Path], None]) -> Sources:
-        """Find the documents of something that is copied first, since it is read only once."""
+        """Copy a text that can be read only once, and find its documents."""
         self.temporary.append(spool(copy))
         documents = self._file(name, self.temporary[-1].path / "text", None)
         return self.with_rules(Sources(documents, name, name, [], self.temporary, self.left_out))
@@ -324,7 +324,7 @@ class _Finder:
 
 
 def _is_damaged(head: bytes) -> bool:
-    """Whether the start of a file with the name of a compressed one is neither that nor a text."""
+    """Whether a file with the name of a compressed one starts like no text (it is damaged)."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -358,7 +358,7 @@ def say_left_out(sources: Sources, most: int = 10) -> str | None:
 
 
 def shared_documents(sources: Sources, other: Sources) -> list[Document]:
-    """Return the documents of `other` with the content of a document of `sources`."""
+    """Return the documents of `other` whose content is that of a document of `sources`."""
     by_size: dict[int, list[Path]] = {}
     for document in sources.documents:
         by_size.setdefault(document.path.stat().st_size, []).append(document.path)

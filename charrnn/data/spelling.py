@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from charrnn.data.batching import pad
 from charrnn.data.vocabulary import SPECIALS, CharacterVocabulary, Ids, WordVocabulary, id_type
 
-LONGEST = 40  # characters: more are not read, since one long address would pad a whole batch
+LONGEST = 40  # characters: the rest is not read, since one long address would pad a whole batch
 
 
 def characters_of(words: Iterable[str]) -> CharacterVocabulary:

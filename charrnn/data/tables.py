@@ -38,7 +38,7 @@ MOST_LOOKED_AT = 1 << 20  # characters
 MOST_COLUMNS = 1000
 MOST_OPEN_QUOTES = 20  # quotes that are never closed, after which a file is not CSV
 FASTTEXT = "__label__"
-_FIRST_LABELS = re.compile(rf"((?:{FASTTEXT}\S+\s+)+)(.*)", re.DOTALL)
+_LABEL = re.compile(rf"(?<!\S){FASTTEXT}\S+")
 _CLASS_AND_TEXT = re.compile(r"([A-Za-z]+:[A-Za-z]+|[+-]?[0-9]{1,2}) (.+)", re.DOTALL)
 
 
@@ -128,8 +128,8 @@ def is_header(rows: Sequence[Row], names: Iterable[str], fewest: int = 1) -> boo
     """Whether the first row has the names of the columns.
 
     A row with a long cell, or with a cell that occurs again in its column, is no header. Any other
-    row is one if at least `fewest` cells are in `names`, or if its cells are short although one
-    column has texts of several words, and another has few different values.
+    row is a header if at least `fewest` cells are in `names`, or if its cells are short although
+    one column has texts of several words, and another has few different values.
     """
     first, others = rows[0].fields, rows[1:5001]
     if not others or max(map(len, first)) > 60 or not any(first):
@@ -162,9 +162,9 @@ def _plain_rows(text: str, delimiter: str = "\t") -> list[Row]:
 def _separated(text: str, delimiter: str, document: Document, log: Log) -> tuple[list[Row], bool]:
     """Read rows with quoted fields; return whether quotes were read as such.
 
-    A CSV has quoted fields. In a TSV, quotes are ordinary characters if quoting makes a row faulty,
-    or if it joins lines that have the right number of fields without it (as with messages that
-    begin with a quote).
+    A CSV has quoted fields. In a TSV, quotes are ordinary characters if reading them as quotes
+    makes a row faulty, or joins lines that have the right number of fields by themselves (such as
+    messages that begin with a quote).
     """
     if '"' not in text:
         return _plain_rows(text, delimiter), False
@@ -270,11 +270,13 @@ def _is_separated_header(line: str, names: set[str]) -> bool:
 
 
 def _beginning_with_a_class(document: Document, text: str, log: Log) -> Table | None:
-    """Read fastText's `__label__x text`, TREC's `DESC:manner text`, or `1 text`; else None."""
+    """Read fastText's `__label__x text`, TREC's `DESC:manner text`, or `1 text`; else None.
+
+    As in fastText, `__label__x` may also stand after the text.
+    """
     lines = [(line, row.strip()) for line, row in numbered_lines(text) if row.strip()]
-    if lines and sum(row.startswith(FASTTEXT) for _, row in lines[:LOOKED_AT]) * 2 > len(
-        lines[:LOOKED_AT]
-    ):
+    sample = lines[:LOOKED_AT]
+    if sum(_LABEL.search(row) is not None for _, row in sample) * 2 > len(sample):
         return Table("fastText", _fasttext_rows(document, lines, log), class_first=True)
     matches = [_CLASS_AND_TEXT.fullmatch(row) for _, row in lines]
     rows = [
@@ -292,16 +294,15 @@ def _beginning_with_a_class(document: Document, text: str, log: Log) -> Table | 
 def _fasttext_rows(document: Document, lines: list[tuple[int, str]], log: Log) -> list[Row]:
     rows = []
     for line, row in lines:
-        match = _FIRST_LABELS.fullmatch(row)
-        labels = match[1].split() if match else []
-        if match and len(labels) == 1:
-            rows.append(Row(line, [labels[0].removeprefix(FASTTEXT), match[2].strip()]))
-        elif labels:
+        labels, text = _LABEL.findall(row), _LABEL.sub("", row).strip()
+        if len(labels) > 1:
             log.fault(document.name, line, f"has {len(labels)} labels; give it one")
-        elif row.startswith(FASTTEXT):
+        elif not labels:
+            log.fault(document.name, line, f"has no {FASTTEXT}: {shortened(row)}")
+        elif not text:
             log.fault(document.name, line, f"has an empty text: {shortened(row)}")
         else:
-            log.fault(document.name, line, f"does not begin with {FASTTEXT}: {shortened(row)}")
+            rows.append(Row(line, [labels[0].removeprefix(FASTTEXT), text]))
     return rows
 
 

@@ -26,7 +26,7 @@ CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "dep
 CONLL_2003 = ("form", "pos", "chunk", "ner")
 LONGEST = 300  # words in a sentence that stands alone in its file
 SAMPLE = 200  # rows from which the form of a file is recognised
-NUMBERED_FROM = 3  # columns in a file whose first column may number the words
+NUMBERED_FROM = 3  # columns: with fewer, the first one never numbers the words
 
 _ID = re.compile("[0-9]+")
 _SKIPPED_ID = re.compile("[0-9]+[-.][0-9]+")
@@ -143,8 +143,8 @@ def read_tagged(sources: Sources, how: Reading = USUAL, log: Log | None = None) 
     A row is a word, in columns that are separated by tabs or spaces; a blank line or `-DOCSTART-`
     ends a sentence. `how.tag_column` is the name or the number (from 1) of the column of tags. If
     it is None, tags are in UPOS of CoNLL-U, in XPOS if UPOS is empty, or else in the last column.
-    Comments, multiword tokens (`1-2`) and empty nodes (`1.1`) are skipped. A word of the tag `_` is
-    not scored; sentences without any tag are left out.
+    Comments, multiword tokens (`1-2`) and empty nodes (`1.1`) are skipped. A word with the tag `_`
+    is not scored; sentences without any tag are left out.
 
     Raises DataError for a document without sentences, without tags or without that column, and for
     rows whose columns differ from the others.
@@ -154,6 +154,8 @@ def read_tagged(sources: Sources, how: Reading = USUAL, log: Log | None = None) 
         (document, [*numbered_lines(text_of(document, how.encoding, how.errors))])
         for document in sources.documents
     ]
+    for document, lines in documents:
+        _refuse_joined(document.name, lines)
     columns = [columns_of(lines, document.name, how.tag_column) for document, lines in documents]
     sentences: list[Tagged] = []
     for (document, lines), each in zip(documents, columns, strict=True):
@@ -177,6 +179,17 @@ def read_tagged(sources: Sources, how: Reading = USUAL, log: Log | None = None) 
         )
     _note(examples, len(sentences) - len(examples), columns[0], log)
     return examples
+
+
+def _refuse_joined(name: str, lines: Sequence[tuple[int, str]]) -> None:
+    """Raise DataError for words and tags in one column, as in `Oslo|B-LOC`."""
+    rows = [*itertools.islice(((n, row) for n, row in lines if row.strip()), SAMPLE)]
+    if rows and all("|" in word.strip("|") for _, row in rows for word in row.split()):
+        raise DataError(
+            f"{name}, line {rows[0][0]:,} joins a word and its tag, "
+            f"{shortened(rows[0][1].split()[0])}; write each word in a row of its own, with its "
+            f"tag after a tab, and a blank line after each sentence"
+        )
 
 
 def _note(examples: Sequence[Tagged], left_out: int, columns: Columns, log: Log) -> None:
@@ -241,6 +254,8 @@ def _fault(fields: list[str], columns: Columns, expected: int) -> str | None:
             f"has the ID {shortened(fields[0])} where {expected} is next (the words of a sentence "
             f"are numbered from 1)"
         )
+    if "\0" in word + tag:
+        return f"has a NUL in it: {shortened(word)}"
     if not word:
         return f"has no word in column {columns.word + 1}"
     if not tag:

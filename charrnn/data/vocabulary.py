@@ -30,7 +30,7 @@ Unknown = Literal["error", "skip"]
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SPECIALS = (UNKNOWN, START, END)
-MOSTTOKENS = 1 << 16  # tokens: the header of a checkpoint has room for so many
+MOSTTOKENS = 1 << 16  # tokens: the header of a checkpoint has room for this many
 
 
 def id_type(size: int) -> np.dtype[Any]:

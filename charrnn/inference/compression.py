@@ -314,13 +314,13 @@ class _Predictor:
         import torch
         from torch.nn import functional
 
-        from charrnn.nn.fast.threads import one_thread
+        from charrnn.nn.fast.threads import use_threads
 
         ids = torch.tensor([self._segment])
         network = self._adapting.model
         before = (torch.as_tensor(leaf).clone() for leaf in leaves(self._before))
         state = replace_leaves(network.initial_state(1), before)
-        with one_thread():
+        with use_threads(1):
             logits, _ = network(ids[:, :-1], state)
             self._adapting.learn(functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum"))
         self._stepper = self._model.with_weights(network)

@@ -35,7 +35,7 @@ class NumpyModel:
 
     @staticmethod
     def fits(weights: Mapping[str, Array], cell: str, activation: str) -> bool:
-        """Whether this module has the cell, and the table is not too large."""
+        """Whether this module has the cell, and the first layer's table would not be too large."""
         gates = weights.get("stack.layers.0.cell.weight_ih", np.empty((0, 0)))
         return (cell, activation) in CELLS and len(weights["head.bias"]) * len(gates) <= MOST_TABLE
 

@@ -176,7 +176,7 @@ def _check_installed(config: Mapping[str, Any]) -> None:
 
 
 def _check_corpus(corpus: _Corpus, vocabularies: Vocabularies) -> None:
-    """Refuse a most frequent character or label counts that do not fit the vocabularies."""
+    """Check that the most frequent character and the label counts fit the vocabularies."""
     if corpus.most_frequent >= min(v.size for v in vocabularies.values()):
         raise CheckpointError("its most frequent character is not in its vocabulary")
     if counts := corpus.label_counts:
@@ -246,7 +246,7 @@ class Expected(NamedTuple):
     weights: Shapes
     """The shapes of the network's weights by name."""
     trained: frozenset[str]
-    """The names of the weights with a state in the optimizer; of two tied weights, one."""
+    """The names of the weights with a state in the optimizer; tied weights have one name."""
     carry: Sequence[tuple[int, ...]]
     """The shapes of the leaves of the carried state."""
 
@@ -264,7 +264,7 @@ def expected_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
 
 
 def _built_tensors(config: Config, vocabularies: Vocabularies) -> Expected:
-    """Build the network without memory and list its tensors. Raises ConfigError."""
+    """List the tensors of the network, built without allocating its weights. Raises ConfigError."""
     import torch
 
     from charrnn.config.resolved import resolved

@@ -3,7 +3,8 @@
 ::
 
     runs/<name>/
-      config.yaml        every setting, none left to be chosen: a config that repeats the run
+      config.yaml        every setting, without `auto`: a config that repeats the run
+      config.schema.json its JSON schema, by which an editor completes and checks it
       environment.json   one entry for each start or resume: versions, device, threads, command line
       metrics.jsonl      one line for each evaluation, one of `"kind": "final"` for the last score
       steps.jsonl        the training steps, as at most 2,000 lines (`session.history`)
@@ -30,6 +31,8 @@ from typing import Any
 
 import filelock
 
+from charrnn.config.merge import build_config, config_from_data, file_layer
+from charrnn.config.schema import Config
 from charrnn.errors import CheckpointError, ConfigError, LockedError, StorageError, did_you_mean
 from charrnn.runs.checkpoint import (
     MAX_HEADER,
@@ -47,7 +50,11 @@ from charrnn.runs.hub import check_copies, download, is_hub_address, weights_in
 
 _STEP = re.compile(r"step-(\d{8,18})\.safetensors")
 _OF_LOCK = {"lock", "owner.json", "checkpoints"}  # files that taking the lock makes
-_OF_START = {"environment.json", "config.yaml"}  # files written before the first checkpoint
+_OF_START = {
+    "environment.json",
+    "config.yaml",
+    "config.schema.json",
+}  # files written before the first checkpoint
 
 Warn = Callable[[str], None]
 
@@ -81,9 +88,8 @@ class Run:
         ConfigError if the path is already used.
         """
         was_locked_before = (self.path / "lock").exists()
-        is_something_else = self.path.exists() and not self.path.is_dir()
-        if new and not was_locked_before and (is_something_else or self._is_used(_OF_LOCK)):
-            raise self._refusal()
+        if new and not was_locked_before:
+            self.check_unused()
         is_made_here = not self._entries()
         self._acquire()
         try:
@@ -151,6 +157,11 @@ class Run:
     def _is_used(self, ignored: set[str]) -> bool:
         """Whether there is a checkpoint, or any file that is not among the `ignored` ones."""
         return bool(self.steps()) or not ignored.issuperset(self._entries())
+
+    def check_unused(self) -> None:
+        """Raise ConfigError if a new run cannot begin in this directory."""
+        if (self.path.exists() and not self.path.is_dir()) or self._is_used(_OF_LOCK):
+            raise self._refusal()
 
     def _refusal(self) -> ConfigError:
         other = "delete it, or choose another directory"
@@ -224,9 +235,15 @@ class Run:
 
     # Records -----------------------------------------------------------------------------------
 
+    def write_schema(self) -> None:
+        """Write the schema of the configuration, so that editors need no network for it."""
+        schema = json.dumps(Config.model_json_schema())
+        write_atomically(self.path / "config.schema.json", schema.encode())
+
     def write_config(self, text: str) -> None:
-        """Write the configuration to config.yaml."""
-        write_atomically(self.path / "config.yaml", text.encode())
+        """Write the configuration to config.yaml, after the line that gives editors its schema."""
+        line = "# yaml-language-server: $schema=config.schema.json\n"
+        write_atomically(self.path / "config.yaml", (line + text).encode())
 
     def write_best(self, best: dict[str, Any]) -> None:
         """Write the step and the score of the best checkpoint to best.json."""
@@ -239,8 +256,9 @@ class Run:
     def record_score(self, score: Mapping[str, Any]) -> bool:
         """Add a missing score of the best checkpoint to best.json; return whether it was added.
 
-        Nothing is added while a process is training in this directory, because it will score the
-        checkpoint itself, nor if the directory cannot be written: scoring needs no write access.
+        Nothing is added while a process is training in this directory, because that process will
+        score the checkpoint. A directory that cannot be written is left as it is, without an
+        error.
         """
         best = self.read_best()
         if not best or best.get("score") is not None or best["step"] != score["step"]:
@@ -389,7 +407,7 @@ def find_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint file, or a run's checkpoint: its best, its last or the one of a step.
 
-    A checkpoint with a recorded score has it in its metadata as `score`. Raises CheckpointError.
+    If the checkpoint's score was recorded, its metadata has it as `score`. Raises CheckpointError.
     """
     run = find_run(name)
     if isinstance(run, Path):
@@ -409,6 +427,22 @@ def find_checkpoint(
     if best.get("score") and best["step"] == checkpoint.metadata["progress"]["step"]:
         return replace(checkpoint, metadata=checkpoint.metadata | {"score": best["score"]})
     return checkpoint
+
+
+def read_config(name: str) -> Config:
+    """Read the configuration of a run, of a checkpoint file, or of a YAML file.
+
+    Raises CheckpointError and ConfigError.
+    """
+    place = find_run(name)
+    if isinstance(place, Path) and place.suffix != SUFFIX:
+        return build_config([file_layer(place)])[0]
+    if isinstance(place, Run) and (place.path / "config.yaml").is_file():
+        return build_config([file_layer(place.path / "config.yaml")])[0]
+    path = (
+        place if isinstance(place, Path) else place.checkpoint_path(max(place.steps(), default=0))
+    )
+    return config_from_data(load_checkpoint(path, check_layout).metadata["config"], str(path))
 
 
 def _json_lines(lines: Iterable[Mapping[str, Any]]) -> str:

@@ -1,7 +1,7 @@
 """The events of a training session, in the order in which `Session.events` yields them.
 
-A session with a budget of steps begins with `Planned`. A session with a time budget measures its
-speed before, and is `Replanned` if the speed changes. `Stepped` follows every step, `Evaluated`
+A session with a budget of steps begins with `Planned`. A session with a time budget first measures
+its speed; `Replanned` follows if the speed changes. `Stepped` follows every step, `Evaluated`
 every evaluation, `Saved` every other checkpoint, `Restarted` a divergence; `Finished` comes last.
 """
 
@@ -12,6 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from charrnn.evaluation.score import Evaluation
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a run will take, measured in a few steps of which nothing was kept."""
+
+    steps: int
+    seconds: float
+    """The time of all steps, evaluations left out."""
+    characters_per_second: float
+    peak_memory: int | None
+    """The most memory that was taken so far, in bytes; None if the system does not say."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class Evaluated:
     is_best: bool
     """Whether it is the best score of the run so far."""
     seconds_left: float | None
-    """An estimate of the time until the last step, evaluations left out."""
+    """An estimate of the time until the last step, without evaluations."""
     sample: str
     """A sample from the model with its current weights."""
 

@@ -1,14 +1,14 @@
 """The training steps of a run as at most 2,000 rows, which `steps.jsonl` shows.
 
-While a run is short, each row is one step. Whenever twice as many steps have been taken, each two
-rows become one, so that all rows stand for the same number of steps::
+While a run is short, each row is one step. Whenever the number of steps has doubled, each two rows
+become one, so that all rows stand for the same number of steps::
 
     steps 1 to 2,000      one step in a row
     steps to 4,000        two steps in a row
     steps to 8,000        four steps in a row
 
 The number of steps in a row depends on nothing but the step, and the rows are saved in each
-checkpoint. So the rows of a resumed run are those of an uninterrupted one, but for the times.
+checkpoint. So the rows of a resumed run are those of an uninterrupted one, except for the times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Row(NamedTuple):
     nats: float  # the summed training loss, with dropout on and while the weights change
     norms: float  # the sum over the steps of the gradient's norm before clipping
     learning_rate: float  # of the last step
-    seconds: float  # of training until the end of the row, evaluations and saving left out
+    seconds: float  # of training until the end of the row, without evaluations and saving
 
     def and_then(self, later: Row) -> Row:
         """Return this row and the next one as one row.
@@ -77,11 +77,11 @@ class History:
         self._written: int | None = None  # rows in steps.jsonl; None: write it anew
 
     def take(self, report: Report, seconds: float) -> None:
-        """Remember a step that has ended after so many seconds of training."""
+        """Remember a step; `seconds` of training have passed at its end."""
         self.unmeasured.append((report, seconds))
 
     def measure(self, losses_and_norms: Sequence[tuple[float, float]]) -> None:
-        """Add the remembered steps, with the losses and the gradient norms of them all."""
+        """Add the remembered steps with their losses and their gradient norms."""
         steps = zip(self.unmeasured, losses_and_norms, strict=True)
         for (report, seconds), (nats, norm) in steps:
             self.add(Row(report.step, 1, report.scored, nats, norm, report.learning_rate, seconds))
@@ -108,7 +108,7 @@ class History:
         return self.rows[:-1] if last % steps_in_a_row(last) else self.rows
 
     def write(self, run: Run, at_end: bool = False) -> None:
-        """Bring steps.jsonl up to date; `at_end`, it also gets the row that still lacks steps."""
+        """Bring steps.jsonl up to date; if `at_end`, also write the row that still lacks steps."""
         rows = self.rows if at_end else self.complete()
         records = as_records(rows, self.unit)
         if at_end or self._written is None:

@@ -1,9 +1,9 @@
 """Publish the records of a run to TensorBoard, Weights & Biases, MLflow or Trackio.
 
-A logger reads the files of the run: after each evaluation it publishes the lines of `steps.jsonl`
-and `metrics.jsonl` behind the last step that it has published, which `loggers.json` remembers. So
-a run that was killed and resumed gives one curve without a step twice, and a logger that is added
-to a run later gets the whole curve.
+A logger reads the files of the run: after each evaluation it publishes the new lines of
+`steps.jsonl` and `metrics.jsonl`. The last published step is kept in `loggers.json`. So a run that
+was killed and resumed gives one curve without a step twice, and a logger that is added to a run
+later gets the whole curve.
 
 Each logger works in a thread of its own, so that training never waits for a network. A logger that
 raises, hangs or is not installed costs one warning.
@@ -238,7 +238,7 @@ class _Publisher:
         self.thread.start()
 
     def _work(self) -> None:
-        """Publish whenever it is due, until the end is. Any error of a logger becomes a warning."""
+        """Publish when asked to, until the run ends. Any error of a logger becomes a warning."""
         logger: Logger | None = None
         try:
             while self.due.get():
@@ -259,8 +259,8 @@ class _Publisher:
     def _publish(self, logger: Logger) -> None:
         """Publish the records behind the last published step.
 
-        The new step is remembered before, so that a process that is killed in between never
-        publishes a step twice.
+        The new step is written to `loggers.json` first, so that no step is published twice if the
+        process is killed in between.
         """
         before = self._state().get("step", 0)
         lines = new_values(self._run, before)
@@ -297,7 +297,7 @@ _STATES = threading.Lock()  # loggers.json is read and written by several thread
 def new_values(run: Run, after: int) -> list[Line]:
     """Return the values of each recorded step after step `after`, by the names of the metrics.
 
-    Lines of steps.jsonl give `steps/...`; those of metrics.jsonl the others, such as
+    Lines of steps.jsonl give `steps/...`; lines of metrics.jsonl give the other names, such as
     `validation/nats_per_character`.
     """
     values: dict[int, dict[str, float]] = {}
@@ -309,7 +309,7 @@ def new_values(run: Run, after: int) -> list[Line]:
         if line["kind"] == "evaluation":
             evaluated = line["step"]
             values.setdefault(evaluated, {}).update(_evaluation(line))
-    # Steps behind the last evaluation may be taken again after a kill.
+    # If the run is killed, the steps after its last evaluation may be taken again.
     return [(step, values[step]) for step in sorted(values) if after < step <= evaluated]
 
 

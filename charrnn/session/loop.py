@@ -29,6 +29,7 @@ from charrnn.session.events import (
     Event,
     Finished,
     Planned,
+    Rehearsal,
     Replanned,
     Restarted,
     Saved,
@@ -38,16 +39,17 @@ from charrnn.session.history import History
 from charrnn.session.loggers import Loggers
 from charrnn.session.plan import Plan
 from charrnn.tasks.task import Data, Task, task_of
-from charrnn.training.budget import LONG_SCORE
+from charrnn.training.budget import LONG_SCORE, estimate_size
 from charrnn.training.build import build_optimizer
 from charrnn.training.hardware import CoreTime, core_time
+from charrnn.training.memory import peak_memory
 from charrnn.training.trainer import Report, Score, Trainer
 
 HOPELESS = 10.0  # times the loss of a uniform guess: a run with more does not recover
 FEWEST_TO_CHOOSE_BY = 30  # examples: with fewer in validation, no checkpoint is chosen by its score
-MOST_LANES = 64  # of the estimate of validation
 LIVE = 2.0  # seconds between two additions to steps.jsonl
-UNREAD = 1_000  # steps on a GPU after which their losses are read, between two evaluations
+REHEARSAL = 2.0  # seconds of training without a run, to measure its speed
+UNREAD = 1_000  # steps on a GPU, between evaluations, after which losses are read
 OVERFITTED = 0.6  # share of the steps: a best step before it means that more time will not help
 
 
@@ -57,14 +59,17 @@ def never() -> bool:
 
 
 def _choose_evaluation(config: ResolvedConfig, held_out: int, kind: type[Task]) -> ResolvedConfig:
-    """Decide how to evaluate, on a validation split of a length, if that is `auto`."""
-    fewest = getattr(kind, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
-    chosen = {
-        "evaluation.best": "validation" if held_out >= fewest else "last",
-        "evaluation.lanes": max(1, min(MOST_LANES, held_out // max(1, config.evaluation.warmup))),
-    }
-    settings = flatten(config.model_dump())
-    return with_values(config, {k: v for k, v in chosen.items() if settings[k] == "auto"})
+    """Decide how to evaluate, on a validation split of a length, if that is `auto`.
+
+    With a time budget, the size of the estimate is decided once the speed is known.
+    """
+    chosen: dict[str, Any] = {}
+    if config.evaluation.best == "auto":
+        fewest = getattr(kind, "fewest_to_choose_by", FEWEST_TO_CHOOSE_BY)
+        chosen["evaluation.best"] = "validation" if held_out >= fewest else "last"
+    if config.training.max_time is None:
+        chosen |= estimate_size(config.evaluation, held_out)
+    return with_values(config, chosen)
 
 
 class Session:
@@ -209,6 +214,34 @@ class Session:
             self.trainer.close()
             self.loggers.close()
 
+    def rehearse(self) -> Rehearsal:
+        """Take steps for a moment to measure the speed; nothing is written.
+
+        The session cannot train afterwards. Raises ConfigError if there is no budget.
+        """
+        plan = self.plan
+        is_planned = plan.begin(0, 0.0)
+        self.trainer.schedule = plan.schedule()
+        try:
+            steps = self.trainer.run(sys.maxsize)
+            report = next(steps)  # The first step takes longer.
+            plan.pace.skip()
+            began = self.clock()
+            while report.step == 1 or self.clock() - began < REHEARSAL:
+                report = next(steps)
+                plan.pace.count(report.scored)
+            self.trainer.check()
+        finally:
+            self.trainer.close()
+        step_seconds, limit = plan.pace.step_seconds(), plan.budget.seconds
+        total = plan.total_steps
+        if not is_planned or total is None:
+            total = min(plan.bound or sys.maxsize, max(1, int(limit / step_seconds)))
+        return Rehearsal(
+            total, total * step_seconds, plan.pace.since_last_asked(),
+            peak_memory(torch.device(self.config.device), self.config.processes),
+        )  # fmt: skip
+
     # Planning ----------------------------------------------------------------------------------
 
     def _planned(self, characters_per_second: float | None, note: str = "") -> Planned:
@@ -225,7 +258,7 @@ class Session:
         )
 
     def _follow_plan(self) -> None:
-        """Train by the plan as it is now, and record it."""
+        """Set the trainer to the current plan, and write the configuration."""
         self.trainer.schedule = self.plan.schedule()
         self.trainer.clip = self.plan.now.training.clip
         self.run.write_config(dump_yaml(self.config))
@@ -304,6 +337,8 @@ class Session:
     def _evaluate_and_save(self, report: Report) -> Iterator[Event]:
         """Evaluate and save; at the end of the warm-up, plan the other steps before saving."""
         began, plan = self.clock(), self.plan
+        if plan.total_steps is None:
+            self._size_estimate(report.scored)
         speed = plan.pace.since_last_asked()
         line, score, is_best = self._evaluate(speed, report.learning_rate)
         text = self.sample_text(self.config.evaluation.sample_length)
@@ -317,6 +352,13 @@ class Session:
         self.loggers.publish()
         yield Evaluated(line, score, is_best, plan.seconds_left(report.step), text)
         plan.pace.skip()
+
+    def _size_estimate(self, characters_a_step: int) -> None:
+        """Decide how much of validation an estimate reads, now that the speed is known."""
+        held_out = len(self.data.splits.get("validation", ()))
+        reading = self.plan.characters_to_read(characters_a_step)
+        size = estimate_size(self.config.evaluation, held_out, reading)
+        self.plan.config = self.experiment.config = with_values(self.config, size)
 
     def sample_text(self, length: int) -> str:
         """Sample from the model as it is now, with the same random draws every time."""
@@ -402,7 +444,7 @@ class Session:
     def _record_step(self, report: Report) -> None:
         """Remember a step, and write the steps every now and then.
 
-        On a GPU the losses are read less often, because the GPU must finish for that.
+        On a GPU the losses are read less often, because reading them waits for the GPU.
         """
         self.history.take(report, self.trained_seconds)
         if self.config.device == "cpu":

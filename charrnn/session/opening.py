@@ -41,6 +41,7 @@ from charrnn.tasks.data import (
 if TYPE_CHECKING:
     import torch
 
+    from charrnn.config.resolved import ResolvedConfig
     from charrnn.inference.trained_model import TrainedModel
     from charrnn.session.loop import Session
     from charrnn.tasks.task import Data
@@ -64,7 +65,7 @@ Warn = Callable[[str], None]
 def replace_budgets(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers; if one of them sets a budget, add a layer that removes all older ones.
 
-    `training.epochs` becomes `auto`, so that planning bounds the passes of a time budget.
+    `training.epochs` becomes `auto`, so that planning limits the passes within a time budget.
     """
     if any(key in BUDGETS for _, layer in layers for key in layer):
         removed: dict[str, Any] = dict.fromkeys(BUDGETS)
@@ -98,8 +99,7 @@ def merge_settings(
         )
     if source is not None and config.data.unknown != "error":
         raise ConfigError(
-            "a new run takes its vocabulary from its own text, and symbols that the model to start "
-            "from lacks are added; leave out data.unknown"
+            "a new run adds the symbols that the model to start from lacks; leave out data.unknown"
         )
     if isinstance(config.model.parameters, str):
         from charrnn.training.parameter_budget import count_parameters_of_run
@@ -144,21 +144,26 @@ def start_run(
     source: TrainedModel | None = None,
     clock: Callable[[], float],
     warn: Warn,
+    dry: bool = False,
 ) -> Iterator[Session]:
     """Read the texts of a configuration and start a new run, locked until the block ends.
 
-    The initial weights are copied from `source`, if it is given. Raises ConfigError if `out` is
-    already in use.
+    The initial weights are copied from `source`, if it is given. A `dry` session has no run, and
+    nothing is written: it can only `rehearse`. Raises ConfigError if `out` is already in use.
     """
     run = Run(Path(out)) if out is not None else None
-    with run.lock(new=True) if run else nullcontext():
+    if dry and run:
+        run.check_unused()
+    with run.lock(new=True) if run and not dry else nullcontext():
         with find_texts(config, warn) as texts:
             data = read_data(config, texts)
             for hint in hints(config, texts, data):
                 warn(hint)
         text = texts["sources"]
         config = with_absolute_paths(config, texts)
-        with _open(config, data, text.name, text.described, clock, run, warn, source) as session:
+        with _open(
+            config, data, text.name, text.described, clock, run, warn, source, dry
+        ) as session:
             yield session
 
 
@@ -282,36 +287,58 @@ def _open(
     run: Run | None,
     warn: Warn,
     origin: Checkpoint | TrainedModel | None,
+    dry: bool = False,
 ) -> Iterator[Session]:
-    """Build a session, restore it or adopt weights, and hold its run directory."""
+    """Build a session, restore it or adopt weights, and hold its run directory unless `dry`."""
     from charrnn.session.process import process_settings
     from charrnn.training.hardware import choose_device
 
     device = choose_device(config.device)
-    with process_settings(config, device):
-        session = new_session(config, data, device, name, described, clock)
+    planned = plan_run(config, data, device)
+    with process_settings(planned, device):
+        session = new_session(planned, data, name, described, clock)
+        before = flatten(config.model_dump())
+        session.chosen = {
+            key: value
+            for key, value in flatten(planned.model_dump()).items()
+            if before[key] == "auto" != value
+        }
         if isinstance(origin, Checkpoint):
             _restore(session, origin, run, warn)
         elif origin is not None:
             session.adopt_weights(origin)
+        if dry:
+            yield session
+            return
         session.run = run or claim_run(name)
         session.warn = warn
         with session.run.lock():
             session.run.cut_metrics(session.trainer.progress.step)
             session.run.record_environment(session.about["environment"])
+            session.run.write_schema()
             session.run.write_config(dump_yaml(session.config))
             yield session
 
 
+def plan_run(config: Config, data: Data, device: torch.device) -> ResolvedConfig:
+    """Decide the `auto` settings of a run on `data`, for a device. Raises ConfigError."""
+    from charrnn.tasks.task import task_of
+    from charrnn.training.parameter_budget import plan_within_budget
+
+    kind = task_of(config.task)
+    return plan_within_budget(
+        lambda config: kind.plan(config, data, device), config, data.vocabulary_data
+    )
+
+
 def new_session(
-    config: Config,
+    config: ResolvedConfig,
     data: Data,
-    device: torch.device,
     name: str,
     described: str,
     clock: Callable[[], float],
 ) -> Session:
-    """A session that trains on `data`, with the `auto` settings decided for `device`.
+    """A session that trains on `data`, with a planned configuration.
 
     `name` and `described` are a short and a long name of the text. Its `run` is not set.
     """
@@ -320,14 +347,7 @@ def new_session(
     from charrnn.runs.environment import environment
     from charrnn.session.loop import Session
     from charrnn.tasks.task import task_of
-    from charrnn.training.parameter_budget import plan_within_budget
 
-    kind = task_of(config.task)
-    before = flatten(config.model_dump())
-    config = plan_within_budget(
-        lambda config: kind.plan(config, data, device), config, data.vocabulary_data
-    )
-    planned = flatten(config.model_dump())
     about = {
         "corpus": {
             "name": name,
@@ -335,15 +355,11 @@ def new_session(
             "sha256": data.sha256,
             "key": data.key,
             "splits": {split: len(part) for split, part in data.splits.items()},
-            **kind.facts(data),
+            **task_of(config.task).facts(data),
         },
-        "environment": environment(str(device), torch.get_num_threads()),
+        "environment": environment(config.device, torch.get_num_threads()),
     }
-    session = Session(config, data, about, clock)
-    session.chosen = {
-        key: value for key, value in planned.items() if before[key] == "auto" != value
-    }
-    return session
+    return Session(config, data, about, clock)
 
 
 def _restore(session: Session, checkpoint: Checkpoint, run: Run | None, warn: Warn) -> None:

@@ -17,6 +17,8 @@ from charrnn.config.merge import with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.errors import ConfigError
 from charrnn.training.budget import (
+    EVALUATING,
+    EVALUATIONS,
     LONGEST_SILENCE,
     Costs,
     Intervals,
@@ -80,8 +82,8 @@ class Plan:
         batches_per_epoch: the steps in one pass over the data
         clock: seconds since the command began
 
-    `config` is the configuration to record, `now` the settings that hold at the current step, which
-    differ while a run with recorded changes is repeated.
+    `config` is the configuration to record, `now` the settings that hold at the current step; the
+    two differ while a run with recorded changes is repeated.
     """
 
     def __init__(
@@ -143,6 +145,14 @@ class Plan:
         last = min(began_at + self.config.training.warmup_steps, self._most_steps)
         return step >= last or self._clock() >= self.budget.seconds / 2
 
+    def characters_to_read(self, characters_a_step: int) -> float:
+        """Return how many characters an evaluation may read in its share of the time.
+
+        It reads them at least as fast as a step does. There is no bound without a time budget.
+        """
+        speed = characters_a_step / self.pace.step_seconds()
+        return self.budget.seconds * EVALUATING * speed / EVALUATIONS
+
     def fix_by_time(self, step: int, final_seconds: float) -> str:
         """Plan the steps that fit into the time; say why, if most of the time stays unused."""
         costs = self.budget.costs
@@ -203,11 +213,11 @@ class Plan:
         return bool(is_numbered) or silent_seconds > LONGEST_SILENCE
 
     def correct(self, step: int) -> bool:
-        """Change the number of steps if they would miss the time; return whether it changed."""
+        """Change the number of steps if they do not fit the time; return whether it changed."""
         total = self.total_steps
         if total is None or step >= total:
             return False
-        self.budget.costs.step = self.pace.step_seconds()
+        self.budget.costs.rescale(self.pace.step_seconds())
         if not self.budget.is_missed(step, total, self.intervals, self.score_at_end):
             return False
         fitting, self.score_at_end = self.budget.steps_that_fit(step, self.intervals)
@@ -216,5 +226,5 @@ class Plan:
         return fitting != total
 
     def seconds_left(self, step: int) -> float:
-        """The seconds until the last step, evaluations left out."""
+        """The seconds until the last step, without evaluations."""
         return ((self.total_steps or step) - step) * self.pace.step_seconds()

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 import torch
 
-from charrnn.config.schema import Config
+from charrnn.config.resolved import ResolvedConfig
 from charrnn.training.hardware import prepare_process
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextmanager
-def process_settings(config: Config, device: torch.device) -> Iterator[None]:
+def process_settings(config: ResolvedConfig, device: torch.device) -> Iterator[None]:
     """Set torch up for a run, and restore the earlier settings when the block ends.
 
     It restores the number of threads, whether only deterministic algorithms are used, the variable

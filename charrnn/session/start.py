@@ -213,7 +213,7 @@ def begin(
 ) -> Iterator[Session]:
     """Start a run like `train`, for a caller who iterates over `session.events()`.
 
-    The run is locked and the process is set up until the block ends.
+    Until the block ends, the run is locked and the process has its training settings.
     """
     clock = clock_from(time.monotonic())
     source = load_source(os.fspath(start_from), warn) if start_from is not None else None

@@ -34,8 +34,9 @@ def export(
 
     `format` is a name in `charrnn.registry.FORMATS`: onnx is a file, torch and hub are folders.
     `out` is the path of the file or folder, by default in the working directory and named after the
-    run. `step` takes the checkpoint of that step, `last` the last one. `options` are those of the
-    format: hub has `license`. `push` uploads its folder to this repository of the Hub, OWNER/NAME.
+    run. With `step` the checkpoint of that step is written, with `last=True` the last checkpoint.
+    `options` are those of the format: hub has `license`. `push` uploads its folder to this
+    repository of the Hub, OWNER/NAME.
 
     Nothing is written unless all of it can be. Raises ConfigError for an unknown format, a target
     that exists and a model that the format cannot hold, CheckpointError for a run that cannot be

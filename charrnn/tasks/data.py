@@ -17,13 +17,14 @@ from charrnn.data.corpus import (
     CONVERT,
     REMEDY,
     Corpus,
+    fingerprint,
     in_encoding,
     load_corpus,
     read_text,
     split_corpus,
 )
 from charrnn.data.encodings import likeliest
-from charrnn.data.hints import hint_of_corpus, hint_of_text
+from charrnn.data.hints import hint_of_text, hints_of_corpus
 from charrnn.data.id_cache import read_cache
 from charrnn.data.kinds import compression_of, kind_of, marked_encoding, unmarked_encoding
 from charrnn.data.rules import Cleaning, Kinds, Rules
@@ -116,12 +117,12 @@ def read_corpus(config: Config, texts: Texts, vocabulary: Any = None) -> Corpus:
 
 
 def hints(config: Config, texts: Texts, data: Any) -> Iterator[str]:
-    """Yield hints about extra text, such as a licence, and about an unfit vocabulary."""
+    """Yield hints about a language model's text: a licence, an unfit vocabulary or separator."""
     if isinstance(data, Corpus):
-        documents = texts["sources"].documents
-        for hint in (hint_of_text(documents, config.data.encoding), hint_of_corpus(data)):
-            if hint:
-                yield hint
+        if hint := hint_of_text(texts["sources"].documents, config.data.encoding):
+            yield hint
+        documents = [document for part in texts.values() for document in part.documents]
+        yield from hints_of_corpus(data, documents)
 
 
 def with_absolute_paths(config: Config, texts: Mapping[str, Sources]) -> Config:
@@ -140,7 +141,7 @@ def read_data(config: Config, texts: Texts, vocabulary: Any = None) -> Any:
 def read_others(
     config: Config, arguments: Sequence[str], vocabulary: Any, warn: Warn
 ) -> tuple[Any, str]:
-    """Read texts that are not a run's own as its task does; return the data and its name.
+    """Read other texts than the run's own, in the way of its task; return the data and its name.
 
     All examples are in the split `test`. Raises DataError.
     """
@@ -170,6 +171,7 @@ def data_of_checkpoint(
         ) from error
     vocabulary = checkpoint.metadata.get("vocabulary")
     moved = {f"data.{name}": list(texts) for name, texts in moved.items() if texts}
+    has_new_test = "data.test" in moved and not config.data.test
     config = with_values(config, moved)
     everything = [*config.data.sources, *config.data.validation, *config.data.test]
     once = [argument for argument in everything if argument == "-" or "://" in argument]
@@ -194,9 +196,13 @@ def data_of_checkpoint(
         data = read_data(config, texts)  # The run read it so, and usually cached it.
         if data.vocabulary_data != vocabulary:
             data = read_data(config, texts, vocabulary)
-    if data.sha256 != sha256:
+        text_sha256 = data.sha256
+        if has_new_test:  # Compare the run's own texts only.
+            own = [part for name, part in texts.items() if name != "test"]
+            text_sha256, _ = fingerprint([document for part in own for document in part.documents])
+    if text_sha256 != sha256:
         warn(
-            f"the text is not the one the run began with (SHA-256 {data.sha256[:12]}, was "
+            f"the text is not the one the run began with (SHA-256 {text_sha256[:12]}, was "
             f"{sha256[:12]}): continuing with this one"
         )
     return with_absolute_paths(config, texts), data
@@ -238,7 +244,7 @@ def lines_of(stream: BinaryIO, name: str, cleaning: Cleaning) -> Iterator[str]:
 
 
 class Chained:
-    """Some bytes, and after them those of a stream, to be read as one."""
+    """A stream that gives the bytes of `head` first, then those of `stream`."""
 
     def __init__(self, head: bytes, stream: BinaryIO) -> None:
         self._head, self._stream = head, stream

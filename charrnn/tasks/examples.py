@@ -138,7 +138,8 @@ class Judged(NamedTuple):
 
     They are a summed loss in nats, the number of labels in the sum, and the task's further
     measures. `part` says in words which examples were measured, if not all. A task with classes
-    also counts how often each was taken for each, and measures spans if its classes mark them.
+    also counts each pair of a right and a predicted class, and measures spans if its classes mark
+    them.
     """
 
     nats: float

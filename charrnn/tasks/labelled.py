@@ -29,6 +29,7 @@ from charrnn.tasks.examples import ExampleData, load, not_too_long
 UNKNOWN_CLASS = (1 << 31) - 1
 """The label of a text whose class the model does not have; it is no index of a class."""
 SHOWN_CLASSES = 12
+FEWEST_SINGLE = 20  # classes of a single text: so many are worth a hint
 
 
 class LabelledExample(NamedTuple):
@@ -111,7 +112,10 @@ def _check_classes(loaded: Examples[Labelled], label: TokenVocabulary, leave_out
                 f"the model has no class {where}; leave out its examples, or train a new model"
             )
         if len(missing) == len(examples):
-            raise DataError(f"no example of {name} has a class of training; the first has {where}")
+            raise DataError(
+                f"no example of {name} has a class of training; the first has {where}; give a file "
+                f"or a folder for each class, with several texts in it"
+            )
         counts = Counter(e.label for e in missing)
         classes = f"{len(counts):,} class{'es' if len(counts) > 1 else ''}"
         more = f" and {len(counts) - 1:,} more" if len(counts) > 1 else ""
@@ -122,6 +126,12 @@ def _check_classes(loaded: Examples[Labelled], label: TokenVocabulary, leave_out
         if leave_out:
             loaded.splits[name] = [e for e in examples if e.label in label.symbols]
     counts = Counter(e.label for examples in loaded.splits.values() for e in examples)
+    single = sum(count == 1 for count in counts.values())
+    if single > max(FEWEST_SINGLE, len(counts) / 2):
+        loaded.log.notes.append(
+            f"{single:,} of {len(counts):,} classes have a single text; if they are not the "
+            f"classes, name their column in data.label_column (__label__x ends at a space)"
+        )
     for rare, usual in look_alikes(counts)[:SHOWN_CLASSES]:
         loaded.log.notes.append(
             f"the class {shortened(rare)} ({counts[rare]:,}) looks like {shortened(usual)} "

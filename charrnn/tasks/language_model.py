@@ -40,7 +40,7 @@ class LanguageModelling:
         self.config = config
         self.corpus = corpus
         self.about = about
-        self.unit = corpus.unit
+        self.unit, self.noun = corpus.unit, f"{corpus.unit}s"
         self.guess = math.log(corpus.vocabulary.size)
         self.model = placed(self.build(config, {"text": corpus.vocabulary}), config)
         self.objective = build_objective(config, corpus)
@@ -81,8 +81,12 @@ class LanguageModelling:
 
     @staticmethod
     def describe(data: Corpus) -> str:
-        """Say how long the text is, and how large its vocabulary."""
-        return f"{len(data.ids):,} {data.unit}s, {data.vocabulary.size:,} symbols"
+        """Say how long the text is, how a separator divides it, and how large its vocabulary is."""
+        count = data.documents
+        parts = (
+            f" in {count:,} document{'s' * (count != 1)}" if data.vocabulary.end is not None else ""
+        )
+        return f"{len(data.ids):,} {data.unit}s{parts}, {data.vocabulary.size:,} symbols"
 
     def adopt_weights(self, source: TrainedModel) -> tuple[list[str], list[str]]:
         """Start from another language model; rows of the same symbols are matched.
@@ -107,7 +111,7 @@ class LanguageModelling:
         evaluation = self.config.evaluation
         span = self.corpus.splits["validation"]
         lanes = int(evaluation.lanes)
-        most = max(1, evaluation.characters // lanes)
+        most = max(1, int(evaluation.characters) // lanes)
         batches = self.objective.in_lanes(span, lanes, evaluation.warmup, most)
         score = evaluate(self.model, self.objective, batches)
         protocol = f"{lanes} lane{'s' * (lanes > 1)}, warm-up {evaluation.warmup}"

@@ -170,8 +170,8 @@ def _check_tags(loaded: Examples[Tagged], tag: TokenVocabulary) -> None:
             )
         if not any(known.intersection(s.tags) - {UNTAGGED} for s in sentences):
             raise DataError(
-                f"no word of {name} has a tag of training, such as {tag.symbols[0]}: the first is "
-                f"{where}; choose another column in data.tag_column"
+                f"no word of {name} has a tag of training, such as {tag.symbols[0]}; its first tag "
+                f"is {where}; choose another column in data.tag_column"
             )
         count, words = len(missing), sum(map(len, missing.values()))
         others = f" and {count - 1:,} more" if count > 1 else ""

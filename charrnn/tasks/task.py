@@ -18,7 +18,7 @@ from torch import nn
 from charrnn.config.merge import config_from_data, with_values
 from charrnn.config.resolved import ResolvedConfig
 from charrnn.config.schema import Config
-from charrnn.data.vocabulary import Vocabularies
+from charrnn.data.vocabulary import Unknown, Vocabularies
 from charrnn.errors import ConfigError, DataError
 from charrnn.evaluation.score import Evaluation, never
 from charrnn.inference.trained_model import TrainedModel
@@ -102,13 +102,16 @@ class Task(Protocol):
     """A task with its data: the interface that a session relies on.
 
     - `unit`: one label of the loss, such as "character"; losses are in nats per unit;
+    - `noun`: what the length of a split counts, such as "texts";
     - `per_step`: the size of a training step in words;
     - `use`: the command that the trained model is for;
     - `guess`: the loss of a uniform guess in nats;
     - `model`: the network; `objective`: its batches and its loss (`training.objective`).
     """
 
+    config: ResolvedConfig
     unit: str
+    noun: str
     per_step: str
     use: str
     guess: float
@@ -211,13 +214,16 @@ def split_to_score(
     moved: Mapping[str, Sequence[str]],
     warn: Callable[[str], None],
     device: str = "cpu",
+    unknown: Unknown = "error",
 ) -> ToScore:
     """Read a split of a checkpoint's own text.
 
-    `moved` names texts that have moved (`data_of_checkpoint`). Raises DataError for a text or a
-    split that is missing.
+    `moved` names texts that have moved (`data_of_checkpoint`); `unknown` says what to do with their
+    characters that the vocabulary lacks. Raises DataError for a text or a split that is missing.
     """
     config = config_from_data(checkpoint.metadata["config"], str(checkpoint.path))
+    if unknown == "skip":
+        config = with_values(config, {"data.unknown": unknown})
     config, data = data_of_checkpoint(config, checkpoint, moved, warn)
     if split not in data.splits:
         raise DataError(f"the run has no {split!r} split; it has {', '.join(data.splits)}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from charrnn.config.resolved import ResolvedConfig
+from charrnn.config.schema import EvaluationConfig
 
 EVALUATIONS = 12  # of a run with `evaluation.every: auto`, early ones not counted (a round number)
 GROWTH = 4  # the distance of evaluations is the number of steps taken divided by this
@@ -17,10 +18,14 @@ SHORTEST_SHARE = 64  # `evaluation.first` is at least this part of `evaluation.e
 LONGEST_SILENCE = 240.0  # seconds between checkpoints, and between evaluations as planned: five
 # minutes, less the time that an evaluation may take
 # Shares of a wall-clock budget:
-EVALUATING = 0.2  # spent on evaluations: docs/experiments/budget-evaluations.md
+EVALUATING = 0.1  # spent on evaluations: docs/experiments/budget-evaluations.md
 AIM = 0.97  # filled by the plan: a machine slows down more often than it speeds up
 LATEST = 1.03  # the end of a final score may be as late as this
 LONG_SCORE = 0.15  # beyond this share the final unbroken score is left to `charrnn eval`
+ENDING = 0.3  # seconds of a wall-clock budget in which the process ends: busy-machine.md
+# The estimate of validation, if the text is long enough:
+MOST_LANES, FEWEST_LANES = 64, 8
+MOST_SCORED, FEWEST_SCORED = 262_144, 8_192  # symbols
 # A plan is corrected if it misses the time by the larger of these shares:
 OF_BUDGET = 0.015
 OF_REST = 0.08  # of the time that is left
@@ -103,13 +108,41 @@ class Costs:
     evaluation: float = 0.0  # one evaluation, with its sample and its checkpoint
     final_score: float = 0.0  # the unbroken score of the best checkpoint
 
+    def rescale(self, step: float) -> None:
+        """Set the seconds of a step; the machine does everything else as much faster or slower."""
+        ratio = step / self.step
+        self.step, self.evaluation = step, self.evaluation * ratio
+        self.final_score *= ratio
+
+
+def estimate_size(
+    evaluation: EvaluationConfig, held_out: int, reading: float = math.inf
+) -> dict[str, int]:
+    """Choose the lanes of the estimate of validation, and how many symbols it scores.
+
+    `held_out` is the length of the split. The estimate reads about `reading` symbols, and at least
+    eight lanes of a thousand more than their warm-up. Chosen settings are kept.
+
+    >>> estimate_size(EvaluationConfig(), 50_000, reading=30_000)
+    {'evaluation.lanes': 15, 'evaluation.characters': 15000}
+    """
+    warmup = max(1, evaluation.warmup)
+    affordable = max(FEWEST_LANES, reading / (2 * warmup))
+    lanes = max(1, int(min(MOST_LANES, held_out // warmup, affordable)))
+    if isinstance(evaluation.lanes, int):
+        lanes = evaluation.lanes
+    scored = int(min(MOST_SCORED, max(FEWEST_SCORED, reading - lanes * evaluation.warmup)))
+    if isinstance(evaluation.characters, int):
+        scored = evaluation.characters
+    return {"evaluation.lanes": lanes, "evaluation.characters": scored}
+
 
 def evaluation_intervals(
     config: ResolvedConfig, total_steps: int, batches_per_epoch: int, costs: Costs | None = None
 ) -> Intervals:
     """Choose when to evaluate, if `evaluation.every` or `evaluation.first` is `auto`.
 
-    With known `costs`, an interval lasts at most four minutes, and evaluations take at most a fifth
+    With known `costs`, an interval lasts at most four minutes, and evaluations take at most a tenth
     of the time.
     """
     chosen, first = config.evaluation.every, config.evaluation.first
@@ -138,7 +171,7 @@ class TimeBudget:
 
     >>> budget = TimeBudget(100.0, lambda: 10.0, Costs(step=0.1, evaluation=1.0, final_score=4.0))
     >>> budget.steps_that_fit(100, Intervals(50, 50))
-    (799, True)
+    (797, True)
     """
 
     seconds: float
@@ -148,7 +181,7 @@ class TimeBudget:
     @property
     def left(self) -> float:
         """Seconds until the planned end."""
-        return self.seconds * AIM - self.clock()
+        return self.seconds * AIM - ENDING - self.clock()
 
     def scores_at_end(self) -> bool:
         """Whether the final score takes a small enough share of the time that is left."""
@@ -179,4 +212,4 @@ class TimeBudget:
 
     def is_late(self, seconds: float = 0.0) -> bool:
         """Whether a run that ends in `seconds` overruns its budget by more than LATEST allows."""
-        return self.clock() + seconds > self.seconds * LATEST
+        return self.clock() + seconds > self.seconds * LATEST - ENDING

@@ -291,7 +291,7 @@ def _fits(weight: Tensor | None, other: Tensor | None, axis: SymbolAxis | None) 
 
 
 def _common(symbols: Sequence[Any], others: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Find the places of common symbols in two vocabularies."""
+    """Find the places, in each of two vocabularies, of the symbols that both have."""
     place = {symbol: i for i, symbol in enumerate(others)}
     pairs = [(i, place[symbol]) for i, symbol in enumerate(symbols) if symbol in place]
     return torch.tensor([i for i, _ in pairs]).long(), torch.tensor([j for _, j in pairs]).long()

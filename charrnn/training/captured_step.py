@@ -22,13 +22,12 @@ PLAIN_STEPS = 4  # consecutive steps on batches of one form before a step is cap
 class CapturedStep(Generic[Batch]):
     """Takes training steps by replaying a graph if the batch allows it, and without one if not::
 
-        step    1 to 4   5          6        7        8 (shorter)   9 to 11   12
-        taken   plain    captured   replay   replay   plain         plain     replay
+        step    1 to 4   5          6        7        8 (shorter)   9
+        taken   plain    captured   replay   replay   plain         replay
                          + replay
 
     A graph fixes the shapes of its tensors and every value that is not a tensor. So a graph
-    serves batches of one form (shapes and other values); a batch of another form, and the three
-    steps after it, run without it.
+    serves batches of one form (shapes and other values); a batch of another form runs without it.
     Two things differ from step to step and are done before each replay: torch's generator is
     seeded, and the learning rate is written into its tensor on the GPU.
 
@@ -56,7 +55,8 @@ class CapturedStep(Generic[Batch]):
     def __call__(self, batch: Batch, carry: State | None, seed: int) -> Loss:
         """Take one step from the carried state, and return its loss."""
         form = [part.shape if isinstance(part, Tensor) else part for part in batch]
-        if form != self._form or self._plain_in_a_row < PLAIN_STEPS or carry is None:
+        is_ready = self._graph is not None or self._plain_in_a_row >= PLAIN_STEPS
+        if form != self._form or not is_ready or carry is None:
             return self._take_plainly(batch, form, seed)
         if self._graph is None:
             self._graph = self._capture(batch, carry)

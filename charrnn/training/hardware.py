@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import os
 import re
 import time
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ import torch
 
 from charrnn.errors import ConfigError
 from charrnn.nn.fast.memory import keep_freed_memory
+from charrnn.nn.fast.threads import most_threads
 from charrnn.training import lane_processes
 
 FEWEST_LANES = 8  # the fewest lanes of a process (a round number)
@@ -101,7 +101,7 @@ def measure_speed(device: torch.device) -> float:
 
 
 class CoreTime(NamedTuple):
-    """Seconds that processes computed, and seconds that they waited for a core to compute on."""
+    """How long processes computed, and how long they waited for a free core, in seconds."""
 
     computed: float
     waited: float
@@ -126,12 +126,11 @@ def core_time(process_ids: Iterable[int]) -> CoreTime | None:
     return CoreTime(computed / 1e9, waited / 1e9)
 
 
-def prepare_process(threads: int | str) -> None:
-    """Use `threads` CPU threads (`auto`: as many as torch does), and keep freed memory.
+def prepare_process(threads: int) -> None:
+    """Use `threads` CPU threads, and keep freed memory.
 
     Both settings hold for the whole process; `charrnn.session.process` restores the threads after
     training.
     """
-    if isinstance(threads, int):
-        torch.set_num_threads(min(threads, 4 * (os.cpu_count() or 1)))
+    torch.set_num_threads(min(threads, most_threads()))
     keep_freed_memory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -35,6 +36,23 @@ def memory_of(device: torch.device) -> int:
     with contextlib.suppress(OSError, ValueError):  # The limit of a container; "max" for none.
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limits, default=UNKNOWN_MEMORY)
+
+
+def peak_memory(device: torch.device, processes: int = 1) -> int | None:
+    """Return the most memory that this process has taken, in bytes, with ended child processes.
+
+    On a GPU, it is the GPU's memory. None if the system does not say.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if processes > 1 else 0
+    return unit * (own + (processes - 1) * largest)
 
 
 def batch_memory(device: torch.device) -> int:

@@ -18,6 +18,8 @@ import torch
 from charrnn.config.merge import flatten, with_values
 from charrnn.config.resolved import ResolvedConfig, resolved
 from charrnn.config.schema import Config, ModelConfig, TrainingConfig
+from charrnn.nn.fast.threads import use_threads
+from charrnn.training import lane_processes
 from charrnn.training.build import matrix_weights
 from charrnn.training.hardware import choose_precision, choose_processes, measure_speed
 
@@ -53,7 +55,7 @@ WINDOWS_A_LANE = 8  # the fewest windows in a lane, if the user chose a long win
 # dropout is high (short-texts.md), and with the square root on long texts (dropout-and-passes.md).
 WIDTH_IN_TWO_MINUTES = 192
 TIME_EXPONENT = 0.2
-WIDTH_A_ROOT_SECOND = 27  # bounds the width in less than half a minute: short-texts.md
+WIDTH_A_ROOT_SECOND = 27  # the tighter bound if the time is under half a minute: short-texts.md
 GPU_WIDTH_FACTOR = 2
 WIDTH_A_ROOT_CHARACTER = 0.4
 WIDTH_A_FOURTH_ROOT_CHARACTER = 13
@@ -112,6 +114,9 @@ def plan(
     output_width = sum(widths) if model.skip_connections else widths[-1]
     threads = torch.get_num_threads() if config.threads == "auto" else config.threads
     processes = choose_processes(config.processes, device, lanes, threads)
+    both_auto = config.processes == config.threads == "auto"
+    if processes == 1 and both_auto and device.type == "cpu" and lane_processes.available():
+        threads = 1  # on Linux, two that sleep while they wait are slower: busy-machine.md
     lanes_times_width = lanes // processes * max(widths)
 
     choices: dict[str, Any] = {
@@ -134,8 +139,10 @@ def plan(
     if "auto" in (model.dropout, model.output_dropout, model.input_dropout):
         weights = _weights(model, widths)
         operations = OPERATIONS_A_WEIGHT * (weights + output_width * vocabulary_size) * characters
+        with use_threads(threads):  # those that the run will have
+            in_time = _passes_in(max_time, operations, lanes, device) if max_time else math.inf
         passes = min(
-            _passes_in(max_time, operations, lanes, device) if max_time else math.inf,
+            in_time,
             epochs or math.inf,
             training.steps / steps_per_epoch if training.steps else math.inf,
         )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from charrnn.errors import DivergedError
-from charrnn.nn.fast.threads import one_thread
+from charrnn.nn.fast.threads import use_threads
 from charrnn.nn.state import State, leaves, replace_leaves
 from charrnn.training.captured_step import CapturedStep
 from charrnn.training.lane_processes import LaneProcesses
@@ -167,7 +167,7 @@ class Trainer(Generic[Batch]):
         not finite.
         """
         for batch in itertools.islice(self._batches(), steps):
-            with one_thread() if len(self.shares) > 1 else contextlib.nullcontext():
+            with use_threads(1) if len(self.shares) > 1 else contextlib.nullcontext():
                 scored, rate = self._step(batch)
             self.progress.step += 1
             self.progress.batch += 1
@@ -437,7 +437,7 @@ def _diverged(where: str) -> DivergedError:
 
 
 def full_precision() -> contextlib.AbstractContextManager[None]:
-    """Keep cuDNN's recurrent kernels from using TF32, their default: scores are float32."""
+    """Make cuDNN's recurrent kernels use float32 for scores, instead of TF32, their default."""
     if not torch.cuda.is_available():
         return contextlib.nullcontext()
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)

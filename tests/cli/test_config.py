@@ -5,8 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import Run
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "runs"
 
 
 def test_config_commands(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,3 +25,24 @@ def test_config_commands(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert re.search(rf"^{key}\s+{value}\s+{source}$", shown, re.M)
     assert json.loads(run("config", "schema").out)["title"] == "Config"
     assert "training.learning_rate" in run("config", "defaults").out
+
+
+def test_diff_lists_the_settings_that_differ(run: Run, trained: str) -> None:
+    golden = GOLDEN / "lstm"
+    lines = run("config", "diff", trained, golden).out.splitlines()
+    pairs = json.loads(run("config", "diff", trained, golden, "--json").out)
+    assert [line.split()[0] for line in lines] == [*pairs]
+    first = yaml.safe_load(Path(trained, "config.yaml").read_text("utf-8"))
+    assert pairs["data.sources"][0] == first["data"]["sources"]
+    assert "training.optimizer" not in pairs
+    checkpoint = next(Path(trained, "checkpoints").iterdir())
+    for other in (checkpoint, Path(trained, "config.yaml"), trained):
+        same = run("config", "diff", trained, other)
+        assert (same.code, same.out) == (0, "")
+        assert "have equal settings" in same.err
+    Path("my.yaml").write_text("model: {cell: gru}", "utf-8")
+    assert json.loads(run("config", "diff", "my.yaml", trained, "--json").out)["model.cell"] == [
+        "gru",
+        "lstm",
+    ]
+    assert run("config", "diff", trained, "missing").code == 4

@@ -26,6 +26,19 @@ def test_eval_of_a_text_counts_unknown_characters(run: Run, trained: str, tmp_pa
     assert run("eval", trained, "-", stdin=b"").code == 3
 
 
+def test_a_new_test_text_is_what_was_asked_for(run: Run, trained: str, tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_text("the é fox " * 9, "utf-8")
+    arguments = ("eval", trained, "--split", "test", "--test", "new.txt", "--json")
+    assert run(*arguments).code == 3
+    scored = run(*arguments, "--unknown", "skip")
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["characters"] == 81
+    assert "not the one the run began with" not in scored.err
+    (tmp_path / "other.txt").write_text(TEXT + "the fox\n", "utf-8")
+    both = run(*arguments, "--unknown", "skip", "--data", "other.txt")
+    assert "the text is not the one the run began with" in both.err
+
+
 def test_per_character_sums_to_the_score(run: Run, trained: str) -> None:
     lines = run("eval", trained, "book.txt", "--per-character").out.splitlines()
     rows = [json.loads(line) for line in lines]

@@ -79,6 +79,7 @@ def test_other_labelled_texts_are_scored_and_named(run: Run, tmp_path: Path) -> 
         assert other.code == 0, other.err
         assert json.loads(other.out)["text"] == text
     moved = run("eval", "tagging", "--split", "test", "--test", "other_tags.txt", "--json")
+    assert "not the one the run began with" not in moved.err
     again = json.loads(moved.out)
     assert again["text"].endswith("other_tags.txt")
     assert again["nats_per_token"] == pytest.approx(tagged["nats_per_token"], abs=1e-9)

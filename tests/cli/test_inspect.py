@@ -136,3 +136,37 @@ def test_a_score_by_eval_is_recorded_where_training_left_none(run: Run, trained:
     content = path.read_text()
     assert "recorded" not in run("eval", trained).err
     assert path.read_text() == content
+
+
+def test_a_list_is_sorted_and_filtered(run: Run) -> None:
+    for name in ("lstm", "gru", "tags", "pairs-dot"):
+        shutil.copytree(GOLDEN / name, Path("runs", name))
+    Path("runs/empty/checkpoints").mkdir(parents=True)
+    rows = listed(run)
+    assert [*rows] == ["empty", "gru", "lstm", "pairs-dot", "tags"]
+    assert [*listed(run, "--sort", "-name")] == [*rows][::-1]
+    for key, field in (("age", "age_seconds"), ("parameters", "parameters"), ("step", "step")):
+        values = [row[field] for row in listed(run, "--sort", key).values()]
+        known = [value for value in values if value is not None]
+        assert known == sorted(known)
+        assert values[len(known) :] == [None] * values.count(None)
+    assert [*listed(run, "--cell", "gru")] == [n for n, r in rows.items() if r["cell"] == "gru"]
+    assert [*listed(run, "--task", "tagging", "--state", "stopped")] == ["tags"]
+    assert "no run in runs has cell rhn" in run("list", "--cell", "rhn").err
+    wrong = run("list", "--sort", "sore")
+    assert wrong.code == 2
+    assert "did you mean score?" in wrong.err
+
+
+def test_scores_of_different_units_are_sorted_apart(run: Run) -> None:
+    scores = {"lstm": ("character", 2.5), "gru": ("character", 1.5), "tags": ("word", 2.0)}
+    for name, (unit, nats) in scores.items():
+        shutil.copytree(GOLDEN / name, Path("runs", name))
+        best = {"step": 101, f"nats_per_{unit}": nats, "protocol": "quick", "score": None}
+        Path("runs", name, "best.json").write_text(json.dumps(best), "utf-8")
+    shutil.copytree(GOLDEN / "word", Path("runs/unscored"))
+    assert [*listed(run, "--sort", "score")] == ["gru", "lstm", "tags", "unscored"]
+    assert [*listed(run, "--sort", "-score")] == ["lstm", "gru", "tags", "unscored"]
+    told = "scores per character and per word are sorted apart"
+    assert told in run("list", "--sort", "score").err
+    assert told not in run("list", "--sort", "score", "--task", "tagging").err

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from charrnn.config.schema import Config
 from charrnn.registry import CELLS
 from charrnn.runs.checkpoint import load_checkpoint
 from tests.cli.conftest import TINY
@@ -19,14 +20,67 @@ def test_train_prints_the_run_and_writes_its_files(run: Run, tmp_path: Path) -> 
     assert (result.code, result.out) == (0, "runs/book-1\n")
     folder = tmp_path / "runs" / "book-1"
     assert {path.name for path in folder.iterdir()} == {
-        "best.json", "checkpoints", "config.yaml", "environment.json", "lock", "metrics.jsonl",
-        "samples.jsonl", "steps.jsonl",
+        "best.json", "checkpoints", "config.schema.json", "config.yaml", "environment.json", "lock",
+        "metrics.jsonl", "samples.jsonl", "steps.jsonl",
     }  # fmt: skip
     for part in ("text    book.txt", "model   2 x LSTM 8", "device  cpu", "plan    ", "run     "):
         assert part in result.err
     assert "next    charrnn sample runs/book-1" in result.err
     assert "\x1b" not in result.err
     assert run("train", "book.txt", *TINY, "--steps", "2").out == "runs/book-2\n"
+
+
+def test_editors_get_the_schema_of_a_runs_config(trained: str) -> None:
+    line, *_ = Path(trained, "config.yaml").read_text("utf-8").splitlines()
+    place = line.removeprefix("# yaml-language-server: $schema=")
+    schema = json.loads(Path(trained, place).read_text("utf-8"))
+    assert schema == json.loads(json.dumps(Config.model_json_schema()))
+
+
+def test_quiet_leaves_only_warnings_errors_and_the_run(run: Run, tmp_path: Path) -> None:
+    result = run("train", "book.txt", *TINY, "--steps", "10", "--quiet")
+    assert result == (0, "runs/book-1\n", "")
+    again = run("resume", "book-1", "--steps", "12", "-q", "--set", "data.errors=replace")
+    assert (again.code, again.out) == (0, "runs/book-1\n")
+    assert all(line.startswith("warning: ") for line in again.err.splitlines())
+    wrong = run("train", "missing.txt", "--quiet")
+    assert wrong.code == 3
+    assert "missing.txt" in wrong.err
+
+
+@pytest.mark.parametrize("budget", [["--steps", "50"], ["--max-time", "30s"]])
+def test_a_dry_run_writes_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: list[str]
+) -> None:
+    monkeypatch.setattr("charrnn.session.loop.REHEARSAL", 0.05)
+    result = run("train", "book.txt", *TINY, *budget, "--dry-run", "--set", "data.order=path")
+    assert result.code == 0, result.err
+    for part in (
+        "model   2 x LSTM 8",
+        "parameters",
+        "memory  about ",
+        "time    about ",
+        "chosen  ",
+    ):
+        assert part in result.out
+    assert "nothing was written" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["book.txt"]
+
+
+def test_a_dry_run_prints_its_plan_as_json(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charrnn.session.loop.REHEARSAL", 0.05)
+    plan = json.loads(run("train", "book.txt", *TINY, "--steps", "50", "--dry-run", "--json").out)
+    assert plan["steps"] == plan["settings"]["training.steps"] == 50
+    assert plan["seconds"] > 0
+    assert plan["peak_memory"] > 10_000_000
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/file").touch()
+    refused = run("train", "book.txt", *TINY, "--dry-run", "--out", "used")
+    assert refused.code == 2
+    assert "used exists already" in refused.err
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["file"]
 
 
 def test_the_runs_config_repeats_it(run: Run, trained: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from charrnn.data.example_splits import Examples, load_examples
 from charrnn.data.formats import Labelled, Log, Pair, Reading
 from charrnn.data.labelled_texts import look_alikes, read_labelled
 from charrnn.data.pairs import read_pairs
+from charrnn.data.rules import Rules
 from charrnn.data.sources import find_sources
 from charrnn.errors import CharrnnError, DataError
 
@@ -153,8 +154,8 @@ def test_fasttext(tmp_path: Path, space: str) -> None:
     examples = load(write(tmp_path / "cooking.train", "\n".join(rows)))
     assert total(examples) == {"sauce": 26, "baking": 14}
     two = write(tmp_path / "two.txt", "__label__a x\n__label__a __label__b y\nz\n__label__b\n")
-    with pytest.raises(DataError, match=r"line 2 has 2 labels; give it one; line 3 does not begin "
-                       r"with __label__: 'z'; line 4 has an empty text"):  # fmt: skip
+    with pytest.raises(DataError, match=r"line 2 has 2 labels; give it one; line 3 has no "
+                       r"__label__: 'z'; line 4 has an empty text"):  # fmt: skip
         load(two)
 
 
@@ -442,3 +443,52 @@ def test_a_row_after_an_open_quote_is_not_lost(tmp_path: Path) -> None:
         load(path)
     examples = read_labelled(find_sources([str(path)]), Reading(bad_rows="skip"))
     assert [tuple(e)[::3] for e in examples] == [("x", 2), ("z", 4), ("it was", 5), ("v", 6)]
+
+
+# As public reports have them ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ["{text} __label__{label}", "__label__{label} {text}"])
+def test_a_label_of_fasttext_before_or_after_the_text(row: str, tmp_path: Path) -> None:
+    rows = [row.format(text=prose(i), label="ab"[i % 2]) for i in range(40)]
+    examples = load(write(tmp_path / "x.txt", "\n".join(rows) + "\n"))
+    assert total(examples) == {"a": 20, "b": 20}
+    assert {e.text for part in examples.splits.values() for e in part} == {*map(prose, range(40))}
+    bad = [*rows, "no label", "__label__a", "__label__a two __label__b"]
+    with pytest.raises(DataError, match=r"line 41 has no __label__.*42 has an empty.*43 has 2 lab"):
+        load(write(tmp_path / "x.txt", "\n".join(bad)))
+
+
+def test_a_text_in_each_file_has_no_class(tmp_path: Path) -> None:
+    for i in range(12):
+        write(tmp_path / "x" / f"{i}.txt", f"\n{prose(i)}\n\n")
+    examples = load_examples(
+        lambda *a: read_labelled(*a, needs_class=False), find_sources([str(tmp_path / "x")])
+    )
+    assert total(examples) == {"<no class>": 12}
+    assert examples.log.settings["data.form"] == "lines"
+    assert examples.log.notes == ["a text in each file, without a class"]
+    write(tmp_path / "x" / "0.txt", "Anna\nBo\n")
+    examples = load_examples(
+        lambda *a: read_labelled(*a, needs_class=False), find_sources([str(tmp_path / "x")])
+    )
+    assert len(total(examples)) == 12
+
+
+def test_a_nul_in_a_list_is_a_fault(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "Anna\nB\0o\n" + "".join(f"{prose(i)}\n" for i in range(9)))
+    write(tmp_path / "b.txt", "".join(f"{prose(i)}\n" for i in range(9)))
+    both = find_sources([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")])
+    with pytest.raises(DataError, match=r"a\.txt, line 2 has a NUL in it: 'B.x00o'"):
+        load_examples(read_labelled, both)
+    examples = load_examples(read_labelled, both, how=Reading(bad_rows="skip"))
+    assert total(examples) == {"a": 10, "b": 9}
+
+
+def test_a_separator_that_divides_no_example_is_noted(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.txt", "a\n---\nb\n")
+    for separator, hinted in (("---", False), ("***", True)):
+        sources = find_sources([str(path)], rules=Rules(separator=separator))
+        log = Log()
+        read_labelled(sources, log=log, needs_class=False)
+        assert any("does not occur" in note for note in log.notes) == hinted

@@ -205,3 +205,20 @@ def test_the_columns_as_read_are_noted(tmp_path: Path, text: str, notes: list[st
     assert len(log.notes) == len(notes)
     assert all(map(str.startswith, log.notes, notes)), log.notes
     assert log.settings == ({"data.tag_column": "xpos"} if text == XPOS else {})
+
+
+@pytest.mark.parametrize("text", ["Anna|B-PER\nsings|O\n\nOslo|B-LOC\n", "A|NN|O b|VB|O\nc|NN|O\n"])
+def test_words_that_are_joined_to_their_tags_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text(text, "utf-8")
+    with pytest.raises(
+        DataError, match=r"line 1 joins a word and its tag, 'A.*in a row of its own"
+    ):
+        read_tagged(find_sources([str(tmp_path / "x.txt")]))
+    (tmp_path / "x.txt").write_text("a|b O\n| O\n\nc X\n", "utf-8")
+    assert len(read_tagged(find_sources([str(tmp_path / "x.txt")]))) == 2
+
+
+def test_a_nul_in_a_word_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a O\n\nb\0 O\n", "utf-8")
+    with pytest.raises(DataError, match=r"line 3 has a NUL in it: 'b.x00'"):
+        read_tagged(find_sources([str(tmp_path / "x.txt")]))

@@ -25,12 +25,13 @@ from hypothesis import strategies as st
 from charrnn.config.merge import NEWER, build_config, config_from_data, file_layer, flatten
 from charrnn.config.schema import Config, unused_keys
 from charrnn.data.corpus import Corpus, load_corpus
-from charrnn.data.hints import hint_of_corpus, hint_of_text
+from charrnn.data.hints import hint_of_text
 from charrnn.data.rules import AS_BEFORE, Cleaning, Rules, cut, natural_key, split_text
 from charrnn.data.sources import find_sources
 from charrnn.data.vocabulary import CharacterVocabulary, WordVocabulary, read_vocabulary
 from charrnn.errors import ConfigError, DataError
-from charrnn.tasks.data import find_texts, lines_of, read_data, read_for
+from charrnn.tasks.data import find_texts, hints, lines_of, read_data, read_for
+from charrnn.tasks.language_model import LanguageModelling
 
 LINES = [f"{i}. The café by the sea, the Ångström lamp\t{'ab'[i % 2]}" for i in range(30)]
 TEXT = "".join(f"{line}\n" for line in LINES)
@@ -389,15 +390,53 @@ def test_other_texts_get_no_hint(text: str, tmp_path: Path) -> None:
     assert hint_of_text(documents, "utf-8") is None
 
 
+def hints_about(*paths: Path, **settings: Any) -> list[str]:
+    config = config_of(data__sources=[*map(str, paths)], **settings)
+    with find_texts(config, [].append) as texts:
+        return [*hints(config, texts, read_data(config, texts))]
+
+
+def test_a_separator_that_divides_nothing_is_hinted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n---\nthree\n" * 9, "utf-8")
+    (tmp_path / "b.txt").write_text("four\n" * 9, "utf-8")
+    both = tmp_path / "a.txt", tmp_path / "b.txt"
+    for separator, hinted in (("---", False), ("blank", False), ("***", True), ("<end>", True)):
+        told = hints_about(*both, data__separator=separator)
+        assert (told != []) == hinted, separator
+        if hinted:
+            assert told[0].startswith(f"the separator {separator!r} does not occur, so that each")
+    assert hints_about(*both) == []
+    corpus, _ = read_through(config_of(data__sources=[*map(str, both)], data__separator="---"))
+    assert corpus.documents == 11
+    assert LanguageModelling.describe(corpus) == "180 characters in 11 documents, 11 symbols"
+
+
+def test_the_nul_characters_of_a_text_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text(TEXT + "a\0b\0\n", "utf-8")
+    for vocabulary in ("character", "word"):
+        told = hints_about(tmp_path / "x.txt", data__vocabulary=vocabulary)
+        assert told[0].startswith("the text has 2 NUL characters, which a model learns"), told
+    assert hints_about(tmp_path / "x.txt", data__vocabulary="byte") == []
+
+
+def test_many_rare_characters_are_hinted(tmp_path: Path) -> None:
+    once = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
+    (tmp_path / "x.txt").write_text(TEXT + once, "utf-8")
+    (told,) = hints_about(tmp_path / "x.txt")
+    assert told.startswith("300 of the ")
+    assert "data.minimum_count=3 reads them as one symbol, <unk>" in told
+    assert hints_about(tmp_path / "x.txt", data__minimum_count=2) == []
+    (tmp_path / "x.txt").write_text(TEXT + once * 3, "utf-8")
+    assert hints_about(tmp_path / "x.txt") == []
+
+
 def test_words_of_a_text_without_spaces_are_hinted(tmp_path: Path) -> None:
     draw = np.random.default_rng(1)
     clauses = ["".join(map(chr, 0x4E00 + draw.integers(0, 900, 7))) for _ in range(400)]
     for text, hinted in (("，".join(clauses), True), (TEXT * 20, False)):
         (tmp_path / "x.txt").write_text(text, "utf-8")
-        corpus, _ = read_through(
-            config_of(data__sources=[str(tmp_path / "x.txt")], data__vocabulary="word")
-        )
-        assert ("as in a text without spaces" in (hint_of_corpus(corpus) or "")) == hinted
+        told = hints_about(tmp_path / "x.txt", data__vocabulary="word")
+        assert ("as in a text without spaces" in "".join(told)) == hinted
     (tmp_path / "x.txt").write_text("ACGT" * 100, "utf-8")
     with pytest.raises(DataError, match=r"the text of 1 word leaves 0 .*no spaces between words"):
         read_through(config_of(data__sources=[str(tmp_path / "x.txt")], data__vocabulary="word"))

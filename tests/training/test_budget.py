@@ -16,11 +16,13 @@ from charrnn.evaluation.score import Evaluation
 from charrnn.session.events import Evaluated, Event, Finished, Planned, Replanned, Saved
 from charrnn.session.loop import Session
 from charrnn.training.budget import (
+    ENDING,
     EVALUATIONS,
     LONG_SCORE,
     Costs,
     Intervals,
     TimeBudget,
+    estimate_size,
     evaluation_intervals,
     learning_rate_schedule,
     steps_bound,
@@ -129,11 +131,36 @@ def test_a_short_text_is_evaluated_after_two_passes() -> None:
     assert evaluation_intervals(Config(), 12_000_000, 4).first == 10**6 // 64
 
 
-def test_intervals_last_minutes_and_evaluations_a_fifth_of_the_time() -> None:
+def test_intervals_last_minutes_and_evaluations_a_tenth_of_the_time() -> None:
     costs = Costs(step=0.5, evaluation=10.0)
-    assert evaluation_intervals(Config(), 10**6, 10, costs) == (100, 480)
+    assert evaluation_intervals(Config(), 10**6, 10, costs) == (200, 480)
     dear = Costs(step=0.5, evaluation=100.0)
-    assert evaluation_intervals(Config(), 10**6, 10, dear).every == 1000
+    assert evaluation_intervals(Config(), 10**6, 10, dear).every == 2000
+
+
+@pytest.mark.parametrize("held_out", [0, 300, 4_000, 50_000, 10**7])
+def test_the_estimate_reads_what_there_is_time_for(held_out: int) -> None:
+    settings = Config().evaluation
+    most = estimate_size(settings, held_out)
+    assert most["evaluation.characters"] == 262_144
+    assert most["evaluation.lanes"] == max(1, min(64, held_out // 1000))
+    read = []
+    for reading in (0, 30_000, 100_000, 10**9):
+        lanes, characters = estimate_size(settings, held_out, reading).values()
+        assert 8_192 <= characters <= 262_144
+        assert min(8, most["evaluation.lanes"]) <= lanes <= most["evaluation.lanes"]
+        read.append(lanes * 1000 + min(held_out, characters))
+        assert read[-1] <= max(reading, 8_000 + 8_192)
+    assert read == sorted(read)
+    chosen = configured(evaluation__lanes=3, evaluation__characters=500).evaluation
+    assert [*estimate_size(chosen, held_out, 1e6).values()] == [3, 500]
+
+
+def test_costs_change_with_the_speed_of_the_steps() -> None:
+    costs = Costs(0.1, evaluation=3.0, final_score=5.0)
+    costs.rescale(0.3)
+    costs.rescale(0.2)
+    assert (costs.step, costs.evaluation, costs.final_score) == pytest.approx((0.2, 6.0, 10.0))
 
 
 @pytest.mark.parametrize("evaluation", [0.0, 0.2, 2.0])
@@ -145,7 +172,7 @@ def test_the_planned_steps_fit_the_time(evaluation: float, intervals: Intervals)
     assert scored
     count = intervals.count(total) - intervals.count(100)
     used = 20 + (total - 100) * costs.step + count * evaluation + costs.final_score
-    assert used == pytest.approx(0.97 * 500, abs=evaluation + 0.02)
+    assert used == pytest.approx(0.97 * 500 - ENDING, abs=evaluation + 0.02)
     assert not budget.is_missed(100, total, intervals, True)
     assert budget.is_missed(100, total + total // 5, intervals, True)
     assert budget.is_missed(100, total - total // 5, intervals, True)
@@ -158,7 +185,8 @@ def test_no_time_left_means_no_more_steps_and_no_final_score() -> None:
 
 def test_a_dear_final_score_is_left_out() -> None:
     budget = TimeBudget(100.0, lambda: 0.0, Costs(0.1, 0.0, LONG_SCORE * 97 + 0.1))
-    assert budget.steps_that_fit(0, Intervals(10, 10)) == (970, False)
+    fitting = int((97 - ENDING) / 0.1)
+    assert budget.steps_that_fit(0, Intervals(10, 10)) == (fitting, False)
 
 
 def test_changes_are_recorded_and_undone_step_by_step() -> None:
@@ -304,6 +332,51 @@ def test_no_silence_and_no_loss_beyond_five_minutes(
     for times in (machine.saved, machine.shown):
         marks = [*times, machine.now]
         assert max(b - a for a, b in itertools.pairwise(marks)) <= 300
+
+
+def test_a_dear_last_evaluation_is_paid_at_the_present_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load comes between the last two evaluations, each of which the user wants to be long."""
+    load = late(0.05, 0.15, 17.0)
+    machine = Machine(load, lambda now: 40 * load(now))
+    machine.run(tmp_path, monkeypatch, training__max_time=30.0, evaluation__first=1000)
+    assert 0.9 * 30 <= machine.now <= 1.03 * 30
+    assert [now for now in machine.shown if now > 17.0] == [machine.now]
+
+
+@pytest.mark.parametrize("characters_per_second", [5_000, 25_000])
+@pytest.mark.parametrize("seconds", [20.0, 30.0])
+def test_evaluations_take_a_tenth_of_a_short_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, characters_per_second: int
+) -> None:
+    spent = []
+    machine = Machine(lambda _: 2048 / characters_per_second)
+    session = machine.session(
+        tmp_path, monkeypatch, training__max_time=seconds,
+        evaluation__lanes="auto", evaluation__characters="auto", evaluation__warmup=1000,
+    )  # fmt: skip
+    session.data.splits["validation"] = range(100_000)  # type: ignore[index]
+    simulated, step = session.experiment.estimate, session.trainer._step
+
+    def evaluate(at: int) -> Evaluation:
+        evaluation = session.experiment.config.evaluation
+        read = int(evaluation.lanes) * 1000 + min(100_000, int(evaluation.characters))
+        spent.append(read / characters_per_second)
+        machine.now += spent[-1]
+        return simulated(at)
+
+    def longer_step(batch: Any) -> tuple[int, float]:
+        step(batch)
+        return 2048, 0.1
+
+    monkeypatch.setattr(session.experiment, "estimate", evaluate)
+    monkeypatch.setattr(session.trainer, "_step", longer_step)
+    list(session.events())
+    cheapest = 16_200 / characters_per_second
+    assert sum(spent) <= max(0.15 * seconds, 2 * cheapest)
+    assert len(spent) >= 2
+    assert session.config.evaluation.characters == session.experiment.config.evaluation.characters
 
 
 def test_a_corrected_run_is_repeated_from_its_config(

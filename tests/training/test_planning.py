@@ -45,8 +45,8 @@ def autos(config: Config) -> list[str]:
 def test_everything_is_decided(characters: int, device: str, cell: str) -> None:
     planned = plan(configured(model__cell=cell), characters, 65, torch.device(device))
     assert autos(planned) == [
-        "evaluation.every", "evaluation.first", "evaluation.lanes", "evaluation.best",
-        "checkpoints.every",
+        "evaluation.every", "evaluation.first", "evaluation.lanes", "evaluation.characters",
+        "evaluation.best", "checkpoints.every",
     ]  # fmt: skip
     model, training = planned.model, planned.training
     window, lanes = training.window, training.batch_size
@@ -258,7 +258,6 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     set_to: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    prepare_process("auto")
     prepare_process(3)
     prepare_process(10**9)
     assert set_to == [3, 8]

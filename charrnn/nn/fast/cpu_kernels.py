@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
-LOW_WIDTH = 192  # from this width on, bfloat16 saves a step more time than the conversions cost
+LOW_WIDTH = 192  # from this width on, bfloat16 saves more time in a step than conversions cost
 CACHED = 1 << 15  # numbers in a tensor that stays in a core's cache
 
 
@@ -283,7 +283,7 @@ def _run_gru(buffer: Tensor, state: Tensor, add_product: _AddProduct) -> tuple[T
     width = state.shape[1]
 
     def blocks(first: int, last: int) -> tuple[Tensor, ...]:
-        """The blocks from `first` to before `last` of each step."""
+        """The blocks `first` to `last` - 1, in one tensor for each step."""
         return buffer[:, :, first * width : last * width].unbind()
 
     candidates = state.new_empty(*buffer.shape[:2], width)

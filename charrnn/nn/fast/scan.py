@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-FEW = 8  # steps: up to here a plain loop takes fewer operations than pairs
+FEW = 8  # steps: up to so many, a plain loop takes fewer operations than combining pairs
 
 
 def scan(kept: Tensor, added: Tensor, state: Tensor) -> Tensor:
