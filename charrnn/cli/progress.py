@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from charrnn.cli.chart import chart_for
 from charrnn.cli.display import (
     Bar,
     describe_model,
     describe_path,
     duration,
+    is_terminal,
     measured,
     say,
     show,
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from charrnn.session.loop import Session
 
 BUSY = 0.15  # tell the user if processes wait for a core for more than this share of the time
+LONG_RUN = 60.0  # seconds of training: a shorter run gets no picture, which takes a second
 BUDGETS = ("training.steps", "training.epochs", "training.max_time")
 NOT_SHOWN = (
     "device",
@@ -299,10 +304,35 @@ def _show_end(path: Path, event: Finished, session: Session) -> None:
             f"best    step {event.best['step']:,}: {event.best[key]:.4f} "
             f"{key.replace('_', ' ')} ({event.best['protocol']}){then}"
         )
+    _show_curve(session)
     say(f"files   {path}")
     say(f"next    charrnn {use} {path}")
     if not event.overfits:
         say(f"        charrnn resume {path} --max-time 10m")
+
+
+def _show_curve(session: Session) -> None:
+    """Show the curve on a terminal; leave it as curves.svg if matplotlib is installed.
+
+    Training is over, so nothing that fails here costs more than a warning.
+    """
+    from charrnn.sharing.curves import chart_of, read_curves
+
+    has_time = session.trained_seconds >= LONG_RUN
+    draws = has_time and importlib.util.find_spec("matplotlib") is not None
+    if not (draws or is_terminal(sys.stderr)):
+        return
+    try:
+        chart = chart_of([read_curves(session.run, warn)], warn)
+        if is_terminal(sys.stderr):
+            for line in chart_for(sys.stderr, chart):
+                say(line)
+        if draws:
+            from charrnn.cli.pictures import save_curves
+
+            save_curves(session.run.path / "curves.svg", chart)
+    except Exception as error:
+        warn(f"cannot draw the curve: {error}; charrnn plot {session.run.path} tries again")
 
 
 def _summary(session: Session, path: Path, event: Finished) -> dict[str, Any]:

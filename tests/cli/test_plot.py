@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charrnn.cli import pictures
+from charrnn.cli import pictures, progress
 from charrnn.cli.chart import chart_for, chart_lines
 from charrnn.runs.directory import Run as Directory
 from charrnn.sharing.curves import Chart, Line, chart_of, read_curves
+from tests.cli.conftest import TINY
 from tests.conftest import Run
 
 
@@ -190,3 +191,26 @@ def test_a_run_without_steps_jsonl_has_the_points_of_its_evaluations(trained: st
     chart = chart_of([curves], warnings.append, x="seconds")
     assert len(chart.lines) == 2
     assert not warnings
+
+
+def test_training_leaves_a_picture_and_its_failure_fails_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = ["train", "book.txt", *TINY, "--steps", "10"]
+    run(*arguments, "--out", "short")
+    assert not Path("short/curves.svg").exists()
+    monkeypatch.setattr(progress, "LONG_RUN", 0.0)
+    monkeypatch.setattr(progress, "is_terminal", lambda _: True)
+    done = run(*arguments, "--out", "long")
+    assert Path("long/curves.svg").read_bytes().startswith(b"<?xml")
+    assert "* best" in done.err
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(pictures, "save_curves", fail)
+    done = run(*arguments, "--out", "failing")
+    assert done.code == 0
+    assert done.err.count("cannot draw the curve: no fonts") == 1
+    assert not Path("failing/curves.svg").exists()
