@@ -287,7 +287,7 @@ def chart_of(
             elif curve != "validation" or any(curves.validation for curves in group):
                 warn(f"{name}: {x} or {y} was not recorded for {curve}; skipped")
     if not lines:
-        raise ConfigError("there is nothing to draw; choose another --x or --y")
+        raise ConfigError("there is nothing to draw; choose another x or y")
     unit = runs[0].unit if len({curves.unit for curves in runs}) == 1 else "symbol"
     words = {"unit": unit, "nats": "bits" if bits else "nats"}
     losses = {name: nats * scale for name, nats in baselines.items()}
