@@ -418,13 +418,16 @@ def test_an_address_that_cannot_be_read_is_one_sentence(
     hub.commit("ann/other", {"pytorch_model.bin": b""})
     bad = files_of(lstm) | {FILES[2]: b"\x08" + bytes(20)}
     hub.commit("ann/damaged", bad)
+    hub.repositories["ann/elsewhere"] = {"../../../elsewhere": files_of(lstm)}
     for name, code, says in (
         ("hf://ann/harbours", 7, "cannot download hf://ann/harbours ("),
         ("hf://ann/harbour@v2", 7, "cannot download hf://ann/harbour@v2 ("),
         ("hf://ann/other", 7, "it has no model.safetensors, so it is not a model of charrnn"),
+        ("hf://ann/elsewhere", 7, "the server gives '../../../elsewhere' as a commit"),
         ("hf://ann/damaged", 4, "is not a usable checkpoint"),
         ("hf://ann", 2, "write it as hf://OWNER/NAME"),
         ("hf://ann/../etc", 2, "write it as hf://OWNER/NAME"),
+        ("hf://ann/harbour@../../other", 2, "write it as hf://OWNER/NAME"),
         ("hf://datasets/ann/harbour", 2, "write it as hf://OWNER/NAME"),
         ("hf:ann/harbour", 2, "write it as hf://OWNER/NAME"),
     ):
