@@ -298,6 +298,11 @@ def other_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(data), "utf-8")
 
 
+def pipe_as_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
 def unknown_key(folder: Path) -> None:
     config = load_checkpoint(folder / FILES[2]).metadata["config"]
     changed(folder, config=config | {"auto_map": "model.py"})
@@ -322,6 +327,7 @@ def only_a_pickle(folder: Path) -> None:
         (huge_header, "header of 1,073,741,824 bytes is larger"),
         (link_out, "is a link out of its folder"),
         (other_config, "differs from the config in model.safetensors"),
+        (pipe_as_config, "differs from the config in model.safetensors"),
         (unknown_key, "auto_map"),
         (
             only_a_pickle,
