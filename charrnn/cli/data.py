@@ -125,6 +125,8 @@ def verify(names: tuple[str, ...]) -> None:
         wrong = [part for part in corpus.parts if cached_text(corpus, part) is None]
         damaged += [corpus.name] * bool(wrong)
         click.echo(f"{corpus.name}: {'damaged or incomplete' if wrong else corpus.verdict}")
+    if not (names or any(texts_of(one, part) for one in chosen for part in one.parts)):
+        say("no corpus is in the cache")
     if damaged:
         raise DataError(
             f"damaged or incomplete in the cache: {', '.join(damaged)}; download again with "

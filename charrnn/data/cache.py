@@ -58,7 +58,8 @@ def spool(fill: Callable[[Path], None]) -> Scratch:
         scratch = Scratch(folder)
     except OSError as error:
         raise StorageError(
-            f"cannot write to the cache folder {folder}: {error.strerror}"
+            f"cannot write to the cache folder {folder}: {error.strerror}; set "
+            f"CHARRNN_CACHE_DIR to another folder"
         ) from error
     try:
         fill(scratch.path / "text")

@@ -426,7 +426,7 @@ def remove(corpus: NamedCorpus) -> int:
 def _fetch_file(corpus: NamedCorpus, file: File, retry_seconds: float) -> None:
     """Download a file from the first mirror that has it, or take it from where a user put it."""
     by_hand, failures = _by_hand(file), list[str]()
-    for url in [str(by_hand)] if by_hand.exists() else file.mirrors:
+    for url in [str(by_hand)] if by_hand.is_file() else file.mirrors:
         if failures:
             watch.get()(f"{failures[-1]}; trying {url}")
 

@@ -94,7 +94,8 @@ def locked(path: Path, name: str) -> Iterator[None]:
             lock.acquire()
     except OSError as error:
         raise StorageError(
-            f"cannot write to the cache folder {path.parent}: {error.strerror}"
+            f"cannot write to the cache folder {path.parent}: {error.strerror}; set "
+            f"CHARRNN_CACHE_DIR to another folder"
         ) from error
     try:
         yield

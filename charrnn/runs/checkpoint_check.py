@@ -95,6 +95,7 @@ class _Corpus(_Part):
     most_frequent: Count = 0
     label_counts: list[Count] = []
     line_ends: bool | None = None
+    licence: str = ""
     splits: dict[Literal["train", "validation", "test"], Count]
 
 

@@ -18,7 +18,7 @@ def language_model_of(checkpoint: Checkpoint, format: str) -> TrainedModel:
     if task != "language_model":
         raise ConfigError(
             f"the format {format} holds language models only, and {checkpoint.path} was trained "
-            f"for {task}"
+            f"for {task}; use the format hub"
         )
     return TrainedModel.from_checkpoint(checkpoint)
 

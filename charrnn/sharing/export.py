@@ -63,8 +63,10 @@ def export(
             draft = Path(folder) / target.name
             resolve(entry.export)(checkpoint, draft, **options)
             os.rename(draft, target)
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+    except (OSError, StorageError) as error:
+        cause = error.__cause__ or error  # A StorageError names a file that is not kept.
+        reason = getattr(cause, "strerror", None) or cause
+        raise StorageError(f"cannot write {target}: {reason}") from error
     if push:
         upload(target, push)
     return sorted(target.rglob("*")) if target.is_dir() else [target]

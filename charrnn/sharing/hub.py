@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from charrnn.data.corpora import find_corpus
 from charrnn.errors import ConfigError, StorageError, require_extra
 from charrnn.inference.trained_model import model_weights
 from charrnn.runs.checkpoint import Checkpoint, save_checkpoint
 from charrnn.runs.environment import DISTRIBUTION
 from charrnn.runs.hub import COPIES, EXTRA, WEIGHTS, check_repository, first_line
-from charrnn.sharing.model_card import model_card
+from charrnn.sharing.model_card import FILL_IN, model_card
 
 _ARGUMENT = re.compile(r"((?:[\w.-]+=)?)(?:\w+://[^/]*([^?#]*).*|(.*))", re.DOTALL)
 _SLASH = re.compile(r"[/\\]")
@@ -61,6 +62,7 @@ def public_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in config.get("data", {}).items()
     }
     corpus["described"] = base_name(corpus["described"])
+    corpus["licence"] = licence_of_text(metadata)
     environment = metadata["environment"]
     command = environment.get("command")
     is_list = isinstance(command, list)
@@ -84,6 +86,25 @@ def public_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
             "threads": environment["threads"],
         },
     }
+
+
+def licence_of_text(metadata: Mapping[str, Any]) -> str:
+    """Return the licences of the texts that a model was trained on, as far as charrnn knows them.
+
+    Those of named corpora are known. The run has absolute paths of files, so a file that is called
+    like a corpus does not pass for it. An exported folder has the licence instead of the paths.
+    """
+    if metadata.get("weights_only"):
+        return metadata["corpus"].get("licence") or FILL_IN
+    sources = metadata["config"].get("data", {}).get("sources", [])
+    named = {source: find_corpus(source) for source in sources}
+    licences = {
+        base_name(source): corpus[0].licence if corpus else FILL_IN
+        for source, corpus in named.items()
+    }
+    if len({*licences.values()}) > 1:
+        return "; ".join(f"{name}: {licence}" for name, licence in licences.items())
+    return next(iter(licences.values()), FILL_IN)
 
 
 def _measured(record: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -41,7 +41,7 @@ A recurrent network of the task `{task}`, trained with charrnn: {model}, {parame
 ## Text
 
 - Text: {text} (SHA-256 `{sha256}`)
-- Licence of the text: {text_license}
+- Licence of the text: {text_licence}
 - Split: {splits}
 
 ## Score
@@ -96,7 +96,7 @@ def model_card(
         symbols=" and ".join(f"{one.size:,} {one.kind}s" for one in vocabularies.values()),
         text=corpus["described"],
         sha256=corpus["sha256"],
-        text_license=FILL_IN,
+        text_licence=corpus["licence"],
         splits=", ".join(f"{count:,} {split}" for split, count in corpus["splits"].items()),
         score=describe_score(metadata),
         use=use,

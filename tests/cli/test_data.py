@@ -48,6 +48,7 @@ def test_a_corpus_from_its_first_to_its_last_day(run: Run, play: Server, cache: 
     assert run("data", "verify", "play").code == 0
     assert "freed" in run("data", "remove", "play").err
     assert run("data", "verify", "play").out == "play: not in the cache\n"
+    assert run("data", "verify") == (0, "", "no corpus is in the cache\n")
     assert not list(cache.rglob("*.txt"))
     assert "not in the cache" in run("data", "remove", "play").err
 

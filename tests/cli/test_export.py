@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from charrnn.errors import StorageError
 from charrnn.registry import FORMATS, FormatEntry
 from tests.conftest import Run
 from tests.golden.cases import CASES
@@ -39,7 +40,12 @@ def test_nothing_is_overwritten_and_no_folder_is_made_up(run: Run, tmp_path: Pat
     assert (refused.code, "there is no folder no" in refused.err) == (2, True)
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+FULL = OSError(28, "No space left on device")
+INCOMPLETE = StorageError("cannot write .writing-1/model.safetensors; the old file is unchanged")
+INCOMPLETE.__cause__ = FULL
+
+
+@pytest.mark.parametrize("error", [FULL, INCOMPLETE, KeyboardInterrupt()])
 def test_an_export_that_fails_leaves_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
@@ -50,8 +56,11 @@ def test_an_export_that_fails_leaves_nothing(
 
     monkeypatch.setattr("charrnn.sharing.torch_layers.export", half_way)
     failed = run("export", GOLDEN / "lstm", "--format", "torch")
-    codes = {OSError: 7, KeyboardInterrupt: 130}
-    assert (failed.code, failed.out) == (codes[type(error)], "")
+    if isinstance(error, KeyboardInterrupt):
+        code, says = 130, "\ncharrnn: interrupted\n"
+    else:
+        code, says = 7, "charrnn: cannot write lstm-torch: No space left on device\n"
+    assert failed == (code, "", says)
     assert [path.name for path in tmp_path.iterdir()] == ["book.txt"]
 
 

@@ -267,6 +267,10 @@ def test_without_a_network_one_sentence_says_what_to_do_by_hand(
     with pytest.raises(DataError, match=r"cannot unpack .*p\.zip"):
         find_sources(["play"])
     assert not target.exists()
+    target.mkdir()  # of a browser that unpacks by itself
+    with pytest.raises(DataError, match="cannot get play: cannot fetch"):
+        find_sources(["play"])
+    target.rmdir()
     target.write_bytes(packed)
     assert find_sources(["play"]).documents[0].path.read_bytes() == TEXT
     assert kept(cache) == [f"play-{sha256(TEXT)[7:23]}.txt"]

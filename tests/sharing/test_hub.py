@@ -17,11 +17,12 @@ import pytest
 import yaml
 
 import charrnn
+from charrnn.errors import CheckpointError
 from charrnn.inference.trained_model import model_weights, writer_of
 from charrnn.runs.checkpoint import load_checkpoint, save_checkpoint
 from charrnn.runs.directory import Run as RunDirectory
 from charrnn.runs.directory import find_checkpoint
-from charrnn.sharing.hub import base_name
+from charrnn.sharing.hub import base_name, export
 from charrnn.tasks.task import task_of
 from tests.conftest import Run
 from tests.golden.cases import CASES
@@ -39,9 +40,9 @@ def exported(name: str, folder: Path, **options: Any) -> Path:
     return folder / name
 
 
-def slow_after_first(names: list[str]) -> list[Any]:
-    """Mark all runs but the first of each task as slow."""
-    firsts = {CASES[name].task: name for name in reversed(names)}.values()
+def slow_after_first(names: list[str], *others: str) -> list[Any]:
+    """Mark all runs but the first of each task, and some others, as slow."""
+    firsts = {*{CASES[name].task: name for name in reversed(names)}.values(), *others}
     marks = {name: () if name in firsts else pytest.mark.slow for name in names}
     return [pytest.param(name, marks=mark) for name, mark in marks.items()]
 
@@ -54,7 +55,7 @@ def lstm(tmp_path: Path) -> Path:
 # Round trips -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_after_first([*CASES], "average", "tied", "words-beside"))
 def test_weights_and_vocabularies_are_kept(name: str, tmp_path: Path) -> None:
     before, after = (
         find_checkpoint(str(place), print) for place in (GOLDEN / name, exported(name, tmp_path))
@@ -228,6 +229,29 @@ def test_the_card_has_the_score_of_the_whole_split(run: Run, tmp_path: Path) -> 
     assert facts[1]["score"]["nats_per_character"] == facts[0]["score"]["nats_per_character"]
 
 
+@pytest.mark.parametrize(
+    ("sources", "licence"),
+    [
+        (["wikitext-2", "wikitext-103:test"], "CC BY-SA 3.0 (Wikipedia)"),
+        (["/x/enwik8"], "unknown; fill in"),
+        (["https://x.example/enwik8"], "unknown; fill in"),
+        (["shakespeare", "/x/a.txt"], "shakespeare: public domain; a.txt: unknown; fill in"),
+    ],
+)
+def test_the_card_has_the_licence_of_a_named_corpus(
+    sources: list[str], licence: str, lstm: Path, tmp_path: Path
+) -> None:
+    stored = find_checkpoint(str(GOLDEN / "lstm"), print)
+    stored.metadata["config"]["data"]["sources"] = sources
+    export(stored, tmp_path / "first")
+    charrnn.export(tmp_path / "first", "hub", tmp_path / "again")
+    for folder in ("first", "again"):
+        assert f"- Licence of the text: {licence}\n" in card(tmp_path / folder)[1]
+    changed(lstm, corpus=load_checkpoint(lstm / FILES[2]).metadata["corpus"] | {"licence": 1})
+    with pytest.raises(CheckpointError, match=r"its corpus\.licence is not usable"):
+        charrnn.load(lstm)
+
+
 # A stranger's folder -----------------------------------------------------------------------------
 
 
@@ -274,6 +298,11 @@ def other_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(data), "utf-8")
 
 
+def pipe_as_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
 def unknown_key(folder: Path) -> None:
     config = load_checkpoint(folder / FILES[2]).metadata["config"]
     changed(folder, config=config | {"auto_map": "model.py"})
@@ -298,6 +327,7 @@ def only_a_pickle(folder: Path) -> None:
         (huge_header, "header of 1,073,741,824 bytes is larger"),
         (link_out, "is a link out of its folder"),
         (other_config, "differs from the config in model.safetensors"),
+        (pipe_as_config, "differs from the config in model.safetensors"),
         (unknown_key, "auto_map"),
         (
             only_a_pickle,
@@ -311,10 +341,9 @@ def test_a_hostile_folder_is_refused_in_one_line(
     spoil: Any, says: str, run: Run, lstm: Path
 ) -> None:
     spoil(lstm)
-    for command in ("sample", "info"):
-        refused = run(command, lstm)
-        assert (refused.code, refused.out, refused.err.count("\n")) == (4, "", 1)
-        assert says in refused.err, refused.err
+    refused = run("sample", lstm)
+    assert (refused.code, refused.out, refused.err.count("\n")) == (4, "", 1)
+    assert says in refused.err, refused.err
     assert not Path("exploded").exists()
 
 
@@ -395,13 +424,16 @@ def test_an_address_that_cannot_be_read_is_one_sentence(
     hub.commit("ann/other", {"pytorch_model.bin": b""})
     bad = files_of(lstm) | {FILES[2]: b"\x08" + bytes(20)}
     hub.commit("ann/damaged", bad)
+    hub.repositories["ann/elsewhere"] = {"../../../elsewhere": files_of(lstm)}
     for name, code, says in (
         ("hf://ann/harbours", 7, "cannot download hf://ann/harbours ("),
         ("hf://ann/harbour@v2", 7, "cannot download hf://ann/harbour@v2 ("),
         ("hf://ann/other", 7, "it has no model.safetensors, so it is not a model of charrnn"),
+        ("hf://ann/elsewhere", 7, "the server gives '../../../elsewhere' as a commit"),
         ("hf://ann/damaged", 4, "is not a usable checkpoint"),
         ("hf://ann", 2, "write it as hf://OWNER/NAME"),
         ("hf://ann/../etc", 2, "write it as hf://OWNER/NAME"),
+        ("hf://ann/harbour@../../other", 2, "write it as hf://OWNER/NAME"),
         ("hf://datasets/ann/harbour", 2, "write it as hf://OWNER/NAME"),
         ("hf:ann/harbour", 2, "write it as hf://OWNER/NAME"),
     ):
