@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -431,14 +432,16 @@ def _fetch_file(corpus: NamedCorpus, file: File, retry_seconds: float) -> None:
             watch.get()(f"{failures[-1]}; trying {url}")
 
         def take(path: Path, url: str = url) -> None:
-            if url == str(by_hand):
-                os.replace(by_hand, path)
+            if url == str(by_hand):  # It is kept until its checksum is known to be right.
+                shutil.copyfile(by_hand, path)
             else:
                 download(url, path, retry_seconds)
             _unpack(corpus, file, path, url)
 
         try:
             spool(take).discard()
+            if url == str(by_hand):
+                by_hand.unlink()
             return
         except DataError as error:
             failures.append(str(error))
@@ -486,7 +489,7 @@ def _check(path: Path, checksum: str, name: str) -> None:
     if checksum and (actual := _digest(path, algorithm)) != expected:
         raise DataError(
             f"{name} has {ALGORITHMS[algorithm]} {actual}, not {expected}, so it was changed or "
-            f"damaged, and is not kept"
+            f"damaged"
         )
 
 

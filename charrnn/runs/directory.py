@@ -409,6 +409,8 @@ def find_checkpoint(
 
     If the checkpoint's score was recorded, its metadata has it as `score`. Raises CheckpointError.
     """
+    if step is not None and last:
+        raise ConfigError("a step and the last checkpoint were both chosen; choose one of them")
     run = find_run(name)
     if isinstance(run, Path):
         if step is not None or last:

@@ -112,11 +112,7 @@ def plan(
     hidden_size = _hidden_size(model, characters, max_time, device)
     widths = hidden_size if isinstance(hidden_size, list) else [hidden_size] * model.layers
     output_width = sum(widths) if model.skip_connections else widths[-1]
-    threads = torch.get_num_threads() if config.threads == "auto" else config.threads
-    processes = choose_processes(config.processes, device, lanes, threads)
-    both_auto = config.processes == config.threads == "auto"
-    if processes == 1 and both_auto and device.type == "cpu" and lane_processes.available():
-        threads = 1  # on Linux, two that sleep while they wait are slower: busy-machine.md
+    threads, processes = _threads_and_processes(config, lanes, device)
     lanes_times_width = lanes // processes * max(widths)
 
     choices: dict[str, Any] = {
@@ -152,6 +148,20 @@ def plan(
     settings = flatten(config.model_dump())
     undecided = {key: value for key, value in choices.items() if settings[key] == "auto"}
     return resolved(with_values(config, undecided | {"device": str(device)}))
+
+
+def _threads_and_processes(config: Config, lanes: int, device: torch.device) -> tuple[int, int]:
+    """Choose the threads of a process, and the processes that share the lanes.
+
+    Where lanes can be shared (on Linux) but are too few, one thread computes: two that sleep while
+    they wait for each other are slower (docs/experiments/busy-machine.md).
+    """
+    threads = torch.get_num_threads() if config.threads == "auto" else config.threads
+    processes = choose_processes(config.processes, device, lanes, threads)
+    both_auto = config.processes == config.threads == "auto"
+    if processes == 1 and both_auto and device.type == "cpu" and lane_processes.available():
+        return 1, 1
+    return threads, processes
 
 
 def _budget_is_chosen(training: TrainingConfig) -> bool:

@@ -217,7 +217,7 @@ def test_a_file_comes_before_a_named_corpus(
 
 def test_a_wrong_checksum_is_refused_and_nothing_is_kept(play: Server, cache: Path) -> None:
     play.pages["/play.txt"] = TEXT + b"!"
-    with pytest.raises(DataError, match=r"has SHA-256 [0-9a-f]{64}, not [0-9a-f]{64}.*not kept"):
+    with pytest.raises(DataError, match=r"has SHA-256 [0-9a-f]{64}, not [0-9a-f]{64}.*damaged"):
         find_sources(["play"], retry_seconds=0)
     assert kept(cache) == []
 
@@ -266,13 +266,15 @@ def test_without_a_network_one_sentence_says_what_to_do_by_hand(
     target.write_bytes(packed[:-1])
     with pytest.raises(DataError, match=r"cannot unpack .*p\.zip"):
         find_sources(["play"])
-    assert not target.exists()
+    assert target.read_bytes() == packed[:-1]  # A user's own file is not deleted.
+    target.unlink()
     target.mkdir()  # of a browser that unpacks by itself
     with pytest.raises(DataError, match="cannot get play: cannot fetch"):
         find_sources(["play"])
     target.rmdir()
     target.write_bytes(packed)
     assert find_sources(["play"]).documents[0].path.read_bytes() == TEXT
+    assert not target.exists()
     assert kept(cache) == [f"play-{sha256(TEXT)[7:23]}.txt"]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from charrnn.errors import ConfigError, LockedError
 from charrnn.runs import checkpoint, directory, environment
-from charrnn.runs.directory import Run, claim_run
+from charrnn.runs.directory import Run, claim_run, find_checkpoint
 
 
 @pytest.mark.parametrize("module", [directory, checkpoint, environment])
@@ -106,3 +106,8 @@ def test_lines_of_metrics_say_their_kind_and_old_ones_are_read(tmp_path: Path) -
     assert [line["kind"] for line in written[2:]] == kinds[2:]
     run.cut_metrics(6)
     assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == old[:1]
+
+
+def test_a_step_and_the_last_one_are_not_chosen_together() -> None:
+    with pytest.raises(ConfigError, match="choose one of them"):
+        find_checkpoint("any", pytest.fail, step=3, last=True)
