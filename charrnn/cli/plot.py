@@ -52,7 +52,7 @@ def plot(
     Examples:
       charrnn plot book-1
       charrnn plot book-1 book-2 --out curves.svg
-      charrnn plot runs/lstm-* runs/gru-* --x seconds --unit bits --baseline --out curves.png
+      charrnn plot runs/lstm-* runs/gru-* --unit bits --baseline --out curves.png
       charrnn plot book-1 --y rate --csv
     """
     from charrnn.cli.pictures import require_pictures, save_curves

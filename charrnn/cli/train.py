@@ -215,7 +215,7 @@ def resume(
       charrnn resume book-1
       charrnn resume book-1 --max-time 30m
       charrnn resume book-1 --learning-rate 0.001
-      charrnn resume runs/book-1/checkpoints/step-00000500.safetensors --out runs/book-2
+      charrnn resume step-00000500.safetensors --out runs/book-2
     """
     from charrnn.session.opening import clock_from, resume_run
 

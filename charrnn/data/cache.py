@@ -42,8 +42,8 @@ class Scratch:
                 self._lock = filelock.FileLock(self.path / "lock", timeout=0)
                 self._lock.acquire()
                 return
-            except (FileNotFoundError, filelock.Timeout):
-                continue  # Another process deleted the folder before it was locked.
+            except (FileNotFoundError, FileExistsError, filelock.Timeout):
+                continue  # Another process deleted the folder while it was being locked.
 
     def discard(self) -> None:
         """Delete the folder."""

@@ -110,11 +110,11 @@ class History:
     def write(self, run: Run, at_end: bool = False) -> None:
         """Bring steps.jsonl up to date; if `at_end`, also write the row that still lacks steps."""
         rows = self.rows if at_end else self.complete()
-        records = as_records(rows, self.unit)
         if at_end or self._written is None:
-            run.write_records("steps", records)
-        elif records[self._written :]:
-            run.append_records("steps", records[self._written :])
+            run.write_records("steps", as_records(rows, self.unit))
+        elif new := rows[self._written :]:
+            seconds = rows[self._written - 1].seconds if self._written else 0.0
+            run.append_records("steps", as_records(new, self.unit, seconds))
         self._written = None if at_end else len(rows)
 
     def load(self, rows: Iterable[Sequence[float]]) -> None:
@@ -124,9 +124,9 @@ class History:
         self._written = None
 
 
-def as_records(rows: Iterable[Row], unit: str) -> list[dict[str, Any]]:
+def as_records(rows: Iterable[Row], unit: str, seconds: float = 0.0) -> list[dict[str, Any]]:
     """Return rows as lines of steps.jsonl; `unit` names what is scored, such as `character`."""
-    lines, seconds = [], 0.0
+    lines = []
     for row in rows:
         speed = row.scored / (row.seconds - seconds) if row.seconds > seconds else None
         seconds = row.seconds

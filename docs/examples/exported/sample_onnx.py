@@ -16,8 +16,6 @@ vocabulary, sampling = json.loads(about["vocabulary"]), json.loads(about["sampli
 symbols, code = vocabulary["symbols"], "latin-1" if vocabulary["kind"] == "byte" else "utf-8"
 units = re.findall(vocabulary["pattern"], prompt.encode().decode(code))
 ids = [symbols.index(unit) if unit in symbols else vocabulary["unknown"] for unit in units]
-if None in ids:
-    sys.exit("the vocabulary lacks a symbol of the prompt")
 ids, text = (ids if ids and sampling["end"] is None else [sampling["first"], *ids]), ""
 for i in range(1 - len(ids), length):  # The prompt is read up to 0; from 0 on symbols are drawn.
     inputs = [np.array([ids[min(i, 0) - 1]]), *state]
