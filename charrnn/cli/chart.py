@@ -45,7 +45,8 @@ def chart_lines(
     for loss in chart.baselines.values():
         paper.mark_level(loss)
     for line in chart.lines:
-        paper.draw(line, _is_only_marked(chart, line))
+        if not _is_only_marked(chart, line):
+            paper.draw(line)
     for line in chart.lines:
         paper.mark(line, _letter(chart, line))
     wall, floor, corner = ("\u2502", "\u2500", "\u2514") if braille else ("|", "-", "+")
@@ -72,7 +73,7 @@ def _has_validation(chart: Chart, line: Line) -> bool:
 
 
 def _is_only_marked(chart: Chart, line: Line) -> bool:
-    """Whether a line is drawn by its marks alone, because training has dots beside it."""
+    """Return whether to draw the marks of a line without dots: training has the dots."""
     pair = {x.curve for x in chart.lines if x.name == line.name}
     return line.curve == "validation" and "training" in pair
 
@@ -119,11 +120,9 @@ class _Paper:
         columns, rows = self._columns * fine[0], self._rows * fine[1]
         return round(across * (columns - 1)), round(down * (rows - 1))
 
-    def draw(self, line: Line, is_only_marked: bool) -> None:
+    def draw(self, line: Line) -> None:
         """Draw a line as connected dots."""
         points = [self._place(x, y, self._fine) for x, y in zip(line.x, line.y, strict=True)]
-        if is_only_marked:
-            return
         for (c0, r0), (c1, r1) in zip(points, points[1:] or points, strict=False):
             steps = max(abs(c1 - c0), abs(r1 - r0), 1)
             self._dots |= {

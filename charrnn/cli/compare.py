@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from charrnn.cli.display import say, show, warn
+from charrnn.cli.display import aligned, say, show, warn
 from charrnn.cli.plot import curves_of
 
 WIDEST = 30  # characters in a column of the text
@@ -98,9 +98,7 @@ def _mean(values: Sequence[float | None], digits: int, count: int) -> str:
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
     """Return the table in aligned columns; long values are cut, which other forms show in full."""
     rows = [[c if len(c) <= WIDEST else f"{c[: WIDEST - 3]}..." for c in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = ([f"{c:<{w}}" for c, w in zip(row, widths, strict=True)] for row in rows)
-    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+    return "\n".join(aligned(rows))
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

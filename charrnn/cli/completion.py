@@ -174,13 +174,13 @@ def _is_run(path: str | os.PathLike[str]) -> bool:
 
 def _paths(incomplete: str, suffixes: tuple[str, ...] = ("",)) -> Items:
     """List the folders, and the files with one of these suffixes; a folder's path ends with `/`."""
-    found: Items = []
+    items: Items = []
     for path, entry in _entries(incomplete):
         if entry.is_dir():
-            found.append(CompletionItem(f"{path}/"))
+            items.append(CompletionItem(f"{path}/"))
         elif path.endswith(suffixes):
-            found.append(CompletionItem(path))
-    return found
+            items.append(CompletionItem(path))
+    return items
 
 
 def runs(ctx: click.Context, incomplete: str) -> Items:
@@ -268,7 +268,7 @@ def sort_keys(ctx: click.Context, incomplete: str) -> Items:
     return starting_with(incomplete, [*SORTED_BY, *(f"-{key}" for key in SORTED_BY)])
 
 
-# What to offer for an argument or an option, by the word that stands for it in the help.
+# The function that completes an argument or an option, by its metavar: its name in the help.
 ARGUMENTS = {"RUN": runs, "DATA": texts, "TEXT": texts, "NAME": corpora, "TOPIC": topics}
 OPTIONS = {"RUN": runs, "N|RUN": runs, "DATA": texts, "KEY=VALUE": settings, "KEY": sort_keys}
 

@@ -81,7 +81,7 @@ QUIET = "charrnn.quiet"
 
 
 def is_quiet() -> bool:
-    """Whether the command was given --quiet."""
+    """Return whether the user gave --quiet."""
     context = click.get_current_context(silent=True)
     return context is not None and context.meta.get(QUIET, False)
 

@@ -187,7 +187,7 @@ def evaluate(run: str, **flags: Any) -> None:
 
 
 def _is_for_its_task(checkpoint: Checkpoint, options: Options) -> bool:
-    """Whether the score of the run's own task is all that the options ask for."""
+    """Return whether the options ask for nothing but the score of the run's own task."""
     from charrnn.config.merge import config_from_data
     from charrnn.registry import traits_of
 

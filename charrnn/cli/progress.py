@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from charrnn.session.loop import Session
 
 BUSY = 0.15  # tell the user if processes wait for a core for more than this share of the time
-LONG_RUN = 60.0  # seconds of training: a shorter run gets no picture, which takes a second
+LONG_RUN = 120.0  # seconds of training: a shorter run gets no picture, which takes up to 4 seconds
 BUDGETS = ("training.steps", "training.epochs", "training.max_time")
 NOT_SHOWN = (
     "device",
@@ -70,7 +70,8 @@ def show_banner(session: Session, tell: Callable[[str], None] = say) -> None:
         tell(f"        {line}")
     tell(f"model   {describe_model(config)}; {session.parameters:,} parameters")
     processes = f" in {config.processes} processes" if config.processes > 1 else ""
-    tell(f"device  {config.device}, {config.threads} threads{processes}; {describe_path(config)}")
+    threads = f"{config.threads} thread{'s' * (config.threads > 1)}"
+    tell(f"device  {config.device}, {threads}{processes}; {describe_path(config)}")
     training = config.training
     budget = [
         f"{training.steps:,} steps" if training.steps else "",

@@ -324,7 +324,7 @@ class _Finder:
 
 
 def _is_damaged(head: bytes) -> bool:
-    """Whether a file with the name of a compressed one starts like no text (it is damaged)."""
+    """Return whether the start of a file that is named like a compressed one is not text either."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:

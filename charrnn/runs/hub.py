@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def is_hub_address(name: str) -> bool:
-    """Whether a name is meant as an address of the Hub."""
+    """Return whether a name begins like an address of the Hub."""
     return name.startswith("hf:")
 
 
@@ -162,4 +162,5 @@ def _fetch(address: str, repository: str, revision: str, shelf: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or else the error's name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

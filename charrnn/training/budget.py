@@ -120,8 +120,9 @@ def estimate_size(
 ) -> dict[str, int]:
     """Choose the lanes of the estimate of validation, and how many symbols it scores.
 
-    `held_out` is the length of the split. The estimate reads about `reading` symbols, and at least
-    eight lanes of a thousand more than their warm-up. Chosen settings are kept.
+    `held_out` is the length of the split. The estimate reads about `reading` symbols. It has
+    at least 8 lanes and scores at least 8,192 symbols, if the split is long enough. Settings that
+    the user chose are kept.
 
     >>> estimate_size(EvaluationConfig(), 50_000, reading=30_000)
     {'evaluation.lanes': 15, 'evaluation.characters': 15000}
